@@ -1,0 +1,29 @@
+# Each target sets up .venv by itself, once, from a bare Python 3.10-3.12 (make PYTHON=python3.12 demo).
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test style clean
+
+.venv/.run: requirements.txt setup.py
+	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else "psa_paddle needs Python 3.10, 3.11 or 3.12; name one: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install -q -r requirements.txt -e .
+	touch $@
+
+.venv/.dev: .venv/.run
+	$(BIN)/python -m pip install -q -r requirements.txt -e '.[dev]'
+	touch $@
+
+demo: .venv/.run
+	$(BIN)/python qwen2.5-vl/infer_qwen2_5_vl_psa.py --model demo --type video --input demo/sample.mp4 --fps 2 \
+		--prompt "请描述这个视频" --max-tokens 32 --use-psa --stream
+
+test: .venv/.dev
+	$(BIN)/python -m pytest
+
+style: .venv/.dev
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+
+clean:
+	rm -rf .venv build *.egg-info

@@ -1,0 +1,161 @@
+"""Configuration of Pyramid Sparse Attention: one frozen dataclass, one place for every default.
+
+Source: PSA (arXiv:2512.04025), sections 3.2 (pyramid levels) and 3.3 (level assignment).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+LEVELS = (0, 1, 2, 4, 8)
+POOLED_LEVELS = (2, 4, 8)
+HEAD_DIMS = (32, 64, 80, 96, 128)
+QUERY_BLOCKS = (64, 128)
+KEY_BLOCKS = (32, 64, 128)
+XATTN_STRIDES = (4, 8, 16, 32)
+BACKENDS = ("auto", "eager")
+DEFAULT_TEXT_LENGTH = 512
+MASK_MODES = {"energybound": "energybound", "thresholdbound": "energybound", "topk": "topk"}
+IMPORTANCE_METHODS = ("xattn", "pooling")
+
+# The ratios that the upstream Qwen2.5-VL example runs with.
+SEED_RATIOS = {1: (0.0, 0.6), 2: (0.6, 0.8), 4: (0.8, 0.9), 8: (0.9, 0.9), 0: (0.9, 1.0)}
+ALL_LEVEL_ONE = {1: (0.0, 1.0)}
+
+
+def check_mask_ratios(ratios: Mapping) -> tuple[tuple[int, float, float], ...]:
+    """Return ``((level, lo, hi), ...)`` in ascending order without empty intervals, tiling [0, 1].
+
+    Raises:
+        ValueError: an unknown level, a bound outside [0, 1], lo > hi, an overlap, a gap, or nothing at all.
+        TypeError: not a mapping of level to a pair of numbers.
+    """
+    if not isinstance(ratios, Mapping):
+        raise TypeError(f"mask_ratios must be a dict such as {{1: (0.0, 0.6), 0: (0.6, 1.0)}}, got {ratios!r}.")
+    intervals = []
+    for level, bounds in ratios.items():
+        if level not in LEVELS or isinstance(level, bool):
+            raise ValueError(f"mask_ratios names level {level!r}; the levels are 0, 1, 2, 4 and 8.")
+        try:
+            lo, hi = (float(x) for x in bounds)
+        except (TypeError, ValueError):
+            raise TypeError(f"mask_ratios[{level}] must be a pair of numbers (lo, hi), got {bounds!r}.") from None
+        if not 0.0 <= lo <= hi <= 1.0:
+            raise ValueError(f"mask_ratios[{level}] = ({lo:g}, {hi:g}) must satisfy 0 <= lo <= hi <= 1.")
+        if lo < hi:
+            intervals.append((lo, hi, int(level)))
+    intervals.sort()
+    end = 0.0
+    for lo, hi, level in intervals:
+        if abs(lo - end) > 1e-9:
+            word = "leaves a gap" if lo > end else "overlaps its neighbour"
+            raise ValueError(f"mask_ratios {word} at level {level}: it starts at {lo:g} where {end:g} is due.")
+        end = hi
+    if abs(end - 1.0) > 1e-9:
+        raise ValueError(f"mask_ratios must reach 1.0; they end at {end:g}. Give the rest to level 0 to skip it.")
+    return tuple((level, lo, hi) for lo, hi, level in intervals)
+
+
+def _one_of(name: str, value, allowed) -> None:
+    if value not in allowed or isinstance(value, bool):
+        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}.")
+
+
+def _count(name: str, value) -> None:
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}.")
+    if value < 0:
+        raise ValueError(f"{name} must not be negative, got {value}.")
+
+
+@dataclass(frozen=True)
+class AttentionConfig:
+    """What the operator does with each block of keys. Lengths are in tokens; invalid values are refused.
+
+    Args:
+        query_block: rows of a query block, 64 or 128.
+        key_block: keys of a key block, 32, 64 or 128.
+        mask_mode: ``"energybound"`` (alias ``"thresholdbound"``) assigns levels by the share of importance that the
+            more important blocks of the row hold; ``"topk"`` by rank.
+        mask_ratios: level -> (lo, hi); the intervals tile [0, 1]. Level 1 is full resolution, 2/4/8 are pooled that
+            many times, 0 is skipped.
+        importance_method: ``"xattn"`` (antidiagonal sums, arXiv:2503.16428) or ``"pooling"`` (sampled tokens).
+        xattn_stride: antidiagonal stride of ``"xattn"``, 4, 8, 16 or 32; divides both block sizes.
+        text_length: the last tokens, whose key and query blocks stay at level 1. ``None``: 512, or in Qwen2.5-VL
+            the tokens after the last vision token.
+        use_sim_mask: cap each key block's level by the similarity of neighbouring keys.
+        sim_2x_threshold, sim_4x_threshold, sim_8x_threshold: mean cosine above which that pooling is allowed.
+        warmup_steps: first denoising steps that run dense (video generation; needs ``timestep`` at the call).
+        causal: bottom-right aligned causal attention, or bidirectional.
+        backend: ``"auto"`` picks the fastest backend for the tensors; ``"eager"`` runs Paddle ops anywhere.
+        dense_below: key length under which the operator runs dense. ``None``: the backend's measured crossover;
+            0: never.
+    """
+
+    query_block: int = 128
+    key_block: int = 64
+    mask_mode: str = "energybound"
+    mask_ratios: Mapping[int, tuple[float, float]] = field(default_factory=lambda: SEED_RATIOS, hash=False)
+    importance_method: str = "xattn"
+    xattn_stride: int = 16
+    text_length: int | None = None
+    use_sim_mask: bool = True
+    sim_2x_threshold: float = 0.75
+    sim_4x_threshold: float = 0.7
+    sim_8x_threshold: float = 0.7
+    warmup_steps: int = 0
+    causal: bool = True
+    backend: str = "auto"
+    dense_below: int | None = None
+
+    def __post_init__(self) -> None:
+        _one_of("query_block", self.query_block, QUERY_BLOCKS)
+        _one_of("key_block", self.key_block, KEY_BLOCKS)
+        _one_of("xattn_stride", self.xattn_stride, XATTN_STRIDES)
+        _one_of("mask_mode", self.mask_mode, tuple(MASK_MODES))
+        _one_of("importance_method", self.importance_method, IMPORTANCE_METHODS)
+        _one_of("backend", self.backend, BACKENDS)
+        for name in ("use_sim_mask", "causal"):
+            if not isinstance(getattr(self, name), bool):
+                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+        for name in ("sim_2x_threshold", "sim_4x_threshold", "sim_8x_threshold"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)):
+                raise TypeError(f"{name} must be a number, got {value!r}.")
+            if not -1.0 <= value <= 1.0:
+                raise ValueError(f"{name} is a cosine and must lie in [-1, 1], got {value}.")
+        _count("warmup_steps", self.warmup_steps)
+        for name in ("text_length", "dense_below"):
+            if getattr(self, name) is not None:
+                _count(name, getattr(self, name))
+        check_mask_ratios(self.mask_ratios)
+        object.__setattr__(self, "mask_mode", MASK_MODES[self.mask_mode])
+        ratios = {int(level): tuple(float(x) for x in bounds) for level, bounds in self.mask_ratios.items()}
+        object.__setattr__(self, "mask_ratios", MappingProxyType(ratios))
+
+    @property
+    def intervals(self) -> tuple[tuple[int, float, float], ...]:
+        """``((level, lo, hi), ...)``, ascending, without empty intervals."""
+        return check_mask_ratios(self.mask_ratios)
+
+    @property
+    def forced_text(self) -> int:
+        """Number of last tokens that stay at level 1."""
+        return DEFAULT_TEXT_LENGTH if self.text_length is None else self.text_length
+
+    def replace(self, **changes) -> AttentionConfig:
+        """A copy with some fields changed, checked again."""
+        return dataclasses.replace(self, **changes)
+
+    def __reduce__(self):
+        values = [getattr(self, f.name) for f in dataclasses.fields(self)]  # a mappingproxy does not pickle
+        return AttentionConfig, tuple(dict(v) if isinstance(v, MappingProxyType) else v for v in values)
+
+    def as_dict(self) -> dict:
+        """Plain types, for JSON."""
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        values["mask_ratios"] = {str(level): list(bounds) for level, bounds in self.mask_ratios.items()}
+        return values

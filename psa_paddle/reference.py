@@ -1,0 +1,184 @@
+"""Every step of Pyramid Sparse Attention in NumPy float64: slow, obvious, and what "correct" means. Tests only.
+
+All functions take one sample: q [H, Lq, D], k and v [Hkv, Lk, D]. A left-padded batch is a list of samples, each cut
+to its own tokens. ``offset = Lk - Lq``: query i sits at key position i + offset. Query head h reads kv head h // G.
+
+Source: PSA (arXiv:2512.04025); the antidiagonal importance is XAttention's (arXiv:2503.16428).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+POOLED = (2, 4, 8)
+
+
+def blocks(length: int, size: int) -> int:
+    """Number of blocks of ``size`` tokens that cover ``length``."""
+    return -(-length // size)
+
+
+def block_grid(lq: int, lk: int, query_block: int, key_block: int, causal: bool):
+    """Return ``(valid, free)``, bool [nI, nJ].
+
+    valid: some query of block I may see some key of block J.
+    free: the pair may be pooled or skipped (causal: wholly before the query block's first row).
+    """
+    n_i, n_j, offset = blocks(lq, query_block), blocks(lk, key_block), lk - lq
+    valid = np.ones((n_i, n_j), bool)
+    free = np.ones((n_i, n_j), bool)
+    if causal:
+        for i in range(n_i):
+            first = i * query_block + offset
+            last = min((i + 1) * query_block, lq) - 1 + offset
+            for j in range(n_j):
+                valid[i, j] = j * key_block <= last
+                free[i, j] = (j + 1) * key_block <= first
+    return valid, free & valid
+
+
+def softmax(x: np.ndarray) -> np.ndarray:
+    """Softmax over the last axis; a row of -inf gives zeros."""
+    top = x.max(-1, keepdims=True)
+    e = np.exp(x - np.where(np.isneginf(top), 0.0, top))
+    return e / np.maximum(e.sum(-1, keepdims=True), np.finfo(float).tiny)
+
+
+def dense_attention(q, k, v, scale: float, causal: bool):
+    """softmax(scale q k^T) v with bottom-right causal alignment; [H, Lq, D]."""
+    h, lq, _ = q.shape
+    group, lk = h // k.shape[0], k.shape[1]
+    logits = scale * np.einsum("hqd,hkd->hqk", q, np.repeat(k, group, 0))
+    if causal:
+        seen = np.arange(lk)[None] <= np.arange(lq)[:, None] + lk - lq
+        logits = np.where(seen, logits, -np.inf)
+    return np.einsum("hqk,hkd->hqd", softmax(logits), np.repeat(v, group, 0))
+
+
+def xattn_importance(q, k, scale: float, causal: bool, query_block: int, key_block: int, stride: int):
+    """Antidiagonal importance, [H, nI, nJ]; tokens past the end count as zero vectors.
+
+    S[a, b] = scale / s * sum_t q[a s + s - 1 - t] . k[b s + t], softmax over the groups b that some token of group a
+    may see, summed over the groups of each block pair.
+    """
+    h, lq, d = q.shape
+    group, lk, s = h // k.shape[0], k.shape[1], stride
+    n_a, n_b, offset = blocks(lq, s), blocks(lk, s), lk - lq
+    qg = np.zeros((h, n_a * s, d))
+    kg = np.zeros((k.shape[0], n_b * s, d))
+    qg[:, :lq], kg[:, :lk] = q, k
+    qg = qg.reshape(h, n_a, s, d)[:, :, ::-1].reshape(h, n_a, s * d)
+    kg = np.repeat(kg.reshape(-1, n_b, s * d), group, 0)
+    logits = scale / s * np.einsum("had,hbd->hab", qg, kg)
+    if causal:
+        last = np.minimum(np.arange(n_a) * s + s - 1, lq - 1) + offset
+        logits = np.where(np.arange(n_b)[None] * s <= last[:, None], logits, -np.inf)
+    p = softmax(logits)
+    rows = np.add.reduceat(p, np.arange(0, n_a, query_block // s), axis=1)
+    return np.add.reduceat(rows, np.arange(0, n_b, key_block // s), axis=2)
+
+
+def pooling_importance(q, k, scale: float, causal: bool, query_block: int, key_block: int):
+    """Sampled importance, [H, nI, nJ]: tokens 0, 4, 8, ... attend to tokens 0, 4, 8, ...; the pair's maximum
+    probability, normalised over J."""
+    h, lq, _ = q.shape
+    group, lk, step = h // k.shape[0], k.shape[1], 4
+    rows, cols = np.arange(0, lq, step), np.arange(0, lk, step)
+    logits = scale * np.einsum("had,hbd->hab", q[:, rows], np.repeat(k[:, cols], group, 0))
+    if causal:
+        logits = np.where(cols[None] <= rows[:, None] + lk - lq, logits, -np.inf)
+    p = softmax(logits)
+    p = np.maximum.reduceat(p, np.arange(0, len(rows), query_block // step), axis=1)
+    p = np.maximum.reduceat(p, np.arange(0, len(cols), key_block // step), axis=2)
+    return p / np.maximum(p.sum(-1, keepdims=True), np.finfo(float).tiny)
+
+
+def key_similarity_cap(k, key_block: int, thresholds: dict):
+    """Largest level each key block allows, int [Hkv, nJ]: 8, 4 or 2 whose mean cosine exceeds its threshold, else 1.
+
+    The cosines are between the first and the last token of every run of p keys. A ragged block gives 1.
+    """
+    hkv, lk, _ = k.shape
+    cap = np.ones((hkv, blocks(lk, key_block)), int)
+    unit = k / np.maximum(np.linalg.norm(k, axis=-1, keepdims=True), 1e-12)
+    for head in range(hkv):
+        for j in range(lk // key_block):
+            x = unit[head, j * key_block : (j + 1) * key_block]
+            for p in POOLED:
+                if (x[0::p] * x[p - 1 :: p]).sum(-1).mean() > thresholds[p]:
+                    cap[head, j] = p
+    return cap
+
+
+def select_levels(importance, cap, intervals, mode, lq, lk, query_block, key_block, causal, text_length):
+    """Level map, int [H, nI, nJ]; invalid pairs are 0.
+
+    A row's valid blocks are sorted by importance, descending and stable. ``topk``: rank / n picks the interval;
+    ``energybound``: the share of importance before the block does. Then the similarity cap, then the forced level 1.
+    """
+    h, n_i, n_j = importance.shape
+    valid, free = block_grid(lq, lk, query_block, key_block, causal)
+    levels = np.zeros((h, n_i, n_j), int)
+    for head in range(h):
+        for i in range(n_i):
+            js = np.flatnonzero(valid[i])
+            order = js[np.argsort(-importance[head, i, js], kind="stable")]
+            mass = importance[head, i, order]
+            before = np.concatenate([[0.0], np.cumsum(mass)[:-1]]) / max(mass.sum(), np.finfo(float).tiny)
+            for rank, j in enumerate(order):
+                x = rank / len(order) if mode == "topk" else before[rank]
+                level = next((lev for lev, _, hi in intervals if x < hi), intervals[-1][0])
+                level = min(level, cap[head // (h // cap.shape[0]), j])
+                ragged = (j + 1) * key_block > lk
+                text = (j + 1) * key_block > lk - text_length or min((i + 1) * query_block, lq) > lq - text_length
+                if j == 0 or not free[i, j] or (text and text_length) or (ragged and level > 1):
+                    level = 1
+                levels[head, i, j] = level
+    return levels
+
+
+def pyramid(x, key_block: int):
+    """Level -> means over runs of that many tokens, of the full blocks only."""
+    full = x.shape[1] // key_block * key_block
+    return {p: x[:, :full].reshape(x.shape[0], full // p, p, x.shape[2]).mean(2) for p in (1, *POOLED)}
+
+
+def attend(q, k, v, levels, scale: float, causal: bool, query_block: int, key_block: int):
+    """Attention over what ``levels`` [H, nI, nJ] keeps, [H, Lq, D]; a pooled key stands for p keys (ln p added)."""
+    h, lq, d = q.shape
+    group, lk = h // k.shape[0], k.shape[1]
+    offset = lk - lq
+    _, free = block_grid(lq, lk, query_block, key_block, causal)
+    pooled_k, pooled_v = pyramid(k, key_block), pyramid(v, key_block)
+    out = np.zeros((h, lq, v.shape[-1]))
+    for head in range(h):
+        kv = head // group
+        for i in range(levels.shape[1]):
+            rows = np.arange(i * query_block, min((i + 1) * query_block, lq))
+            keys, values, bias = [], [], []
+            for j, level in enumerate(levels[head, i]):
+                if level == 0:
+                    continue
+                if level == 1:
+                    cols = np.arange(j * key_block, min((j + 1) * key_block, lk))
+                    keys.append(k[kv, cols])
+                    values.append(v[kv, cols])
+                    seen = cols[None] <= rows[:, None] + offset if causal else np.ones((len(rows), len(cols)), bool)
+                    bias.append(np.where(seen, 0.0, -np.inf))
+                else:
+                    assert free[i, j] and (j + 1) * key_block <= lk, "only full, unmasked blocks may be pooled"
+                    part = slice(j * key_block // level, (j + 1) * key_block // level)
+                    keys.append(pooled_k[level][kv, part])
+                    values.append(pooled_v[level][kv, part])
+                    bias.append(np.full((len(rows), key_block // level), np.log(level)))
+            if keys:
+                logits = scale * q[head, rows] @ np.concatenate(keys).T + np.concatenate(bias, 1)
+                out[head, rows] = softmax(logits) @ np.concatenate(values)
+    return out
+
+
+def sparsity(levels, lq, lk, query_block, key_block, causal) -> float:
+    """1 - mean over the valid pairs of 1 / level (0 for level 0): the share of dense work not done."""
+    valid, _ = block_grid(lq, lk, query_block, key_block, causal)
+    work = np.where(levels > 0, 1.0 / np.maximum(levels, 1), 0.0)
+    return float(1.0 - work[:, valid].mean())

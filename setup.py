@@ -1,0 +1,27 @@
+"""Packaging of psa_paddle."""
+
+import re
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+HERE = Path(__file__).parent
+VERSION = re.search(r'__version__ = "(.+)"', (HERE / "psa_paddle/__init__.py").read_text(encoding="utf-8")).group(1)
+
+setup(
+    name="psa_paddle",
+    version=VERSION,
+    description="Pyramid Sparse Attention for PaddlePaddle, plugged into Qwen2.5-VL",
+    long_description=(HERE / "README.md").read_text(encoding="utf-8"),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    packages=find_packages(include=["psa_paddle", "psa_paddle.*"]),
+    python_requires=">=3.10,<3.13",
+    # Paddle itself comes from requirements.txt or the gpu extra: a CPU and a GPU build exclude each other.
+    install_requires=["numpy", "paddleformers==1.2.0", "decord>=0.6", "pillow", "requests"],
+    extras_require={
+        "gpu": ["paddlepaddle-gpu>=3.2.2"],
+        "torch": ["torch>=2.11", "transformers>=5.3", "av"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "triton==3.6.0"],
+    },
+)

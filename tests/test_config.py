@@ -1,0 +1,69 @@
+"""AttentionConfig refuses what the operator cannot do, with a sentence."""
+
+import copy
+import dataclasses
+import pickle
+
+import pytest
+
+from psa_paddle import AttentionConfig
+
+BAD = [
+    ({"query_block": 100}, ValueError, "query_block must be one of 64, 128"),
+    ({"key_block": 48}, ValueError, "key_block must be one of 32, 64, 128"),
+    ({"xattn_stride": 5}, ValueError, "xattn_stride"),
+    ({"mask_mode": "random"}, ValueError, "mask_mode"),
+    ({"importance_method": "magic"}, ValueError, "importance_method"),
+    ({"backend": "cuda"}, ValueError, "backend"),
+    ({"text_length": -1}, ValueError, "text_length must not be negative"),
+    ({"text_length": 1.5}, TypeError, "text_length must be an integer"),
+    ({"warmup_steps": True}, TypeError, "warmup_steps must be an integer"),
+    ({"causal": 1}, TypeError, "causal must be True or False"),
+    ({"use_sim_mask": "yes"}, TypeError, "use_sim_mask must be True or False"),
+    ({"sim_2x_threshold": 1.5}, ValueError, "cosine"),
+    ({"sim_4x_threshold": "high"}, TypeError, "sim_4x_threshold must be a number"),
+    ({"dense_below": -5}, ValueError, "dense_below"),
+    ({"mask_ratios": [(0, 1)]}, TypeError, "mask_ratios must be a dict"),
+    ({"mask_ratios": {}}, ValueError, "must reach 1.0"),
+    ({"mask_ratios": {3: (0, 1)}}, ValueError, "level 3"),
+    ({"mask_ratios": {1: (0.0, 0.5), 0: (0.6, 1.0)}}, ValueError, "gap at level 0"),
+    ({"mask_ratios": {1: (0.0, 0.5), 0: (0.4, 1.0)}}, ValueError, "overlaps its neighbour at level 0"),
+    ({"mask_ratios": {1: (0.0, 0.5)}}, ValueError, "must reach 1.0; they end at 0.5"),
+    ({"mask_ratios": {1: (0.2, 0.1), 0: (0.1, 1.0)}}, ValueError, "lo <= hi"),
+    ({"mask_ratios": {1: (0.0, 1.2)}}, ValueError, "lo <= hi <= 1"),
+    ({"mask_ratios": {1: 0.5}}, TypeError, "pair of numbers"),
+]
+
+
+@pytest.mark.parametrize("fields,error,words", BAD, ids=[str(fields) for fields, _, _ in BAD])
+def test_refuses(fields, error, words):
+    with pytest.raises(error, match=words.replace(".", r"\.")):
+        AttentionConfig(**fields)
+
+
+def test_upstream_example_is_accepted():
+    ratios = {1: (0.0, 0.6), 2: (0.6, 0.8), 4: (0.8, 0.9), 8: (0.9, 0.9), 0: (0.9, 1.0)}
+    config = AttentionConfig(
+        query_block=128, key_block=32, mask_mode="energybound", mask_ratios=ratios, xattn_stride=16
+    )
+    assert config.intervals == ((1, 0.0, 0.6), (2, 0.6, 0.8), (4, 0.8, 0.9), (0, 0.9, 1.0))
+
+
+def test_thresholdbound_is_energybound():
+    assert AttentionConfig(mask_mode="thresholdbound") == AttentionConfig(mask_mode="energybound")
+
+
+def test_is_frozen_all_the_way():
+    config = AttentionConfig()
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        config.query_block = 64
+    with pytest.raises(TypeError):
+        config.mask_ratios[1] = (0.0, 1.0)
+
+
+def test_copies_equal_the_original():
+    config = AttentionConfig(key_block=32, mask_ratios={1: [0, 0.5], 0: [0.5, 1]})
+    for other in (copy.deepcopy(config), pickle.loads(pickle.dumps(config)), config.replace()):
+        assert other == config and hash(other) == hash(config)
+    assert config.replace(key_block=64) != config
+    assert config.as_dict()["mask_ratios"] == {"1": [0.0, 0.5], "0": [0.5, 1.0]}

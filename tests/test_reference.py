@@ -1,0 +1,73 @@
+"""The reference itself, against numbers worked out by hand and against plain loops."""
+
+import numpy as np
+import pytest
+from shared import smooth_qkv
+
+from psa_paddle import reference
+
+
+def test_all_level_one_is_dense_attention():
+    q, k, v = (x[0].astype(np.float64) for x in smooth_qkv(70, 150, 4, 2, 32))
+    levels = np.where(reference.block_grid(70, 150, 64, 32, True)[0], 1, 0)[None].repeat(4, 0)
+    dense = reference.dense_attention(q, k, v, 0.2, True)
+    assert np.abs(reference.attend(q, k, v, levels, 0.2, True, 64, 32) - dense).max() < 1e-14
+
+
+def test_pooled_key_stands_for_its_run():
+    """Two equal keys at level 2 weigh what they weigh apart; the value is their mean."""
+    k = np.zeros((1, 32, 2))
+    k[0, 4:6] = [1.0, 0.0]
+    v = np.arange(32.0).reshape(1, 32, 1)
+    q = np.array([[[3.0, 0.0]]])
+    out = reference.attend(q, k, v, np.array([[[2]]]), 1.0, False, 64, 32)
+    weights = np.ones(32)
+    weights[4:6] = np.exp(3.0)
+    assert out.item() == pytest.approx((weights * v[0, :, 0]).sum() / weights.sum(), rel=1e-12)
+
+
+def test_energy_is_the_share_before_the_block():
+    """Masses .5 .3 .2: shares before are 0, .5, .8; a rule that includes the block would pool the heaviest one."""
+    importance = np.array([[[0.3, 0.5, 0.2]]])
+    cap = np.full((1, 3), 8)
+    intervals = ((1, 0.0, 0.4), (4, 0.4, 0.7), (0, 0.7, 1.0))
+    levels = reference.select_levels(importance, cap, intervals, "energybound", 64, 96, 64, 32, False, 0)
+    assert levels.tolist() == [[[1, 1, 0]]]  # block 0 would be 4 and is forced to 1
+    levels = reference.select_levels(importance[..., ::-1], cap, intervals, "energybound", 64, 96, 64, 32, False, 0)
+    assert levels.tolist() == [[[1, 1, 4]]]
+
+
+def test_topk_counts_ranks_among_valid_blocks():
+    importance = np.array([[[0.1, 0.4, 0.3, 0.2]]])
+    intervals = ((1, 0.0, 0.5), (2, 0.5, 0.75), (0, 0.75, 1.0))
+    levels = reference.select_levels(importance, np.full((1, 4), 8), intervals, "topk", 64, 128, 64, 32, False, 0)
+    assert levels.tolist() == [[[1, 1, 1, 2]]]
+
+
+def test_xattn_matches_plain_loops():
+    q, k, _ = (x[0].astype(np.float64) for x in smooth_qkv(70, 100, 2, 1, 32))
+    stride, scale, offset = 4, 0.3, 30
+    logits = np.full((2, 18, 25), -np.inf)
+    for h in range(2):
+        for a in range(18):
+            for b in range(25):
+                if b * stride > min(a * stride + stride - 1, 69) + offset:
+                    continue
+                pairs = [(a * stride + stride - 1 - t, b * stride + t) for t in range(stride)]
+                logits[h, a, b] = scale / stride * sum(q[h, i] @ k[0, j] for i, j in pairs if i < 70 and j < 100)
+    p = reference.softmax(logits)
+    expected = np.stack([p[:, :16].sum(1), p[:, 16:].sum(1)], 1)
+    expected = np.stack([expected[..., j : j + 8].sum(-1) for j in range(0, 25, 8)], -1)
+    got = reference.xattn_importance(q, k, scale, True, 64, 32, stride)
+    assert np.abs(got - expected).max() < 1e-12
+
+
+def test_crossing_pairs_are_never_free():
+    valid, free = reference.block_grid(100, 130, 64, 32, True)
+    assert valid.tolist() == [[True, True, True, False, False], [True] * 5]
+    assert free.tolist() == [[False] * 5, [True, True, False, False, False]]
+
+
+def test_sparsity_counts_work_by_level():
+    levels = np.array([[[1, 2], [8, 0]]])
+    assert reference.sparsity(levels, 128, 64, 64, 32, False) == pytest.approx(1 - (1 + 0.5 + 0.125) / 4)
