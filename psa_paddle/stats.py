@@ -1,0 +1,37 @@
+"""What a call did. The counts stay where they were made; reading them is what brings them to the host."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+
+@dataclass
+class CallStats:
+    """One call of the operator on a batch.
+
+    mode: ``"sparse"`` or ``"dense"``; reason: why it ran dense (empty otherwise); lengths: (Lq, Lk) of each sample in
+    tokens; work: one array per sample that ran sparse, [H], the sum over its block pairs of 1 / level; pairs: the
+    number of its valid pairs.
+    """
+
+    backend: str
+    mode: str
+    reason: str
+    lengths: tuple[tuple[int, int], ...]
+    work: list[Any] = field(default_factory=list)
+    pairs: list[int] = field(default_factory=list)
+
+    def per_head_density(self) -> list[float]:
+        """Share of the dense work that each head did, [H]; empty for a dense call. Reads from the device."""
+        if not self.work:
+            return []
+        work = np.stack([np.asarray(w, dtype=np.float64) for w in self.work]).sum(0)
+        return (work / sum(self.pairs)).tolist()
+
+    def sparsity(self) -> float:
+        """Share of the dense work that was not done, 0 for a dense call. Reads from the device."""
+        density = self.per_head_density()
+        return 1.0 - sum(density) / len(density) if density else 0.0

@@ -1,0 +1,153 @@
+"""Each eager step against the reference."""
+
+import numpy as np
+import paddle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from shared import RATIOS, SHAPE_IDS, SHAPES, error_budget, random_levels, smooth_qkv
+
+from psa_paddle import AttentionConfig, eager, reference
+from psa_paddle.eager.selection import key_similarity_cap
+
+CAUSAL = pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+THRESHOLDS = {2: 0.75, 4: 0.7, 8: 0.7}
+
+
+def tensors(*arrays):
+    return [paddle.to_tensor(x) for x in arrays]
+
+
+def exact(*arrays):
+    return [x[0].astype(np.float64) for x in arrays]
+
+
+def config_for(shape, causal, **changes):
+    fields = {
+        "query_block": shape[5],
+        "key_block": shape[6],
+        "causal": causal,
+        "mask_ratios": RATIOS,
+        "xattn_stride": 8,
+    }
+    return AttentionConfig(**{**fields, "dense_below": 0, "text_length": 0, **changes})
+
+
+@CAUSAL
+@pytest.mark.parametrize("method", ["xattn", "pooling"])
+@pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
+def test_importance(shape, method, causal):
+    lq, lk, heads, kv_heads, dim, m, n = shape
+    q, k, _ = smooth_qkv(*shape[:5])
+    config = config_for(shape, causal, importance_method=method)
+    got = eager.importance(*tensors(q, k), config, dim**-0.5).numpy()[0]
+    if method == "xattn":
+        want = reference.xattn_importance(*exact(q, k), dim**-0.5, causal, m, n, config.xattn_stride)
+    else:
+        want = reference.pooling_importance(*exact(q, k), dim**-0.5, causal, m, n)
+    assert got.shape == want.shape
+    assert np.abs(got - want).max() <= 1e-5 * max(1.0, want.max())  # float32 sums of up to 1,000 terms
+
+
+@CAUSAL
+@pytest.mark.parametrize("mode", ["energybound", "topk"])
+@pytest.mark.parametrize("text_length", [0, 37])
+@pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
+def test_selection_given_the_same_importance(shape, text_length, mode, causal):
+    lq, lk, heads, kv_heads, dim, m, n = shape
+    q, k, _ = smooth_qkv(*shape[:5])
+    config = config_for(shape, causal, mask_mode=mode, text_length=text_length)
+    rng = np.random.default_rng(1)
+    n_i, n_j = reference.blocks(lq, m), reference.blocks(lk, n)
+    # Multiples of 2^-12 make every sum exact, so that no rounding decides a level; equal values test the ties.
+    scores = (rng.integers(1, 40, (heads, n_i, n_j)) / 4096).astype(np.float32)
+    got = eager.select(*tensors(scores[None], k), lq, config).numpy()[0]
+    cap = reference.key_similarity_cap(k[0].astype(np.float64), n, THRESHOLDS)
+    want = reference.select_levels(
+        scores.astype(np.float64), cap, config.intervals, mode, lq, lk, m, n, causal, text_length
+    )
+    near = near_a_bound(scores, config.intervals, mode, lq, lk, m, n, causal)
+    assert (got[~near] == want[~near]).all()
+    assert not near.all()
+
+
+def near_a_bound(scores, intervals, mode, lq, lk, m, n, causal):
+    """Blocks whose place is within rounding of an interval's bound: both neighbours are right there."""
+    valid, _ = reference.block_grid(lq, lk, m, n, causal)
+    near = np.zeros(scores.shape, bool)
+    for head, i in np.ndindex(scores.shape[:2]):
+        js = np.flatnonzero(valid[i])
+        order = js[np.argsort(-scores[head, i, js], kind="stable")]
+        mass = scores[head, i, order].astype(np.float64)
+        place = np.arange(len(js)) / len(js) if mode == "topk" else (np.cumsum(mass) - mass) / mass.sum()
+        near[head, i, order] = [min(abs(x - hi) for _, _, hi in intervals) < 1e-5 for x in place]
+    return near
+
+
+@pytest.mark.parametrize("key_block", [32, 64, 128])
+def test_similarity_cap(key_block):
+    rng = np.random.default_rng(0)
+    runs = [np.repeat(rng.standard_normal((1, 2, 512 // p, 32)), p, 2) for p in (1, 2, 4, 8)]
+    k = np.concatenate([*runs, rng.standard_normal((1, 2, 5, 32))], 2).astype(np.float32)
+    got = key_similarity_cap(paddle.to_tensor(k), key_block, THRESHOLDS).numpy()[0]
+    assert (got == reference.key_similarity_cap(k[0].astype(np.float64), key_block, THRESHOLDS)).all()
+    assert set(got.ravel()) == {1, 2, 4, 8}
+
+
+@CAUSAL
+@pytest.mark.parametrize("dtype", [np.float32, np.float16])
+@pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
+def test_attention_given_the_same_levels(shape, dtype, causal):
+    lq, lk, heads, kv_heads, dim, m, n = shape
+    q, k, v = smooth_qkv(*shape[:5], dtype=dtype)
+    levels = random_levels(heads, lq, lk, m, n, causal)
+    got = eager.attend_levels(*tensors(q, k, v), levels[None], config_for(shape, causal), dim**-0.5)
+    want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n)
+    error = np.abs(got.numpy()[0].astype(np.float64) - want).max()
+    print(f"relative error {np.linalg.norm(got.numpy()[0] - want) / max(np.linalg.norm(want), 1e-30):.1e}")
+    assert error <= error_budget(q[0], k[0], v[0], dim**-0.5, causal)
+
+
+def test_bfloat16_input():
+    q, k, v = smooth_qkv(300, 300, 2, 1, 64)
+    q16, k16, v16 = (x.astype("bfloat16") for x in tensors(q, k, v))
+    levels = random_levels(2, 300, 300, 64, 32, True)
+    config = config_for(SHAPES[5], True)
+    got = eager.attend_levels(q16, k16, v16, levels[None], config, 0.125)
+    rounded = [x.astype("float32").numpy() for x in (q16, k16, v16)]
+    want = reference.attend(*exact(*rounded), levels, 0.125, True, 64, 32)
+    assert got.dtype == paddle.bfloat16
+    assert np.abs(got.astype("float32").numpy()[0] - want).max() <= 2**-8 * np.abs(want).max()
+
+
+@CAUSAL
+def test_row_that_keeps_nothing_is_zero(causal):
+    q, k, v = smooth_qkv(192, 192, 2, 1, 32)
+    levels = random_levels(2, 192, 192, 64, 32, causal)
+    levels[0, 1] = 0
+    levels[1, 0, 0] = 0  # causal: the first 32 rows of head 1 see no other block
+    got = eager.attend_levels(*tensors(q, k, v), levels[None], config_for(SHAPES[5], causal), 0.2).numpy()[0]
+    want = reference.attend(*exact(q, k, v), levels, 0.2, causal, 64, 32)
+    assert (got[0, 64:128] == 0).all() and (not causal or (got[1, :32] == 0).all())
+    assert np.abs(got - want).max() < 1e-5
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    lq=st.integers(1, 260),
+    extra=st.integers(0, 130),
+    group=st.sampled_from([1, 2, 7]),
+    dim=st.sampled_from([32, 80]),
+    m=st.sampled_from([64, 128]),
+    n=st.sampled_from([32, 64, 128]),
+    causal=st.booleans(),
+    seed=st.integers(0, 99),
+)
+def test_fuzzed_shapes(lq, extra, group, dim, m, n, causal, seed):
+    lk = lq + extra
+    q, k, v = smooth_qkv(lq, lk, group, 1, dim, seed)
+    levels = random_levels(group, lq, lk, m, n, causal, seed)
+    config = AttentionConfig(query_block=m, key_block=n, causal=causal, dense_below=0)
+    got = eager.attend_levels(*tensors(q, k, v), levels[None], config, dim**-0.5).numpy()[0]
+    want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n)
+    assert np.abs(got - want).max() <= error_budget(q[0], k[0], v[0], dim**-0.5, causal)
