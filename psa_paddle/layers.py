@@ -1,0 +1,93 @@
+"""Pyramid Sparse Attention as a ``paddle.nn.Layer``."""
+
+from __future__ import annotations
+
+import paddle
+
+from .attention import pyramid_attention
+from .config import AttentionConfig
+from .stats import CallStats
+from .utils.psa_logger import PSALogger
+
+
+class WarmupSteps:
+    """Counts denoising steps by the timestep that the model is called with, not by calls.
+
+    Timesteps fall during a run; two calls with one timestep (classifier-free guidance) are one step, and a timestep
+    above the last one starts a new run.
+    """
+
+    def __init__(self, steps: int):
+        self.steps = steps
+        self._last: float | None = None
+        self._count = 0
+
+    def warming_up(self, timestep) -> bool:
+        if not self.steps:
+            return False
+        if timestep is None:
+            raise ValueError("warmup_steps counts denoising steps: pass timestep=..., or set warmup_steps to 0.")
+        now = float(timestep)
+        if self._last is None or now > self._last:
+            self._count = 1
+        elif now < self._last:
+            self._count += 1
+        self._last = now
+        return self._count <= self.steps
+
+
+class PyramidAdaptiveBlockSparseAttn(paddle.nn.Layer):
+    """Pyramid Sparse Attention (arXiv:2512.04025) with its own statistics and an optional log.
+
+    Args:
+        config: ``AttentionConfig()`` by default.
+        layer_idx: number under which the log files this layer's calls.
+        log_dir: folder for the log, none by default; written by ``flush_log`` (see ``PSALogger``).
+        session_name: stem of the log's file names.
+
+    Example:
+        >>> attn = PyramidAdaptiveBlockSparseAttn(AttentionConfig(mask_mode="topk"))
+        >>> out = attn(q, k, v)  # [B, H, L, D]
+        >>> attn.last_call.sparsity()
+    """
+
+    def __init__(
+        self,
+        config: AttentionConfig | None = None,
+        *,
+        layer_idx: int = -1,
+        log_dir: str | None = None,
+        session_name: str | None = None,
+    ) -> None:
+        super().__init__()
+        self.config = config or AttentionConfig()
+        self.layer_idx = layer_idx
+        self.last_call: CallStats | None = None
+        self.logger = PSALogger(log_dir, self.config, session_name) if log_dir is not None else None
+        self._warmup = WarmupSteps(self.config.warmup_steps)
+
+    def forward(self, q, k, v, layer_idx: int | None = None, *, timestep=None, scale=None, kv_start=None):
+        """q [B, H, Lq, D], k and v [B, Hkv, Lk, D] -> [B, H, Lq, D]; arguments and errors as ``pyramid_attention``.
+
+        timestep: the denoising timestep, needed when ``warmup_steps`` is set; layer_idx: overrides the layer's own.
+        """
+        config = self.config
+        warming_up = self._warmup.warming_up(timestep)
+        if warming_up:
+            config = config.replace(dense_below=k.shape[2] + 1)
+        out, call = pyramid_attention(q, k, v, config, scale=scale, kv_start=kv_start, return_stats=True)
+        if warming_up:
+            call.reason = "warm-up step"
+        self.last_call = call
+        if self.logger is not None:
+            self.logger.log(self.layer_idx if layer_idx is None else layer_idx, call)
+        return out
+
+    def flush_log(self) -> None:
+        """Write the log, when there is one."""
+        if self.logger is not None:
+            self.logger.flush()
+
+
+# The name under which the upstream port exports the same layer.
+PyramidAdaptiveBlockSparseAttnTrain = PyramidAdaptiveBlockSparseAttn

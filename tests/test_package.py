@@ -1,0 +1,46 @@
+"""Importing: lazily, and with a helpful sentence where there is no Paddle."""
+
+import subprocess
+import sys
+
+import pytest
+
+import psa_paddle
+
+BLOCK_PADDLE = """
+import sys
+class NoPaddle:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "paddle":
+            raise ModuleNotFoundError("No module named 'paddle'", name="paddle")
+sys.meta_path.insert(0, NoPaddle())
+import importlib.util
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *a: None if name == "paddle" else find(name, *a)
+"""
+
+
+def run(code):
+    return subprocess.run([sys.executable, "-c", BLOCK_PADDLE + code], capture_output=True, text=True)
+
+
+def test_config_needs_no_paddle():
+    done = run("from psa_paddle import AttentionConfig; print(AttentionConfig().key_block)")
+    assert done.returncode == 0 and done.stdout.strip().isdigit(), done.stderr
+
+
+@pytest.mark.parametrize("name", ["pyramid_attention", "PyramidAdaptiveBlockSparseAttn"])
+def test_operator_without_paddle_says_what_to_install(name):
+    done = run(f"from psa_paddle import {name}")
+    assert done.returncode != 0
+    assert "ImportError" in done.stderr and "paddlepaddle==3.3.1" in done.stderr and "paddlepaddle-gpu" in done.stderr
+
+
+def test_public_names_exist():
+    assert all(getattr(psa_paddle, name) is not None for name in psa_paddle.__all__)
+    assert psa_paddle.PyramidAdaptiveBlockSparseAttnTrain is psa_paddle.PyramidAdaptiveBlockSparseAttn
+
+
+def test_unknown_name():
+    with pytest.raises(AttributeError, match="no_such_thing"):
+        _ = psa_paddle.no_such_thing

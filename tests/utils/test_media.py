@@ -1,0 +1,157 @@
+"""Images and videos: what is read, and what is refused with a sentence."""
+
+import http.server
+import threading
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from psa_paddle.utils.media import MediaError, load_image, load_video, sample_indices
+
+DEMO = Path(__file__).parents[2] / "demo"
+
+
+class Handler(http.server.SimpleHTTPRequestHandler):
+    def log_message(self, *args):
+        pass
+
+
+@pytest.fixture(scope="module")
+def server():
+    """The demo folder over http on this machine."""
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=DEMO)) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        yield f"http://127.0.0.1:{httpd.server_port}"
+        httpd.shutdown()
+        thread.join()
+
+
+def test_image_from_path_url_pil_and_array(server):
+    image = load_image(DEMO / "sample.jpg")
+    pixels = np.asarray(image)
+    for source in (str(DEMO / "sample.jpg"), f"{server}/sample.jpg", image, pixels):
+        assert np.array_equal(np.asarray(load_image(source)), pixels)
+    assert load_image(pixels[..., 0]).mode == "RGB"
+
+
+def test_video_from_path_and_url(server):
+    clip = load_video(DEMO / "sample.mp4", fps=0.5, max_pixels=100_000)
+    assert clip.frames.dtype == np.uint8 and clip.frames.shape == (14, 252, 336, 3)
+    assert clip.fps == pytest.approx(14 / 30)
+    assert np.array_equal(load_video(f"{server}/sample.mp4", fps=0.5, max_pixels=100_000).frames, clip.frames)
+    assert len({frame.tobytes() for frame in clip.frames}) == 14
+
+
+def test_video_limits():
+    clip = load_video(DEMO / "sample.mp4", fps=8, max_pixels=28 * 28 * 12, max_frames=9)
+    count, height, width, _ = clip.frames.shape
+    assert count == 8 and height % 28 == 0 and width % 28 == 0 and height * width <= 28 * 28 * 12
+
+
+def test_sample_indices_are_even_and_inside():
+    assert sample_indices(240, 8.0, 1.0, 768) == [4 + 8 * i for i in range(30)]
+    assert sample_indices(1, 25.0, 1.0, 768) == [0, 0]
+    assert len(sample_indices(10_000, 25.0, 30.0, 100)) == 100
+
+
+def text_file(path: Path) -> Path:
+    path.write_text("neither a picture nor a film")
+    return path
+
+
+def first_half(path: Path, of: str) -> Path:
+    data = (DEMO / of).read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    return path
+
+
+def silent_wav(path: Path) -> Path:
+    path.write_bytes(b"RIFF" + (36).to_bytes(4, "little") + b"WAVEfmt " + bytes(28))
+    return path
+
+
+def empty(path: Path) -> Path:
+    path.touch()
+    return path
+
+
+REFUSED = {
+    "missing image": (load_image, lambda d: d / "no.jpg", "does not exist"),
+    "folder as image": (load_image, lambda d: d, "is a folder"),
+    "empty image": (load_image, lambda d: empty(d / "a.jpg"), "is empty"),
+    "text named .jpg": (load_image, lambda d: text_file(d / "a.jpg"), "not an image file"),
+    "truncated image": (load_image, lambda d: first_half(d / "a.jpg", "sample.jpg"), "truncated"),
+    "missing video": (load_video, lambda d: d / "no.mp4", "does not exist"),
+    "folder as video": (load_video, lambda d: d, "is a folder"),
+    "empty video": (load_video, lambda d: empty(d / "a.mp4"), "is empty"),
+    "text named .mp4": (load_video, lambda d: text_file(d / "a.mp4"), "cannot be decoded"),
+    "truncated video": (load_video, lambda d: first_half(d / "a.mp4", "sample.mp4"), "truncated"),
+    "video without frames": (load_video, lambda d: silent_wav(d / "a.mp4"), "cannot be decoded"),
+    "ftp": (load_video, lambda d: "ftp://host/v.mp4", "not http or https"),
+    "no answer": (load_image, lambda d: "http://127.0.0.1:9/x.jpg", "could not be downloaded"),
+    "a number": (load_image, lambda d: 7, "must be a path"),
+    "float array": (load_image, lambda d: np.zeros((4, 4, 3)), "must be uint8"),
+    "flat array": (load_image, lambda d: np.zeros(4, np.uint8), "must be .H, W."),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=list(REFUSED))
+def test_refuses(case, tmp_path):
+    load, make, words = REFUSED[case]
+    with pytest.raises((MediaError, TypeError), match=words):
+        load(make(tmp_path))
+
+
+def test_url_that_is_not_there_or_too_large(server):
+    with pytest.raises(MediaError, match="answered 404"):
+        load_image(f"{server}/no.jpg")
+    with pytest.raises(MediaError, match="larger than 0 MiB"):
+        load_video(f"{server}/sample.mp4", max_bytes=1000)
+
+
+@pytest.mark.parametrize("length", [True, False], ids=["announced", "not announced"])
+def test_size_limit_holds_while_downloading(length, tmp_path):
+    """The limit does not rely on the server saying how much it sends."""
+
+    class Endless(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            if length:
+                self.send_header("Content-Length", str(8 << 20))
+            self.end_headers()
+            try:
+                for _ in range(8):
+                    self.wfile.write(bytes(1 << 20))
+            except OSError:
+                pass  # the client hung up, as it should
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        try:
+            with pytest.raises(MediaError, match="larger than 2 MiB"):
+                load_image(f"http://127.0.0.1:{httpd.server_port}/x.jpg", max_bytes=2 << 20)
+        finally:
+            httpd.shutdown()
+            thread.join()
+
+
+@pytest.mark.parametrize(
+    "settings,words",
+    [
+        ({"fps": 0}, "fps must be a number above 0"),
+        ({"fps": float("nan")}, "fps must be a number above 0"),
+        ({"max_frames": 1}, "max_frames must be an integer of at least 2"),
+        ({"max_pixels": 100}, "max_pixels must be an integer of at least 784"),
+    ],
+    ids=["fps 0", "fps nan", "one frame", "too few pixels"],
+)
+def test_refuses_sampling_settings(settings, words):
+    with pytest.raises(MediaError, match=words):
+        load_video(DEMO / "sample.mp4", **settings)
