@@ -1,0 +1,205 @@
+"""Plug Pyramid Sparse Attention into PaddleFormers' Qwen2.5-VL, and take it out again.
+
+The plug goes through PaddleFormers' own attention registry: nothing is subclassed, no sublayer is added, no weight is
+copied. Prefill (more than one query row) is sparse; decode, and whatever the operator cannot express, runs through the
+attention that the model had, and the statistics say why.
+"""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+
+import numpy as np
+import paddle
+from paddleformers.nn.attention.interface import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+
+from ..attention import pyramid_attention
+from ..config import DEFAULT_TEXT_LENGTH, HEAD_DIMS, AttentionConfig
+from ..stats import CallStats
+from .generation import mend_generation
+from .patches import Patches
+
+NAME = "psa"
+PLUG = "_psa_plug"  # attribute of a plugged model and of its attention layers; gone after the restore
+DECODE = "decode"
+
+
+class Plug:
+    """One model with PSA plugged in, and what its layers did since ``reset``.
+
+    calls: (layer number, ``CallStats``) of every prefill call; decode_calls: calls with one query row, all layers.
+    """
+
+    def __init__(self, model, config: AttentionConfig):
+        self.config = config
+        self.calls: list[tuple[int, CallStats]] = []
+        self.decode_calls = 0
+        self._text_length = config.forced_text
+        self._kv_start: list[int] | None = None
+        text = model.model.language_model
+        self._layers = [layer.self_attn for layer in text.layers]
+        configs = {id(c): c for c in [text.config, *(layer.config for layer in self._layers)]}
+        self._dense_name = text.config._attn_implementation
+        tokens = (model.config.image_token_id, model.config.video_token_id)
+        self._vision_tokens = np.array([t for t in tokens if t is not None])
+        self._patches = Patches()
+        for c in configs.values():
+            self._patches.attribute(c, "_attn_implementation", NAME)
+        for owner in (model, *self._layers):
+            self._patches.attribute(owner, PLUG, self)
+        self._patches.pre_hook(model.model, self._before_model)
+        self._patches.pre_hook(text, self._before_text)
+        mend_generation(model, self._patches)
+
+    def remove(self) -> None:
+        self._patches.undo()
+
+    def reset(self) -> None:
+        self.calls.clear()
+        self.decode_calls = 0
+
+    def _before_model(self, layer, args, kwargs):
+        """Find the question: the tokens after the last vision token stay at full resolution."""
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if self.config.text_length is None and ids is not None and ids.shape[1] > 1:
+            vision = np.isin(ids.numpy(), self._vision_tokens)
+            after = [int(np.flatnonzero(row[::-1])[0]) for row in vision if row.any()]
+            self._text_length = max(after) if after else DEFAULT_TEXT_LENGTH
+
+    def _before_text(self, layer, args, kwargs):
+        """Turn a left-padding mask into the first token of each sample, so that no L x L mask is ever made."""
+        self._kv_start = None
+        mask, embeds = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
+        if mask is None or mask.ndim != 2 or embeds is None or embeds.shape[1] == 1 or self._cannot(self._layers[0]):
+            return None
+        past = kwargs.get("past_key_values")
+        keys = embeds.shape[1] + (past.get_seq_length() if past is not None else 0)
+        host = mask.numpy().astype(bool)
+        if host.shape[1] != keys or host.all() or not host[:, -1].all() or (np.diff(host.astype(np.int8)) < 0).any():
+            return None
+        self._kv_start = host.argmax(1).tolist()
+        kwargs["attention_mask"] = None
+        return args, kwargs
+
+    def _cannot(self, layer) -> str:
+        """Why this layer cannot run sparse at all; empty when it can."""
+        if layer.training and layer.attention_dropout:
+            return "attention dropout"
+        if layer.head_dim not in HEAD_DIMS:
+            return f"head dimension {layer.head_dim}"
+        if layer.sliding_window is not None:
+            return "sliding window"
+        return ""
+
+    def _reason_for_dense(self, layer, query, attention_mask, row_indices, is_causal, kwargs) -> str:
+        if query.shape[2] == 1:
+            return DECODE
+        if attention_mask is not None:
+            return "attention mask"
+        if row_indices is not None:
+            return "attn_mask_startend_row_indices"
+        if is_causal is False:
+            return "not causal"
+        if kwargs.get("sink") is not None:
+            return "attention sink"
+        if paddle.is_grad_enabled() and not query.stop_gradient:
+            return "gradients"
+        return self._cannot(layer)
+
+    def attend(
+        self, layer, query, key, value, attention_mask, row_indices, dropout, scaling, is_causal, **kwargs
+    ) -> tuple:
+        """[B, H, Lq, D] and [B, Hkv, Lk, D] -> ([B, Lq, H * D], None)."""
+        b, h, lq, d = query.shape
+        reason = self._reason_for_dense(layer, query, attention_mask, row_indices, is_causal, kwargs)
+        if reason:
+            call = CallStats(self._dense_name, "dense", reason, ((lq, key.shape[2]),) * b)
+            result = ALL_ATTENTION_FUNCTIONS[self._dense_name](
+                layer,
+                query,
+                key,
+                value,
+                attention_mask=attention_mask,
+                attn_mask_startend_row_indices=row_indices,
+                dropout=dropout,
+                scaling=scaling,
+                is_causal=is_causal,
+                **kwargs,
+            )
+        else:
+            config = self.config.replace(text_length=self._text_length, causal=True)
+            out, call = pyramid_attention(
+                query, key, value, config, scale=scaling, kv_start=self._kv_start, return_stats=True
+            )
+            result = out.transpose([0, 2, 1, 3]).reshape([b, lq, h * d]), None
+        if reason == DECODE:
+            self.decode_calls += 1
+        else:
+            self.calls.append((layer.layer_idx, call))
+        return result
+
+
+def _psa_attention_forward(
+    module,
+    query,
+    key,
+    value,
+    attention_mask=None,
+    attn_mask_startend_row_indices=None,
+    dropout=0.0,
+    scaling=None,
+    is_causal=None,
+    **kwargs,
+):
+    """The registry's entry: hands the call to the plug of the layer's model."""
+    return getattr(module, PLUG).attend(
+        module, query, key, value, attention_mask, attn_mask_startend_row_indices, dropout, scaling, is_causal, **kwargs
+    )
+
+
+def replace_attention_with_psa(model, psa_config: AttentionConfig | None = None):
+    """Make a PaddleFormers Qwen2.5-VL model prefill with Pyramid Sparse Attention; returns the same model.
+
+    Args:
+        model: ``Qwen2_5_VLForConditionalGeneration``.
+        psa_config: ``AttentionConfig()`` by default. With ``text_length=None`` the tokens after the last vision token
+            stay at full resolution. A model that is plugged in already gets the new configuration.
+
+    Raises:
+        TypeError: not such a model. ValueError: a bidirectional configuration.
+    """
+    config = psa_config or AttentionConfig()
+    if not isinstance(config, AttentionConfig):
+        raise TypeError(f"psa_config must be an AttentionConfig, got {type(config).__name__}.")
+    if not config.causal:
+        raise ValueError("Qwen2.5-VL's text layers are causal; give an AttentionConfig with causal=True.")
+    if config.warmup_steps:
+        raise ValueError("warmup_steps counts denoising steps and has no meaning for Qwen2.5-VL; leave it at 0.")
+    if not hasattr(getattr(model, "model", None), "language_model"):
+        raise TypeError(f"expected PaddleFormers' Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
+    restore_attention(model)
+    AttentionInterface.register(NAME, _psa_attention_forward)
+    Plug(model, config)
+    return model
+
+
+def restore_attention(model):
+    """Undo ``replace_attention_with_psa``; does nothing on a model that is not plugged in. Returns the model."""
+    plug = plug_of(model)
+    if plug is not None:
+        plug.remove()
+    return model
+
+
+@contextmanager
+def psa_attention_in(model, psa_config: AttentionConfig | None = None):
+    """``with psa_attention_in(model): ...`` plugs in, and restores whatever happens inside."""
+    try:
+        yield replace_attention_with_psa(model, psa_config)
+    finally:
+        restore_attention(model)
+
+
+def plug_of(model) -> Plug | None:
+    """The model's plug, with ``calls`` and ``reset``; None when it has none."""
+    return getattr(model, PLUG, None)

@@ -1,0 +1,51 @@
+"""What the layers of a plugged model did, in plain types."""
+
+from __future__ import annotations
+
+from ..stats import CallStats
+
+
+def per_layer(calls: list[tuple[int, CallStats]]) -> list[dict]:
+    """One row a layer, ascending: calls, how many ran sparse, mean sparsity, why the others ran dense.
+
+    Reads the counts from the device.
+    """
+    rows: dict[int, dict] = {}
+    for layer, call in calls:
+        row = rows.setdefault(
+            layer, {"layer": layer, "calls": 0, "sparse_calls": 0, "sparsity": 0.0, "dense_reasons": []}
+        )
+        row["calls"] += 1
+        row["sparse_calls"] += call.mode == "sparse"
+        row["sparsity"] += call.sparsity()
+        if call.reason and call.reason not in row["dense_reasons"]:
+            row["dense_reasons"].append(call.reason)
+    for row in rows.values():
+        row["sparsity"] /= row["calls"]
+    return [rows[layer] for layer in sorted(rows)]
+
+
+def totals(calls: list[tuple[int, CallStats]]) -> dict:
+    """Average sparsity over the layers, how many ran sparse or dense and why, per-layer rows, backend names."""
+    rows = per_layer(calls)
+    sparse = sum(row["sparse_calls"] == row["calls"] for row in rows)
+    reasons: dict[str, int] = {}
+    for _, call in calls:
+        if call.mode == "dense":
+            reasons[call.reason] = reasons.get(call.reason, 0) + 1
+    return {
+        "average_sparsity": sum(r["sparsity"] for r in rows) / len(rows) if rows else 0.0,
+        "layers_sparse": sparse,
+        "layers_dense": len(rows) - sparse,
+        "dense_reasons": reasons,
+        "backends": sorted({call.backend for _, call in calls}),
+        "layers": rows,
+    }
+
+
+def layer_statistics(model) -> list[dict]:
+    """``per_layer`` of a plugged model since the plug or its last reset; empty when nothing is plugged in."""
+    from .paddleformers import plug_of
+
+    plug = plug_of(model)
+    return per_layer(plug.calls) if plug else []

@@ -1,0 +1,161 @@
+"""Ask Qwen2.5-VL about images or a video, with Pyramid Sparse Attention.
+
+python qwen2.5-vl/infer_qwen2_5_vl_psa.py --type video --input v.mp4 --prompt "请描述这个视频" --use-psa
+python qwen2.5-vl/infer_qwen2_5_vl_psa.py --model demo --type image --input demo/sample.jpg --prompt "What is this?"
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import logging
+import os
+import sys
+import warnings
+from pathlib import Path
+
+# What the libraries say while they are imported is not for the person who asks about a video.
+os.environ.setdefault("GLOG_minloglevel", "2")
+os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+for notice in ("No ccache found", "Setuptools is replacing distutils", "To copy construct from a tensor"):
+    warnings.filterwarnings("ignore", message=notice)
+logging.getLogger("PaddleFormers").addFilter(lambda record: record.levelno >= logging.ERROR)
+
+from psa_paddle.config import BACKENDS, MASK_MODES, AttentionConfig  # noqa: E402
+from psa_paddle.integrations.inference import DEFAULT_MODEL, QwenVLInference, check_request, format_stats  # noqa: E402
+from psa_paddle.integrations.loading import DTYPES  # noqa: E402
+from psa_paddle.utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, load_image, load_video  # noqa: E402
+from psa_paddle.utils.psa_logger import write_json  # noqa: E402
+
+__all__ = ["QwenVLInference", "main"]
+
+PROMPTS = {"image": "请描述这张图片", "video": "请描述这个视频"}
+PSA_FLAGS = ("query_block", "key_block", "xattn_stride", "mask_mode", "mask_ratios", "text_length", "backend")
+VIDEO_FLAGS = ("fps", "max_frames")
+
+
+def parse_ratios(text: str) -> dict:
+    """``"1:0-0.6,2:0.6-0.8,0:0.8-1"`` -> {1: (0.0, 0.6), ...}; the intervals are checked by ``AttentionConfig``."""
+    ratios = {}
+    for part in text.split(","):
+        try:
+            level, bounds = part.split(":")
+            lo, hi = bounds.split("-")
+            key, pair = int(level), (float(lo), float(hi))
+        except ValueError:
+            raise ValueError(f"--mask-ratios part '{part}' must look like LEVEL:FROM-TO, as in 1:0-0.6.") from None
+        if key in ratios:
+            raise ValueError(f"--mask-ratios names level {key} twice.")
+        ratios[key] = pair
+    return ratios
+
+
+def build_parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--type", choices=("image", "video"), default="image", help="kind of --input (default: image)")
+    parser.add_argument("--input", nargs="+", required=True, metavar="FILE", help="path or http(s) URL; several images")
+    parser.add_argument("--prompt", help="the question (default: asks for a description, in Chinese)")
+    parser.add_argument("--model", default=DEFAULT_MODEL, help="folder, hub name, or 'demo' (default: %(default)s)")
+    parser.add_argument("--max-tokens", type=int, default=512, help="most new tokens (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the model (default: %(default)s)")
+    parser.add_argument("--fps", type=float, help="video frames a second to look at (default: 1)")
+    parser.add_argument("--max-pixels", type=int, help=f"of an image, or of a frame ({DEFAULT_VIDEO_PIXELS})")
+    parser.add_argument("--max-frames", type=int, help=f"most frames of a video (default: {DEFAULT_MAX_FRAMES})")
+    parser.add_argument("--cache-dir", help="where downloaded weights are kept")
+    parser.add_argument("--stream", action="store_true", help="print tokens as they are made")
+    parser.add_argument("--stats-json", type=Path, metavar="FILE", help="write the statistics there")
+    psa = parser.add_argument_group("Pyramid Sparse Attention (all need --use-psa)")
+    psa.add_argument("--use-psa", action="store_true", help="prefill with Pyramid Sparse Attention")
+    psa.add_argument("--query-block", type=int, help="rows of a query block: 64 or 128")
+    psa.add_argument("--key-block", type=int, help="keys of a key block: 32, 64 or 128")
+    psa.add_argument("--xattn-stride", type=int, help="stride of the importance estimate: 4, 8, 16 or 32")
+    psa.add_argument("--mask-mode", choices=tuple(MASK_MODES), help="how blocks are ranked into levels")
+    psa.add_argument("--mask-ratios", metavar="R", help="LEVEL:FROM-TO,..., for example 1:0-0.6,2:0.6-0.8,0:0.8-1")
+    psa.add_argument("--text-length", type=int, help="last tokens kept at full resolution (default: the question)")
+    psa.add_argument("--backend", choices=BACKENDS, help="who computes it (default: auto)")
+    psa.add_argument("--log-dir", help="write a sparsity log of every layer there")
+    return parser
+
+
+def psa_config(args) -> AttentionConfig | None:
+    """The configuration that the flags ask for; None without --use-psa."""
+    given = {name: getattr(args, name) for name in PSA_FLAGS if getattr(args, name) is not None}
+    if not args.use_psa:
+        unused = [*given, *(["log_dir"] if args.log_dir else [])]
+        if unused:
+            raise ValueError(f"--{unused[0].replace('_', '-')} does nothing without --use-psa; add it.")
+        return None
+    if "mask_ratios" in given:
+        given["mask_ratios"] = parse_ratios(given["mask_ratios"])
+    return AttentionConfig(**given)
+
+
+def load_inputs(args):
+    """Read every input before any model is loaded; returns what ``QwenVLInference`` takes."""
+    if args.type == "image":
+        for name in VIDEO_FLAGS:
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} is for --type video.")
+        if args.max_pixels is not None and args.max_pixels < 28 * 28:
+            raise ValueError(f"--max-pixels must be at least {28 * 28}, got {args.max_pixels}.")
+        return [load_image(source) for source in args.input]
+    if len(args.input) > 1:
+        raise ValueError("--type video takes one input; several inputs are for images.")
+    given = {name: getattr(args, name) for name in (*VIDEO_FLAGS, "max_pixels") if getattr(args, name) is not None}
+    return load_video(args.input[0], **given)
+
+
+def quiet_libraries() -> None:
+    """Keep the libraries' progress notes away from the answer; their errors still show."""
+    from paddle.distributed.flex_checkpoint.dcp import load_state_dict, utils
+    from transformers.utils import logging as transformers_logging
+
+    transformers_logging.set_verbosity_error()
+    for module in (load_state_dict, utils):
+        module.logger.setLevel(logging.ERROR)
+
+
+def run(args) -> None:
+    prompt = PROMPTS[args.type] if args.prompt is None else args.prompt
+    check_request(prompt, args.max_tokens)
+    config = psa_config(args)
+    if args.stats_json is not None and not args.stats_json.resolve().parent.is_dir():
+        raise ValueError(f"--stats-json: the folder of '{args.stats_json}' does not exist; make it first.")
+    quiet_libraries()
+    inputs = load_inputs(args)
+    model = QwenVLInference(args.model, args.dtype, args.use_psa, config, args.cache_dir, log_dir=args.log_dir)
+    streamer = None
+    if args.stream:
+        from paddleformers.generation.streamers import TextStreamer
+
+        streamer = TextStreamer(model.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    if args.type == "image":
+        answer = model.inference_multi_image(
+            inputs, prompt, args.max_tokens, max_pixels=args.max_pixels, streamer=streamer
+        )
+    else:
+        answer = model.inference_video(inputs, prompt, args.max_tokens, streamer=streamer)
+    if not args.stream:
+        print(answer)
+    stats = model.stats()
+    print(f"\n{format_stats(stats)}")
+    if args.stats_json is not None:
+        write_json(args.stats_json, json.dumps(stats, indent=2, ensure_ascii=False) + "\n")
+
+
+def main(argv=None) -> int:
+    """Run the command line; returns the exit status."""
+    args = build_parser().parse_args(argv)
+    own = logging.getLogger("psa_paddle")
+    own.propagate = False  # PaddleFormers formats the root logger's lines its own way
+    own.addHandler(logging.StreamHandler())
+    try:
+        run(args)
+    except (ValueError, TypeError, OSError) as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,138 @@
+"""The command line: answers on stdout, one sentence on stderr for bad input, nothing half-written."""
+
+import http.server
+import json
+import subprocess
+import sys
+import threading
+from functools import partial
+
+import pytest
+from infer_qwen2_5_vl_psa import main, parse_ratios
+from shared_demo import ROOT
+
+SCRIPT = ROOT / "qwen2.5-vl" / "infer_qwen2_5_vl_psa.py"
+VIDEO, IMAGE = str(ROOT / "demo" / "sample.mp4"), str(ROOT / "demo" / "sample.jpg")
+ASK = ["--model", "demo", "--dtype", "float32", "--max-tokens", "4", "--prompt", "请描述"]
+ON_IMAGE = [*ASK, "--input", IMAGE]
+ON_VIDEO = [*ASK, "--type", "video", "--input", VIDEO, "--fps", "0.5"]
+
+
+def test_video_with_psa(capsys, tmp_path):
+    stats = tmp_path / "stats.json"
+    flags = ["--use-psa", "--query-block", "64", "--key-block", "32", "--xattn-stride", "8", "--backend", "eager"]
+    ratios = ["--mask-ratios", "1:0-0.2,4:0.2-0.5,0:0.5-1", "--mask-mode", "topk", "--text-length", "20"]
+    # 1,404 vision tokens: long enough to run sparse
+    video = [*ASK, "--type", "video", "--input", VIDEO, "--max-frames", "26"]
+    assert main([*video, *flags, *ratios, "--stats-json", str(stats), "--log-dir", str(tmp_path / "log")]) == 0
+    out = capsys.readouterr().out
+    saved = json.loads(stats.read_text())
+    assert saved["average_sparsity"] > 0.1 and f"{saved['average_sparsity']:.1%} of the attention work" in out
+    assert saved["config"]["mask_mode"] == "topk" and saved["config"]["query_block"] == 64
+    assert saved["vision_tokens"] == 26 // 2 * 9 * 12
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "stats.json"]
+    assert len(list((tmp_path / "log").iterdir())) == 2
+
+
+def test_stream_prints_the_same_answer(capsys):
+    assert main(ON_IMAGE) == 0
+    plain = capsys.readouterr().out
+    assert main([*ON_IMAGE, "--stream"]) == 0
+    assert capsys.readouterr().out.split("\n\n")[0].strip() == plain.split("\n\n")[0].strip()
+    assert main([*ASK, "--input", IMAGE, IMAGE, "--max-pixels", "20000"]) == 0
+
+
+def write(path, data: bytes) -> str:
+    path.write_bytes(data)
+    return str(path)
+
+
+def cut(path, source, share=0.5) -> str:
+    data = open(source, "rb").read()
+    return write(path, data[: int(len(data) * share)])
+
+
+PSA = [*ON_IMAGE, "--use-psa"]
+REFUSED = {
+    "missing file": (lambda d: [*ASK, "--input", str(d / "no.jpg")], "does not exist"),
+    "directory": (lambda d: [*ASK, "--input", str(d)], "is a folder"),
+    "empty file": (lambda d: [*ASK, "--input", write(d / "a.jpg", b"")], "is empty"),
+    "text named .jpg": (lambda d: [*ASK, "--input", write(d / "a.jpg", b"text")], "not an image file"),
+    "truncated mp4": (lambda d: [*ASK, "--type", "video", "--input", cut(d / "a.mp4", VIDEO)], "truncated"),
+    "mp4 cut in its index": (
+        lambda d: [*ASK, "--type", "video", "--input", cut(d / "a.mp4", VIDEO, 0.01)],
+        "truncated",
+    ),
+    "video without frames": (
+        lambda d: [*ASK, "--type", "video", "--input", write(d / "a.avi", b"RIFF$\0\0\0WAVEfmt " + bytes(28))],
+        "cannot be decoded",
+    ),
+    "fps 0": (lambda d: [*ASK, "--type", "video", "--input", VIDEO, "--fps", "0"], "fps must be a number above 0"),
+    "fps for an image": (lambda d: [*ON_IMAGE, "--fps", "1"], "--fps is for --type video"),
+    "two videos": (lambda d: [*ON_VIDEO, "--input", VIDEO, VIDEO], "takes one input"),
+    "max-tokens 0": (lambda d: [*ON_IMAGE, "--max-tokens", "0"], "max_tokens must be at least 1"),
+    "max-pixels 5": (lambda d: [*ON_IMAGE, "--max-pixels", "5"], "--max-pixels must be at least 784"),
+    "empty prompt": (lambda d: [*ON_IMAGE, "--prompt", " "], "prompt is empty"),
+    "query-block 100": (lambda d: [*PSA, "--query-block", "100"], "query_block must be one of 64, 128, got 100"),
+    "overlapping ratios": (lambda d: [*PSA, "--mask-ratios", "1:0-0.6,0:0.5-1"], "overlaps its neighbour"),
+    "gapped ratios": (lambda d: [*PSA, "--mask-ratios", "1:0-0.4,0:0.5-1"], "leaves a gap"),
+    "unknown level": (lambda d: [*PSA, "--mask-ratios", "1:0-0.4,3:0.4-1"], "names level 3"),
+    "ratios that are no ratios": (lambda d: [*PSA, "--mask-ratios", "half"], "must look like LEVEL:FROM-TO"),
+    "a level twice": (lambda d: [*PSA, "--mask-ratios", "1:0-0.4,1:0.4-1"], "names level 1 twice"),
+    "psa flag without --use-psa": (lambda d: [*ON_IMAGE, "--key-block", "32"], "does nothing without --use-psa"),
+    "model without config": (lambda d: [*ON_IMAGE, "--model", str(d)], "has no config.json"),
+    "no such model": (lambda d: [*ON_IMAGE, "--model", str(d / "x")], "neither a folder here nor a hub name"),
+    "ftp": (lambda d: [*ASK, "--type", "video", "--input", "ftp://a/b.mp4"], "not http or https"),
+    "stats in no folder": (lambda d: [*ON_IMAGE, "--stats-json", str(d / "no" / "s.json")], "make it first"),
+}
+
+
+@pytest.mark.parametrize("case", REFUSED, ids=list(REFUSED))
+def test_refuses(case, tmp_path, capsys):
+    make, words = REFUSED[case]
+    arguments = make(tmp_path)
+    before = sorted(tmp_path.rglob("*"))
+    assert main(arguments) == 2
+    streams = capsys.readouterr()
+    lines = [line for line in streams.err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and words in lines[0] and "Traceback" not in streams.err
+    assert streams.out == "" and sorted(tmp_path.rglob("*")) == before
+
+
+def test_url_that_answers_404(capsys):
+    class Quiet(http.server.SimpleHTTPRequestHandler):
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=ROOT / "demo")) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        try:
+            base = f"http://127.0.0.1:{httpd.server_port}"
+            assert main([*ASK, "--input", f"{base}/no.jpg"]) == 2
+            assert "answered 404" in capsys.readouterr().err
+            assert main([*ASK, "--type", "video", "--input", f"{base}/sample.mp4", "--fps", "0.2"]) == 0
+            assert "vision" in capsys.readouterr().out
+        finally:
+            httpd.shutdown()
+            thread.join()
+
+
+def test_bfloat16_falls_back_and_says_so(capsys):
+    assert main([*ON_IMAGE, "--dtype", "bfloat16"]) == 0
+    streams = capsys.readouterr()
+    assert "bfloat16 is not supported on this device" in streams.err and "float32" in streams.out
+
+
+def test_as_a_process():
+    """Exit status, no traceback, and nothing of the libraries' chatter in the streams."""
+    command = [sys.executable, str(SCRIPT)]
+    bad = subprocess.run([*command, *ASK, "--input", "no.jpg"], capture_output=True, text=True)
+    assert bad.returncode == 2 and bad.stdout == ""
+    assert bad.stderr == "error: image 'no.jpg' does not exist; check the path.\n"
+    good = subprocess.run([*command, *ON_VIDEO, "--use-psa"], capture_output=True, text=True)
+    assert good.returncode == 0 and good.stderr == "" and "Sparsity" in good.stdout
+
+
+def test_parse_ratios():
+    assert parse_ratios("1:0-0.6,0:0.6-1") == {1: (0.0, 0.6), 0: (0.6, 1.0)}
