@@ -16,6 +16,7 @@ HEAD_DIMS = (32, 64, 80, 96, 128)
 QUERY_BLOCKS = (64, 128)
 KEY_BLOCKS = (32, 64, 128)
 XATTN_STRIDES = (4, 8, 16, 32)
+XATTN_TERMS = (1, 2, 4, 8, 16, 32)
 BACKENDS = ("auto", "eager")
 DEFAULT_TEXT_LENGTH = 512
 MASK_MODES = {"energybound": "energybound", "thresholdbound": "energybound", "topk": "topk"}
@@ -84,6 +85,8 @@ class AttentionConfig:
             many times, 0 is skipped.
         importance_method: ``"xattn"`` (antidiagonal sums, arXiv:2503.16428) or ``"pooling"`` (sampled tokens).
         xattn_stride: antidiagonal stride of ``"xattn"``, 4, 8, 16 or 32; divides both block sizes.
+        xattn_terms: products that each antidiagonal sum takes, evenly spaced along it, at most the stride; the stride
+            itself takes all, as XAttention does. 4 of 16 cost a quarter and choose as well (benchmarks/RESULTS.md).
         text_length: the last tokens, whose key and query blocks stay at level 1. ``None``: 512, or in Qwen2.5-VL
             the tokens after the last vision token.
         use_sim_mask: cap each key block's level by the similarity of neighbouring keys.
@@ -101,6 +104,7 @@ class AttentionConfig:
     mask_ratios: Mapping[int, tuple[float, float]] = field(default_factory=lambda: SEED_RATIOS, hash=False)
     importance_method: str = "xattn"
     xattn_stride: int = 16
+    xattn_terms: int = 4
     text_length: int | None = None
     use_sim_mask: bool = True
     sim_2x_threshold: float = 0.75
@@ -115,6 +119,9 @@ class AttentionConfig:
         _one_of("query_block", self.query_block, QUERY_BLOCKS)
         _one_of("key_block", self.key_block, KEY_BLOCKS)
         _one_of("xattn_stride", self.xattn_stride, XATTN_STRIDES)
+        _one_of("xattn_terms", self.xattn_terms, XATTN_TERMS)
+        if self.xattn_terms > self.xattn_stride:
+            raise ValueError(f"xattn_terms must be at most xattn_stride ({self.xattn_stride}), got {self.xattn_terms}.")
         _one_of("mask_mode", self.mask_mode, tuple(MASK_MODES))
         _one_of("importance_method", self.importance_method, IMPORTANCE_METHODS)
         _one_of("backend", self.backend, BACKENDS)

@@ -55,11 +55,12 @@ def dense_attention(q, k, v, scale: float, causal: bool):
     return np.einsum("hqk,hkd->hqd", softmax(logits), np.repeat(v, group, 0))
 
 
-def xattn_importance(q, k, scale: float, causal: bool, query_block: int, key_block: int, stride: int):
+def xattn_importance(q, k, scale: float, causal: bool, query_block: int, key_block: int, stride: int, terms: int):
     """Antidiagonal importance, [H, nI, nJ]; tokens past the end count as zero vectors.
 
-    S[a, b] = scale / s * sum_t q[a s + s - 1 - t] . k[b s + t], softmax over the groups b that some token of group a
-    may see, summed over the groups of each block pair.
+    S[a, b] = scale / n * sum_t q[a s + s - 1 - t] . k[b s + t] over n = ``terms`` evenly spaced t of 0 .. s - 1 (the
+    middles of n equal parts), softmax over the groups b that some token of group a may see, summed over the groups of
+    each block pair.
     """
     h, lq, d = q.shape
     group, lk, s = h // k.shape[0], k.shape[1], stride
@@ -67,9 +68,10 @@ def xattn_importance(q, k, scale: float, causal: bool, query_block: int, key_blo
     qg = np.zeros((h, n_a * s, d))
     kg = np.zeros((k.shape[0], n_b * s, d))
     qg[:, :lq], kg[:, :lk] = q, k
-    qg = qg.reshape(h, n_a, s, d)[:, :, ::-1].reshape(h, n_a, s * d)
-    kg = np.repeat(kg.reshape(-1, n_b, s * d), group, 0)
-    logits = scale / s * np.einsum("had,hbd->hab", qg, kg)
+    t = np.arange(terms) * (s // terms) + s // terms // 2
+    qg = qg.reshape(h, n_a, s, d)[:, :, s - 1 - t].reshape(h, n_a, terms * d)
+    kg = np.repeat(kg.reshape(-1, n_b, s, d)[:, :, t].reshape(-1, n_b, terms * d), group, 0)
+    logits = scale / terms * np.einsum("had,hbd->hab", qg, kg)
     if causal:
         last = np.minimum(np.arange(n_a) * s + s - 1, lq - 1) + offset
         logits = np.where(np.arange(n_b)[None] * s <= last[:, None], logits, -np.inf)

@@ -52,7 +52,7 @@ def test_whole_operator_follows_the_reference(causal):
     config = SPARSE.replace(causal=causal, text_length=20)
     out, stats = pyramid_attention(*tensors(q, k, v), config, return_stats=True)
     q64, k64, v64 = (x[0].astype(np.float64) for x in (q, k, v))
-    scores = ref.xattn_importance(q64, k64, 0.125, causal, 64, 32, 8)
+    scores = ref.xattn_importance(q64, k64, 0.125, causal, 64, 32, 8, 4)
     cap = ref.key_similarity_cap(k64, 32, {2: 0.75, 4: 0.7, 8: 0.7})
     levels = ref.select_levels(scores, cap, config.intervals, "energybound", 500, 700, 64, 32, causal, 20)
     want = ref.attend(q64, k64, v64, levels, 0.125, causal, 64, 32)

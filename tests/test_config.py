@@ -12,6 +12,8 @@ BAD = [
     ({"query_block": 100}, ValueError, "query_block must be one of 64, 128"),
     ({"key_block": 48}, ValueError, "key_block must be one of 32, 64, 128"),
     ({"xattn_stride": 5}, ValueError, "xattn_stride"),
+    ({"xattn_terms": 3}, ValueError, "xattn_terms must be one of"),
+    ({"xattn_terms": 16, "xattn_stride": 8}, ValueError, "xattn_terms must be at most xattn_stride"),
     ({"mask_mode": "random"}, ValueError, "mask_mode"),
     ({"importance_method": "magic"}, ValueError, "importance_method"),
     ({"backend": "cuda"}, ValueError, "backend"),

@@ -44,7 +44,8 @@ def test_topk_counts_ranks_among_valid_blocks():
     assert levels.tolist() == [[[1, 1, 1, 2]]]
 
 
-def test_xattn_matches_plain_loops():
+@pytest.mark.parametrize("terms,places", [(4, [0, 1, 2, 3]), (2, [1, 3]), (1, [2])])
+def test_xattn_matches_plain_loops(terms, places):
     q, k, _ = (x[0].astype(np.float64) for x in smooth_qkv(70, 100, 2, 1, 32))
     stride, scale, offset = 4, 0.3, 30
     logits = np.full((2, 18, 25), -np.inf)
@@ -53,12 +54,12 @@ def test_xattn_matches_plain_loops():
             for b in range(25):
                 if b * stride > min(a * stride + stride - 1, 69) + offset:
                     continue
-                pairs = [(a * stride + stride - 1 - t, b * stride + t) for t in range(stride)]
-                logits[h, a, b] = scale / stride * sum(q[h, i] @ k[0, j] for i, j in pairs if i < 70 and j < 100)
+                pairs = [(a * stride + stride - 1 - t, b * stride + t) for t in places]
+                logits[h, a, b] = scale / terms * sum(q[h, i] @ k[0, j] for i, j in pairs if i < 70 and j < 100)
     p = reference.softmax(logits)
     expected = np.stack([p[:, :16].sum(1), p[:, 16:].sum(1)], 1)
     expected = np.stack([expected[..., j : j + 8].sum(-1) for j in range(0, 25, 8)], -1)
-    got = reference.xattn_importance(q, k, scale, True, 64, 32, stride)
+    got = reference.xattn_importance(q, k, scale, True, 64, 32, stride, terms)
     assert np.abs(got - expected).max() < 1e-12
 
 

@@ -5,19 +5,23 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 
+from ..config import AttentionConfig
 from ..geometry import Geometry, ceil_div
 
 SAMPLE_STEP = 4
 MASKED = -1e30
 
 
-def xattn_features(q, k, stride: int, scale: float):
-    """Antidiagonal features (arXiv:2503.16428): qf [B, Hkv, G, nA, s*D], kf [B, Hkv, nB, s*D], float32.
+def xattn_features(q, k, stride: int, terms: int, scale: float):
+    """Antidiagonal features (arXiv:2503.16428): qf [B, Hkv, G, nA, n*D], kf [B, Hkv, nB, n*D], float32, n = ``terms``.
 
-    ``qf . kf`` is scale / s * sum_t q[a s + s - 1 - t] . k[b s + t]; tokens past the end are zero vectors.
+    ``qf . kf`` is scale / n * sum_t q[a s + s - 1 - t] . k[b s + t] over n evenly spaced t; tokens past the end are
+    zero vectors.
     """
-    kf = _groups(k, stride)
-    qf = _groups(q, stride).flip(-2) * (scale / stride)
+    step = stride // terms
+    first = step // 2
+    kf = _groups(k, stride)[:, :, :, first::step]
+    qf = _groups(q, stride).flip(-2)[:, :, :, first::step] * (scale / terms)
     b, h, n_a = qf.shape[:3]
     return qf.reshape([b, k.shape[1], h // k.shape[1], n_a, -1]), kf.flatten(-2)
 
@@ -67,8 +71,10 @@ def block_importance(qf, kf, geo: Geometry, method: str, stride: int, span: tupl
     return p / p.sum(axis=-1, keepdim=True).clip(min=1e-30)
 
 
-def features(q, k, method: str, stride: int, scale: float):
-    return xattn_features(q, k, stride, scale) if method == "xattn" else pooling_features(q, k, scale)
+def features(q, k, config: AttentionConfig, scale: float):
+    if config.importance_method == "xattn":
+        return xattn_features(q, k, config.xattn_stride, config.xattn_terms, scale)
+    return pooling_features(q, k, scale)
 
 
 def blocks_per_span(geo: Geometry, heads: int, step: int, budget: int = 1 << 24) -> int:

@@ -28,7 +28,7 @@ def _step(config: AttentionConfig) -> int:
 def importance(q, k, config: AttentionConfig, scale: float):
     """Block importance, float32 [B, H, nI, nJ]."""
     geo = _geometry(q, k, config)
-    qf, kf = features(q, k, config.importance_method, config.xattn_stride, scale)
+    qf, kf = features(q, k, config, scale)
     spans = _spans(geo, q.shape[0] * q.shape[1], _step(config))
     parts = [block_importance(qf, kf, geo, config.importance_method, config.xattn_stride, span) for span in spans]
     n_valid = paddle.to_tensor([geo.n_valid(i) for i in range(geo.n_i)]).unsqueeze(-1)
@@ -63,7 +63,7 @@ def psa_attention(q, k, v, config: AttentionConfig, scale: float):
     """Return ``(out, work)``: q.dtype [B, H, Lq, D] and float64 host [B, H], the sum over pairs of 1 / level."""
     geo = _geometry(q, k, config)
     b, h = q.shape[:2]
-    qf, kf = features(q, k, config.importance_method, config.xattn_stride, scale)
+    qf, kf = features(q, k, config, scale)
     cap, pyramid, scaled = _cap(k, config), Pyramid(k, v, config.key_block), q.astype("float32") * scale
     work = np.zeros((b, h))
     parts = []

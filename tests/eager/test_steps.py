@@ -34,15 +34,15 @@ def config_for(shape, causal, **changes):
 
 
 @CAUSAL
-@pytest.mark.parametrize("method", ["xattn", "pooling"])
+@pytest.mark.parametrize("method,terms", [("xattn", 8), ("xattn", 4), ("xattn", 1), ("pooling", 4)])
 @pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
-def test_importance(shape, method, causal):
+def test_importance(shape, method, terms, causal):
     lq, lk, heads, kv_heads, dim, m, n = shape
     q, k, _ = smooth_qkv(*shape[:5])
-    config = config_for(shape, causal, importance_method=method)
+    config = config_for(shape, causal, importance_method=method, xattn_terms=terms)
     got = eager.importance(*tensors(q, k), config, dim**-0.5).numpy()[0]
     if method == "xattn":
-        want = reference.xattn_importance(*exact(q, k), dim**-0.5, causal, m, n, config.xattn_stride)
+        want = reference.xattn_importance(*exact(q, k), dim**-0.5, causal, m, n, 8, config.xattn_terms)
     else:
         want = reference.pooling_importance(*exact(q, k), dim**-0.5, causal, m, n)
     assert got.shape == want.shape
