@@ -9,12 +9,13 @@ import numpy as np
 import paddle
 
 from . import eager
-from .config import HEAD_DIMS, AttentionConfig
+from .config import ALL_LEVEL_ONE, HEAD_DIMS, SEED_RATIOS, AttentionConfig
 from .geometry import Geometry
 from .stats import CallStats
 
 DTYPES = (paddle.float32, paddle.float16, paddle.bfloat16)
-EAGER_DENSE_BELOW = 1024  # keys; benchmarks/bench_eager_cpu.py shows where the two curves cross
+# Keys from which the operator beats dense attention: benchmarks/RESULTS.md shows where the curves cross.
+DENSE_BELOW = {"eager": 1024, "triton": 4608}
 
 
 def check_qkv(q, k, v, config: AttentionConfig) -> None:
@@ -75,6 +76,7 @@ def pyramid_attention(
     *,
     scale: float | None = None,
     kv_start: Sequence[int] | None = None,
+    heads_last: bool = False,
     return_stats: bool = False,
 ):
     """Pyramid Sparse Attention (arXiv:2512.04025): each key block enters at full resolution, pooled, or not at all.
@@ -86,44 +88,100 @@ def pyramid_attention(
         scale: factor of the logits, 1 / sqrt(D) by default.
         kv_start: [B] ints, the first real token of each sample of a left-padded batch. Each sample is computed as if
             it came alone; the rows of its padding are zeros.
+        heads_last: return [B, Lq, H, D], the layout that an output projection wants.
         return_stats: also return a ``CallStats``.
 
     Returns:
-        [B, H, Lq, D] in q's dtype, or (that, ``CallStats``).
+        [B, H, Lq, D] or [B, Lq, H, D] in q's dtype, or (that, ``CallStats``).
 
     Raises:
-        TypeError, ValueError: see ``check_qkv``; a kv_start or scale that makes no sense.
+        TypeError, ValueError: see ``check_qkv``; a kv_start or scale that makes no sense; ``backend="triton"`` on
+            tensors that are not on a CUDA device. ImportError: no Triton, or one that is too old.
     """
     config = config or AttentionConfig()
     check_qkv(q, k, v, config)
     scale = check_scale(scale, q.shape[3])
     starts = check_kv_start(kv_start, q.shape[0], k.shape[2])
-    if len(set(starts)) == 1:
-        out, stats = _samples(q, k, v, starts[0], config, scale)
+    backend = pick_backend(q, config)
+    below = DENSE_BELOW[backend] if config.dense_below is None else config.dense_below
+    run = {"eager": _eager, "triton": _triton}[backend]
+    sides = {k.shape[2] - start < below for start in starts}
+    if len(set(starts)) == 1 or (backend == "triton" and len(sides) == 1):
+        out, stats = run(q, k, v, starts, config, scale, below, heads_last)
     else:
-        parts = [_samples(q[b : b + 1], k[b : b + 1], v[b : b + 1], s, config, scale) for b, s in enumerate(starts)]
+        parts = [
+            run(q[b : b + 1], k[b : b + 1], v[b : b + 1], starts[b : b + 1], config, scale, below, heads_last)
+            for b in range(len(starts))
+        ]
         out, stats = paddle.concat([part for part, _ in parts]), _merge([one for _, one in parts])
     return (out, stats) if return_stats else out
 
 
-def _samples(q, k, v, start: int, config: AttentionConfig, scale: float):
+def pick_backend(q, config: AttentionConfig) -> str:
+    """``"triton"`` on a CUDA tensor and ``"eager"`` elsewhere, unless the configuration names one."""
+    if config.backend != "auto":
+        return config.backend
+    return "triton" if q.place.is_gpu_place() else "eager"
+
+
+def _lengths(q, k, starts: list[int], config: AttentionConfig) -> tuple[tuple[int, int], ...]:
+    """(Lq, Lk) of each sample without its padding."""
+    lq, lk = q.shape[2], k.shape[2]
+    return tuple((lq - max(0, s - (lk - lq)) if config.causal else lq, lk - s) for s in starts)
+
+
+def _stats(backend: str, lengths, config: AttentionConfig, below: int, work) -> CallStats:
+    if lengths[0][1] < below:
+        return CallStats(backend, "dense", f"shorter than {below} keys", lengths)
+    pairs = [Geometry(*n, config.query_block, config.key_block, config.causal).n_pairs() for n in lengths]
+    return CallStats(backend, "sparse", "", lengths, [work], pairs)
+
+
+def _eager(q, k, v, starts, config: AttentionConfig, scale: float, below: int, heads_last: bool):
     """Samples that share one start: cut the padding off, run, and put zeros in its place."""
-    first = max(0, start - (k.shape[2] - q.shape[2])) if config.causal else 0
+    start, lengths, work = starts[0], _lengths(q, k, starts, config), None
+    first = q.shape[2] - lengths[0][0]
     if start:
         q, k, v = q[:, :, first:], k[:, :, start:], v[:, :, start:]
-    lengths = ((q.shape[2], k.shape[2]),) * q.shape[0]
-    dense_below = EAGER_DENSE_BELOW if config.dense_below is None else config.dense_below
-    if k.shape[2] < dense_below:
+    if k.shape[2] < below:
         out = eager.dense_attention(q, k, v, config.causal, scale)
-        stats = CallStats("eager", "dense", f"shorter than {dense_below} keys", lengths)
     else:
         out, work = eager.psa_attention(q, k, v, config, scale)
-        geo = Geometry(*lengths[0], config.query_block, config.key_block, config.causal)
-        stats = CallStats("eager", "sparse", "", lengths, list(work), [geo.n_pairs()] * q.shape[0])
     if first:
         b, h, _, d = q.shape
         out = paddle.concat([paddle.zeros([b, h, first, d], dtype=q.dtype), out], axis=2)
-    return out, stats
+    out = out.transpose([0, 2, 1, 3]) if heads_last else out
+    return out, _stats("eager", lengths, config, below, work)
+
+
+def _triton(q, k, v, starts, config: AttentionConfig, scale: float, below: int, heads_last: bool):
+    """One pass over the whole batch; below the crossover with every block at level 1, which needs no estimate."""
+    from . import kernels
+
+    q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
+    lengths = _lengths(q, k, starts, config)
+    chosen = config if lengths[0][1] >= below else config.replace(mask_ratios=ALL_LEVEL_ONE)
+    padded = paddle.to_tensor(starts, dtype="int32", place=q.place) if any(starts) else None
+    out, work = kernels.psa_fwd(q, k, v, **kernel_arguments(chosen, scale), kv_start=padded, heads_last=heads_last)
+    return out, _stats("triton", lengths, config, below, work)
+
+
+def kernel_arguments(config: AttentionConfig, scale: float) -> dict:
+    """What ``kernels.psa_fwd`` takes of a configuration."""
+    thresholds = (config.sim_2x_threshold, config.sim_4x_threshold, config.sim_8x_threshold)
+    return {
+        "scale": scale,
+        "causal": config.causal,
+        "query_block": config.query_block,
+        "key_block": config.key_block,
+        "intervals": config.intervals,
+        "mode": config.mask_mode,
+        "method": config.importance_method,
+        "stride": config.xattn_stride,
+        "terms": config.xattn_terms,
+        "text_length": config.forced_text,
+        "thresholds": thresholds if config.use_sim_mask else None,
+    }
 
 
 def _merge(calls: list[CallStats]) -> CallStats:
@@ -145,7 +203,14 @@ def estimate_block_importance(q, k, config: AttentionConfig | None = None, *, sc
     ``pyramid_attention``."""
     config = config or AttentionConfig()
     check_qkv(q, k, k, config)
-    return eager.importance(q, k, config, check_scale(scale, q.shape[3]))
+    scale = check_scale(scale, q.shape[3])
+    if pick_backend(q, config) == "eager":
+        return eager.importance(q, k, config, scale)
+    from . import kernels
+
+    arguments = kernel_arguments(config.replace(mask_ratios=SEED_RATIOS), scale)  # any ratios that need the estimate
+    del arguments["thresholds"]
+    return kernels.select_blocks(q, k, **arguments, return_importance=True).importance
 
 
 def adaptive_block_sparse_attn(q, k, v, config: AttentionConfig | None = None, *, scale: float | None = None):
@@ -155,6 +220,6 @@ def adaptive_block_sparse_attn(q, k, v, config: AttentionConfig | None = None, *
     heads = q.shape[1]
     if stats.mode == "dense":
         return out, paddle.zeros([]), paddle.ones([heads])
-    work = sum(paddle.to_tensor(w, dtype="float32") for w in stats.work)
-    density = work / float(sum(stats.pairs))
+    work = [paddle.to_tensor(w, dtype="float32") for w in stats.work]
+    density = sum(w.sum([0, *range(2, w.ndim)]) for w in work) / float(sum(stats.pairs))
     return out, 1.0 - density.mean(), density

@@ -17,7 +17,7 @@ QUERY_BLOCKS = (64, 128)
 KEY_BLOCKS = (32, 64, 128)
 XATTN_STRIDES = (4, 8, 16, 32)
 XATTN_TERMS = (1, 2, 4, 8, 16, 32)
-BACKENDS = ("auto", "eager")
+BACKENDS = ("auto", "eager", "triton")
 DEFAULT_TEXT_LENGTH = 512
 MASK_MODES = {"energybound": "energybound", "thresholdbound": "energybound", "topk": "topk"}
 IMPORTANCE_METHODS = ("xattn", "pooling")
@@ -93,7 +93,7 @@ class AttentionConfig:
         sim_2x_threshold, sim_4x_threshold, sim_8x_threshold: mean cosine above which that pooling is allowed.
         warmup_steps: first denoising steps that run dense (video generation; needs ``timestep`` at the call).
         causal: bottom-right aligned causal attention, or bidirectional.
-        backend: ``"auto"`` picks the fastest backend for the tensors; ``"eager"`` runs Paddle ops anywhere.
+        backend: ``"auto"`` (Triton on a CUDA tensor, eager elsewhere), ``"triton"`` or ``"eager"``.
         dense_below: key length under which the operator runs dense. ``None``: the backend's measured crossover;
             0: never.
     """

@@ -13,8 +13,8 @@ class CallStats:
     """One call of the operator on a batch.
 
     mode: ``"sparse"`` or ``"dense"``; reason: why it ran dense (empty otherwise); lengths: (Lq, Lk) of each sample in
-    tokens; work: one array per sample that ran sparse, [H], the sum over its block pairs of 1 / level; pairs: the
-    number of its valid pairs.
+    tokens; work: arrays [samples, H, ...] of the samples that ran sparse, whose sum over all but H is the sum over
+    block pairs of 1 / level; pairs: the number of valid pairs of each of these samples.
     """
 
     backend: str
@@ -28,7 +28,8 @@ class CallStats:
         """Share of the dense work that each head did, [H]; empty for a dense call. Reads from the device."""
         if not self.work:
             return []
-        work = np.stack([np.asarray(w, dtype=np.float64) for w in self.work]).sum(0)
+        arrays = [np.asarray(w, dtype=np.float64) for w in self.work]
+        work = sum(a.sum((0, *range(2, a.ndim))) for a in arrays)
         return (work / sum(self.pairs)).tolist()
 
     def sparsity(self) -> float:

@@ -129,9 +129,9 @@ class Plug:
         else:
             config = self.config.replace(text_length=self._text_length, causal=True)
             out, call = pyramid_attention(
-                query, key, value, config, scale=scaling, kv_start=self._kv_start, return_stats=True
+                query, key, value, config, scale=scaling, kv_start=self._kv_start, heads_last=True, return_stats=True
             )
-            result = out.transpose([0, 2, 1, 3]).reshape([b, lq, h * d]), None
+            result = out.reshape([b, lq, h * d]), None
         if reason == DECODE:
             self.decode_calls += 1
         else:

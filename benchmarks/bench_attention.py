@@ -1,0 +1,195 @@
+"""The Triton operator and each of its stages against dense attention, on one GPU, with torch tensors.
+
+    python benchmarks/bench_attention.py --lengths 32768 65536 131072 --density 0.15 0.25 0.4
+    python benchmarks/bench_attention.py --heads 40 --kv-heads 40 --lengths 75600 --bidirectional --density 0.15
+    python benchmarks/bench_attention.py --ratios seed --lengths 65536 --flex
+
+One run times everything on the same tensors: dense peers (torch SDPA with cuDNN and with FlashAttention-2; with --flex
+FlexAttention over the same kept blocks), the whole operator and its stages. Efficiency is density x cuDNN's time /
+ours: 1 would mean that each kept block costs what it costs in cuDNN's dense kernel. TFLOP/s counts the dense work that
+the kept blocks stand for. --density D mixes levels 1, 2, 4, 8 in topk mode so that about D of the dense work remains;
+--flat uses levels 1 and 0 only. Needs torch and Triton, no Paddle.
+"""
+
+import argparse
+import csv
+import platform
+import subprocess
+
+import torch
+import triton
+from gpu_inputs import INPUTS
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from psa_paddle import kernels
+from psa_paddle.config import ALL_LEVEL_ONE, SEED_RATIOS, AttentionConfig
+
+CASES = {
+    "level1": ("topk", ALL_LEVEL_ONE),
+    "seed": ("energybound", SEED_RATIOS),
+    "pooling": ("energybound", {1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.97), 0: (0.97, 1.0)}),
+    "upstream": ("topk", {1: (0.0, 0.1), 2: (0.1, 0.15), 8: (0.15, 0.35), 0: (0.35, 1.0)}),
+}
+FIELDS = (
+    "inputs", "L", "heads", "kv", "D", "causal", "case", "N", "density", "dense_cudnn_ms", "dense_flash_ms", "flex_ms",
+    "psa_ms", "pyramid_ms", "importance_ms", "select_ms", "attend_ms", "efficiency", "attend_efficiency", "vs_cudnn",
+    "tflops", "rel_error", "extra_mib",
+)  # fmt: skip
+
+
+def time_ms(run) -> float:
+    return triton.testing.do_bench(run, warmup=100, rep=400, return_mode="median")
+
+
+def mixed_ratios(density: float, flat: bool) -> dict:
+    """Shares of the blocks so that about ``density`` of the dense work remains, 3/5 of it at level 1."""
+    if flat:
+        return {1: (0.0, density), 0: (density, 1.0)}
+    bounds = [0.0]
+    for share in (0.6, 0.2 * 2, 0.1 * 4, 0.1 * 8):
+        bounds.append(min(1.0, bounds[-1] + share * density))
+    ratios = {level: (bounds[i], bounds[i + 1]) for i, level in enumerate((1, 2, 4, 8))}
+    return {**ratios, 0: (bounds[4], 1.0)}
+
+
+def dense(q, k, v, causal: bool, backend):
+    with sdpa_kernel(backend):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
+
+
+def flex_ms(q, k, v, levels, config) -> float:
+    """FlexAttention over the blocks that are kept at any level (it has no pooling: the same map at level 1)."""
+    from torch.nn.attention.flex_attention import BlockMask, flex_attention
+
+    kept = levels > 0
+    order = torch.argsort(kept.int(), dim=-1, descending=True, stable=True).int()
+    counts = kept.sum(-1, dtype=torch.int32)
+
+    def visible(b, h, i, j):
+        return i >= j if config.causal else i >= 0
+
+    size = (config.query_block, config.key_block)
+    mask = BlockMask.from_kv_blocks(counts, order, BLOCK_SIZE=size, mask_mod=visible)
+    run = torch.compile(flex_attention)
+    return time_ms(lambda: run(q, k, v, block_mask=mask, enable_gqa=True))
+
+
+def arguments(config: AttentionConfig, dim: int) -> dict:
+    return dict(
+        scale=dim**-0.5, causal=config.causal, query_block=config.query_block, key_block=config.key_block
+    )  # fmt: skip
+
+
+def bench(name, length, args, case, mode, ratios) -> dict:
+    """One row: the peers, the operator, its stages."""
+    q, k, v = INPUTS[name](length, args.heads, args.kv_heads, args.dim, torch.bfloat16)
+    config = AttentionConfig(
+        key_block=args.key_block, mask_mode=mode, mask_ratios=ratios, xattn_stride=args.stride, xattn_terms=args.terms,
+        text_length=args.text_length, causal=not args.bidirectional,
+    )  # fmt: skip
+    thresholds = (config.sim_2x_threshold, config.sim_4x_threshold, config.sim_8x_threshold) if args.cap else None
+    shape = arguments(config, args.dim)
+    choose = dict(
+        intervals=config.intervals, mode=config.mask_mode, stride=args.stride, terms=args.terms,
+        method=args.method, text_length=args.text_length,
+    )  # fmt: skip
+
+    def operator():
+        return kernels.psa_fwd(q, k, v, **shape, **choose, thresholds=thresholds)
+
+    reference = dense(q, k, v, config.causal, SDPBackend.CUDNN_ATTENTION)
+    row = dict(inputs=name, L=length, heads=args.heads, kv=args.kv_heads, D=args.dim, causal=config.causal, case=case)
+    row["N"] = config.key_block
+    torch.cuda.synchronize()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    held = torch.cuda.memory_allocated()
+    out, work = operator()
+    torch.cuda.synchronize()
+    row["extra_mib"] = (torch.cuda.max_memory_allocated() - held - out.nbytes) / 2**20
+    row["rel_error"] = float((out.float() - reference.float()).norm() / reference.float().norm())
+    del reference, out
+    n_i, n_j = -(-length // config.query_block), -(-length // config.key_block)
+    valid = [min(((i + 1) * config.query_block - 1) // config.key_block + 1, n_j) for i in range(n_i)]
+    pairs = sum(valid) if config.causal else n_i * n_j
+    density = row["density"] = float(work.sum(dtype=torch.float64)) / (pairs * args.heads)
+
+    row["dense_cudnn_ms"] = time_ms(lambda: dense(q, k, v, config.causal, SDPBackend.CUDNN_ATTENTION))
+    row["dense_flash_ms"] = time_ms(lambda: dense(q, k, v, config.causal, SDPBackend.FLASH_ATTENTION))
+    row["psa_ms"] = time_ms(operator)
+    pooled_k, pooled_v, cap = kernels.pyramid_fwd(k, v, key_block=config.key_block, thresholds=thresholds)
+    row["pyramid_ms"] = time_ms(lambda: kernels.pyramid_fwd(k, v, key_block=config.key_block, thresholds=thresholds))
+    blocks = lambda **more: kernels.select_blocks(q, k, **shape, **choose, cap=cap, **more)  # noqa: E731
+    estimate = (
+        (lambda: kernels.xattn_fwd(q, k, **shape, stride=args.stride, terms=args.terms))
+        if args.method == "xattn"
+        else (lambda: kernels.pooling_fwd(q, k, **shape))
+    )
+    row["importance_ms"] = time_ms(estimate) if len(config.intervals) > 1 else 0.0
+    row["select_ms"] = time_ms(blocks) - row["importance_ms"]
+    found = blocks(return_levels=args.flex)
+    attend = lambda: kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found.lists, found.counts, **shape)  # noqa: E731
+    row["attend_ms"] = time_ms(attend)
+    row["flex_ms"] = flex_ms(q, k, v, found.levels, config) if args.flex else None
+    row["efficiency"] = density * row["dense_cudnn_ms"] / row["psa_ms"]
+    row["attend_efficiency"] = density * row["dense_cudnn_ms"] / row["attend_ms"]
+    row["vs_cudnn"] = row["dense_cudnn_ms"] / row["psa_ms"]
+    flops = 4 * args.heads * args.dim * length * length * (0.5 if config.causal else 1.0)
+    row["tflops"] = density * flops / row["psa_ms"] / 1e9
+    return row
+
+
+def show(value) -> str:
+    if value is None:
+        return "-"
+    return (
+        f"{value:.3g}"
+        if isinstance(value, float) and abs(value) < 100
+        else f"{value:.0f}"
+        if isinstance(value, float)
+        else str(value)
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[32768, 65536, 131072])
+    parser.add_argument("--inputs", nargs="+", choices=INPUTS, default=["structured"])
+    parser.add_argument("--density", type=float, nargs="*", default=[])
+    parser.add_argument("--flat", action="store_true", help="with --density: levels 1 and 0 only")
+    parser.add_argument("--ratios", nargs="*", choices=CASES, default=[])
+    parser.add_argument("--heads", type=int, default=28)
+    parser.add_argument("--kv-heads", type=int, default=4)
+    parser.add_argument("--dim", type=int, default=128)
+    parser.add_argument("--key-block", type=int, default=64)
+    parser.add_argument("--stride", type=int, default=16)
+    parser.add_argument("--terms", type=int, default=4)
+    parser.add_argument("--method", choices=("xattn", "pooling"), default="xattn")
+    parser.add_argument("--text-length", type=int, default=0)
+    parser.add_argument("--bidirectional", action="store_true")
+    parser.add_argument("--cap", action="store_true", help="with the similarity cap")
+    parser.add_argument("--flex", action="store_true", help="also time FlexAttention (compiles for a while)")
+    parser.add_argument("--csv", help="also write the rows there")
+    args = parser.parse_args()
+    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, "
+          f"Python {platform.python_version()}, commit {commit or '?'}")  # fmt: skip
+    cases = [(name, *CASES[name]) for name in args.ratios]
+    cases += [(f"{d:g}{' flat' if args.flat else ''}", "topk", mixed_ratios(d, args.flat)) for d in args.density]
+    rows = []
+    print("| " + " | ".join(FIELDS) + " |\n|" + "---|" * len(FIELDS))
+    for name in args.inputs:
+        for length in args.lengths:
+            for case, mode, ratios in cases:
+                rows.append(bench(name, length, args, case, mode, ratios))
+                print("| " + " | ".join(show(rows[-1][f]) for f in FIELDS) + " |", flush=True)
+                torch.cuda.empty_cache()
+    if args.csv:
+        with open(args.csv, "w", newline="") as f:
+            writer = csv.DictWriter(f, FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,236 @@
+"""Prefill of a 7B Qwen2.5-VL language model, dense against the Triton operator, on one GPU, with torch tensors.
+
+    python benchmarks/bench_prefill_hf.py                               # 16k to 128k tokens, density 0.25
+    python benchmarks/bench_prefill_hf.py --ratios seed --density 0.15 0.25 --lengths 65536 131072 --csv prefill.csv
+
+A stand-in for end-to-end speed: Hugging Face's Qwen2_5_VLTextModel with the shapes of Qwen2.5-VL-7B and random bfloat16
+weights (nothing is downloaded) reads one prompt with an empty KV cache and computes the logits of the last position.
+The vision tower is left out: the prompt is given as random embeddings, so that a real prompt takes the tower's time on
+top, the same for all columns. Nothing is said about answers.
+
+One model runs with three attentions, switched in transformers' attention registry: dense (torch SDPA, cuDNN), psa
+(``psa_fwd``, which writes [B, L, H, D] at once) and none (the queries are returned: the floor that no attention can go
+below). speedup = dense / psa; gain = (dense - psa) / (dense - floor), the share of what attention can give at most.
+Milliseconds are the median of 3 runs after a warm-up, by CUDA events.
+
+Random weights give attention without structure, so densities that come from real attention cannot be had here.
+--density D therefore fixes the share of blocks by rank (topk, levels 1, 2, 4, 8 as in bench_attention.py) so that about
+D of the dense work remains; --ratios takes bench_attention.py's named ratios, whose energy bounds on flat importance
+act as such shares too. The column density is what was measured, over all layers. The similarity cap is off: it would
+send the pooled blocks of random keys back to level 1. Which blocks are kept does not change the cost much; how many do.
+
+First, 1,000 tokens go through psa with all blocks at level 1, and the hidden states of all positions must match dense.
+Needs torch, Triton and transformers 5, no Paddle.
+"""
+
+import argparse
+import csv
+import platform
+import statistics
+import subprocess
+import sys
+
+import torch
+import transformers
+import triton
+from bench_attention import CASES, mixed_ratios, show
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from transformers import AttentionInterface, Qwen2_5_VLTextConfig
+from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
+
+from psa_paddle import kernels
+from psa_paddle.config import ALL_LEVEL_ONE, AttentionConfig
+from psa_paddle.geometry import Geometry
+
+DEVICE = "cuda"
+DENSE_BACKEND = SDPBackend.CUDNN_ATTENTION
+SHAPE = dict(
+    vocab_size=152064, hidden_size=3584, intermediate_size=18944, num_attention_heads=28, num_key_value_heads=4,
+    max_position_embeddings=128000, rms_norm_eps=1e-6,
+    rope_parameters={"rope_type": "default", "rope_theta": 1e6, "mrope_section": [16, 24, 24]},
+)  # fmt: skip
+RUNS = 3
+CHECK_LENGTH = 1000
+FIELDS = ("L", "layers", "case", "N", "density", "dense_ms", "psa_ms", "floor_ms", "speedup", "gain")
+
+
+class Attentions:
+    """The three attentions in transformers' convention: q [B, H, L, D], k and v [B, Hkv, L, D] -> ([B, L, H, D], None).
+
+    ``config`` is psa's; ``work`` collects what each of its calls kept, on the device.
+    """
+
+    NAMES = ("dense", "psa", "none")
+
+    def __init__(self):
+        self.config, self.work = AttentionConfig(), []
+
+    def register(self) -> None:
+        for name in self.NAMES:
+            AttentionInterface.register(f"bench_{name}", getattr(self, name))
+
+    @staticmethod
+    def _check(q, k, mask) -> None:
+        if mask is not None or q.shape[2] != k.shape[2]:
+            raise RuntimeError(f"expected a prefill without a mask, got q {q.shape}, k {k.shape}, mask {mask}")
+
+    def dense(self, module, q, k, v, mask, scaling, **kwargs):
+        self._check(q, k, mask)
+        with sdpa_kernel(DENSE_BACKEND):
+            out = torch.nn.functional.scaled_dot_product_attention(
+                q, k, v, is_causal=True, scale=scaling, enable_gqa=True
+            )
+        return out.transpose(1, 2), None
+
+    def psa(self, module, q, k, v, mask, scaling, **kwargs):
+        self._check(q, k, mask)
+        b, h, length, d = q.shape
+        out = torch.empty(b, length, h, d, dtype=q.dtype, device=q.device)
+        config = self.config
+        _, work = kernels.psa_fwd(
+            q, k, v, scale=scaling, causal=True, query_block=config.query_block, key_block=config.key_block,
+            intervals=config.intervals, mode=config.mask_mode, stride=config.xattn_stride,
+            terms=config.xattn_terms, method=config.importance_method, text_length=config.forced_text,
+            out=out.transpose(1, 2),
+        )  # fmt: skip
+        self.work.append(work)
+        return out, None
+
+    def none(self, module, q, k, v, mask, scaling, **kwargs):
+        self._check(q, k, mask)
+        return q.transpose(1, 2), None
+
+
+class Prefill:
+    """The model, its head and the attentions; built on the device, in bfloat16, with random weights."""
+
+    def __init__(self, layers: int):
+        self.attentions = Attentions()
+        self.attentions.register()
+        torch.manual_seed(0)
+        before = torch.get_default_dtype()
+        torch.set_default_dtype(torch.bfloat16)
+        try:
+            with torch.device(DEVICE):
+                self.model = Qwen2_5_VLTextModel(Qwen2_5_VLTextConfig(num_hidden_layers=layers, **SHAPE)).eval()
+                self.head = torch.nn.Linear(SHAPE["hidden_size"], SHAPE["vocab_size"], bias=False)
+        finally:
+            torch.set_default_dtype(before)
+        dtypes = {x.dtype for x in self.model.parameters()}
+        if dtypes != {torch.bfloat16} or self.model.rotary_emb.inv_freq.dtype != torch.float32:
+            raise RuntimeError(f"weights should be bfloat16 and inv_freq float32, got {dtypes}")
+
+    def prompt(self, length: int):
+        g = torch.Generator(device=DEVICE).manual_seed(1)
+        return torch.randn(1, length, SHAPE["hidden_size"], device=DEVICE, generator=g, dtype=torch.bfloat16)
+
+    def hidden(self, embeddings, name: str):
+        """Hidden states of all positions and the filled KV cache."""
+        self.model.set_attn_implementation(f"bench_{name}")
+        if self.model.config._attn_implementation != f"bench_{name}":
+            raise RuntimeError("transformers did not take the registered attention")
+        found = self.model(inputs_embeds=embeddings, use_cache=True)
+        if found.past_key_values.get_seq_length() != embeddings.shape[1]:
+            raise RuntimeError("the KV cache was not filled")
+        return found.last_hidden_state, found.past_key_values
+
+    def __call__(self, embeddings, name: str):
+        """Logits of the last position; the cache lives until they are there."""
+        hidden, cache = self.hidden(embeddings, name)
+        return self.head(hidden[:, -1:]), cache
+
+    def density(self, length: int) -> float:
+        """Share of the dense work that psa's last run did, over all layers and heads."""
+        config = self.attentions.config
+        grid = Geometry(length, length, config.query_block, config.key_block, True)
+        work = self.attentions.work
+        heads = len(work) * SHAPE["num_attention_heads"]
+        return sum(float(x.sum(dtype=torch.float64)) for x in work) / (grid.n_pairs() * heads)
+
+
+def time_ms(run) -> float:
+    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start.record()
+    result = run()
+    end.record()
+    torch.cuda.synchronize()
+    del result
+    return start.elapsed_time(end)
+
+
+def measure(prefill, embeddings, name: str) -> float:
+    """Median milliseconds; raises when the logits are not finite."""
+    logits, _ = prefill(embeddings, name)
+    if not bool(torch.isfinite(logits).all()):
+        raise RuntimeError(f"{name}: logits are not finite")
+    del logits, _
+    times = []
+    for _ in range(RUNS):
+        prefill.attentions.work.clear()
+        times.append(time_ms(lambda: prefill(embeddings, name)))
+    return statistics.median(times)
+
+
+def check_wiring(prefill, key_block: int) -> bool:
+    """psa with all blocks at level 1 is dense, for every position; without attention the states are far away."""
+    prefill.attentions.config = AttentionConfig(key_block=key_block, mask_ratios=ALL_LEVEL_ONE, text_length=0)
+    embeddings = prefill.prompt(CHECK_LENGTH)
+    dense, psa, none = (prefill.hidden(embeddings, name)[0].float() for name in Attentions.NAMES)
+    error, far = (float((x - dense).norm() / dense.norm()) for x in (psa, none))
+    good = error < 0.1 * far
+    print(f"{'ok  ' if good else 'FAIL'} all blocks at level 1 against dense, {CHECK_LENGTH} tokens: relative error of "
+          f"the hidden states {error:.2g} (without attention: {far:.2g})\n", flush=True)  # fmt: skip
+    return good
+
+
+def bench(prefill, length: int, cases, args):
+    """Yield one row a case; dense and floor are timed once."""
+    embeddings = prefill.prompt(length)
+    shared = {"L": length, "layers": args.layers, "N": args.key_block}
+    shared["dense_ms"] = dense = measure(prefill, embeddings, "dense")
+    shared["floor_ms"] = floor = measure(prefill, embeddings, "none")
+    for case, mode, ratios in cases:
+        prefill.attentions.config = AttentionConfig(
+            key_block=args.key_block, mask_mode=mode, mask_ratios=ratios, text_length=args.text_length
+        )
+        psa = measure(prefill, embeddings, "psa")
+        row = dict(shared, case=case, psa_ms=psa, density=prefill.density(length))
+        yield dict(row, speedup=dense / psa, gain=(dense - psa) / (dense - floor))
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--lengths", type=int, nargs="+", default=[16384, 32768, 65536, 131072])
+    parser.add_argument("--density", type=float, nargs="*", default=[0.25])
+    parser.add_argument("--ratios", nargs="*", choices=CASES, default=[])
+    parser.add_argument("--layers", type=int, default=28)
+    parser.add_argument("--text-length", type=int, default=64, help="last tokens that stay at level 1: the question")
+    parser.add_argument("--key-block", type=int, default=64)
+    parser.add_argument("--csv", help="also write the rows there")
+    args = parser.parse_args()
+    commit = subprocess.run("git rev-parse --short HEAD", shell=True, capture_output=True, text=True).stdout.strip()
+    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
+    print(f"{name}, torch {torch.__version__}, triton {triton.__version__}, transformers {transformers.__version__}, "
+          f"Python {platform.python_version()}, commit {commit or '?'}")  # fmt: skip
+    cases = [(name, *CASES[name]) for name in args.ratios]
+    cases += [(f"{d:g}", "topk", mixed_ratios(d, False)) for d in args.density]
+    rows = []
+    with torch.inference_mode():
+        prefill = Prefill(args.layers)
+        if not check_wiring(prefill, args.key_block):
+            sys.exit(1)
+        print("| " + " | ".join(FIELDS) + " |\n|" + "---|" * len(FIELDS))
+        for length in args.lengths:
+            for row in bench(prefill, length, cases, args):
+                rows.append(row)
+                print("| " + " | ".join(show(row[f]) for f in FIELDS) + " |", flush=True)
+            torch.cuda.empty_cache()
+    if args.csv:
+        with open(args.csv, "w", newline="") as f:
+            writer = csv.DictWriter(f, FIELDS)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,175 @@
+"""Compile every kernel for GPUs that need not be there, through the launchers that production uses.
+
+Prints registers, spilled bytes, static and dynamic shared memory of each kernel, target and variant; ``--json`` for
+machines. The tests read the JSON. Usage: python benchmarks/compile_report.py [--arch 90] [--dim 64 128] [--attend-grid]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import os
+import re
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from unittest import mock
+
+os.environ.pop("TRITON_INTERPRET", None)  # the interpreter's kernels cannot be compiled
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+
+import triton  # noqa: E402
+from triton.backends.compiler import GPUTarget  # noqa: E402
+from triton.runtime import driver  # noqa: E402
+
+from psa_paddle import bridge  # noqa: E402
+from psa_paddle.bridge import alloc  # noqa: E402
+from psa_paddle.kernels import attend_fwd, lists_from_levels, psa_fwd, tuning  # noqa: E402
+
+INTERVALS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.97), (0, 0.97, 1.0))
+LENGTH, HEADS, KV_HEADS = 65536, 28, 4
+
+
+class ShapeOnly:
+    """A tensor without memory: what a launcher reads before a kernel runs."""
+
+    def __init__(self, shape, dtype: str):
+        self.shape, self.dtype = tuple(shape), dtype
+
+    def stride(self):
+        sizes = [1, *itertools.accumulate(reversed(self.shape[1:]), int.__mul__)]
+        return tuple(reversed(sizes))
+
+    @staticmethod
+    def data_ptr() -> int:
+        return 0  # counts as aligned
+
+
+alloc._FRAMEWORKS[ShapeOnly] = alloc.TORCH  # its stride() is torch's
+
+
+class NoDevice:
+    """Triton's driver of a GPU that is not there; ``device`` tells the targets apart in the kernels' caches."""
+
+    def __init__(self, arch: int):
+        self.arch = arch
+
+    def get_current_device(self) -> int:
+        return self.arch
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> GPUTarget:
+        return GPUTarget("cuda", self.arch, 32)
+
+
+def resources(compiled) -> dict:
+    """Registers, stack and local bytes (where spills go) of a cubin, from Triton's own cuobjdump."""
+    tool = Path(triton.__file__).parent / "backends/nvidia/bin/cuobjdump"
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        file.write(compiled.asm["cubin"])
+        file.flush()
+        text = subprocess.run([tool, "-res-usage", file.name], capture_output=True, text=True, check=True).stdout
+    found = {key.lower(): int(value) for key, value in re.findall(r"(REG|STACK|LOCAL):(\d+)", text)}
+    return {"registers": found["reg"], "spilled": found["stack"] + found["local"], "shared": compiled.metadata.shared}
+
+
+def compile_calls(arch: int, calls) -> list[dict]:
+    """Run ``calls()`` with every launch replaced by a compilation for ``arch``."""
+    rows = []
+
+    def launch(kernel, grid, *, like, **kwargs):
+        compiled = kernel.warmup(grid=grid, **kwargs)
+        meta = compiled.metadata
+        name = kernel.fn.__name__.strip("_").removesuffix("_kernel")
+        rows.append({"kernel": name, "arch": arch, "warps": meta.num_warps, "stages": meta.num_stages,
+                     **resources(compiled)})  # fmt: skip
+
+    fakes = dict(launch=launch, empty=lambda shape, dtype, like: ShapeOnly(shape, dtype), arch=lambda x, kernel: arch)
+    previous = driver._active
+    driver.set_active(NoDevice(arch))
+    try:
+        with mock.patch.multiple(bridge, **fakes):
+            calls()
+    finally:
+        driver.set_active(previous)
+    return rows
+
+
+def pipeline(arch: int, dim: int, dtype: str, causal: bool, key_block: int, padded: bool, method: str) -> list[dict]:
+    """All kernels of one call."""
+    q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
+    start = ShapeOnly((1,), "int32") if padded else None
+    n_i, n_j = LENGTH // 128, LENGTH // key_block
+
+    def calls():
+        shared = dict(causal=causal, query_block=128, key_block=key_block, kv_start=start)
+        psa_fwd(q, kv, kv, scale=dim**-0.5, intervals=INTERVALS, mode="energybound", stride=16, terms=4,
+                method=method, text_length=512, thresholds=(0.75, 0.7, 0.7), **shared)  # fmt: skip
+        levels = ShapeOnly((1, HEADS, n_i, n_j), "int8")
+        lists_from_levels(levels, lq=LENGTH, lk=LENGTH, **shared)
+
+    variant = f"D={dim} {dtype} N={key_block} {'causal' if causal else 'full'}{' padded' if padded else ''} {method}"
+    return [{"variant": variant, **row} for row in compile_calls(arch, calls)]
+
+
+def attend_once(arch: int, dim: int, dtype: str, key_block: int, settings: dict) -> list[dict]:
+    """The attention kernel alone, M=128, causal, with given settings."""
+    q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
+    pooled = ShapeOnly((1, KV_HEADS, LENGTH * 7 // 8, dim), dtype)
+    lists = ShapeOnly((1, HEADS, LENGTH // 128, LENGTH // key_block), "int16")
+    counts = ShapeOnly((1, HEADS, LENGTH // 128, 5), "int32")
+    shared = dict(scale=dim**-0.5, causal=True, query_block=128, key_block=key_block)
+    with mock.patch.object(tuning, "pick", lambda *_: settings):
+        rows = compile_calls(arch, lambda: attend_fwd(q, kv, kv, pooled, pooled, lists, counts, **shared))
+    return [{"variant": f"D={dim} {dtype} N={key_block} TILE={settings['TILE']}", **row} for row in rows]
+
+
+def attend_grid(arch: int, dim: int, dtype: str) -> list[dict]:
+    """The attention kernel over key blocks, tile sizes, warps and stages."""
+    rows = []
+    for key_block, tile, warps, stages in itertools.product((64, 128), (64, 128), (4, 8), (2, 3)):
+        if tile <= key_block:
+            settings = dict(TILE=tile, num_warps=warps, num_stages=stages)
+            rows += attend_once(arch, dim, dtype, key_block, settings)
+    return rows
+
+
+def main(argv=None) -> list[dict]:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
+    parser.add_argument("--dim", type=int, nargs="+", default=[64, 128])
+    parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
+    parser.add_argument("--key-block", type=int, nargs="+", default=[64])
+    parser.add_argument("--method", nargs="+", default=["xattn"])
+    parser.add_argument("--bidirectional", action="store_true")
+    parser.add_argument("--padded", action="store_true")
+    parser.add_argument("--attend-grid", action="store_true", help="only the attention kernel, over its settings")
+    parser.add_argument("--portable", action="store_true", help="the portable attention kernel on Hopper, too")
+    parser.add_argument("--json", action="store_true")
+    args = parser.parse_args(argv)
+    rows = []
+    if args.portable:
+        mock.patch.object(bridge, "has_gluon", lambda: False).start()
+    for arch in args.arch:
+        for dim, dtype in itertools.product(args.dim, args.dtype) if args.attend_grid else ():
+            rows += attend_grid(arch, dim, dtype)
+        every = itertools.product(args.dim, args.dtype, args.key_block, args.method)
+        for dim, dtype, block, method in () if args.attend_grid else every:
+            rows += pipeline(arch, dim, dtype, not args.bidirectional, block, args.padded, method)
+    if args.json:
+        print(json.dumps(rows))
+        return rows
+    columns = ("kernel", "arch", "variant", "warps", "stages", "registers", "spilled", "shared")
+    print(f"Triton {triton.__version__}, L={LENGTH}, {HEADS} query heads, {KV_HEADS} kv heads")
+    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    for row in rows:
+        print("| " + " | ".join(str(row[c]) for c in columns) + " |")
+    return rows
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Numerics of the Triton kernels on a GPU (torch tensors) against the float64 reference.
+
+    python benchmarks/gpu_check.py                          # every shape, every dtype, both directions
+    python benchmarks/gpu_check.py --repeats 1000           # and that many bitwise equal repeats
+    compute-sanitizer --tool memcheck python benchmarks/gpu_check.py --max-keys 1000 --dtypes bfloat16 --repeats 1
+
+Given one level map, the kernel's error must stay within twice that of dense attention in the same dtype, plus rounding
+(FlashAttention-3's rule). Importance and selection are compared with the reference's, places near a bound excepted.
+Outputs are filled with NaN before each launch. Exit status 1 when anything is out of bounds.
+"""
+
+import argparse
+import sys
+
+import numpy as np
+import torch
+
+from psa_paddle import kernels, reference
+from psa_paddle.config import AttentionConfig
+
+# (Lq, Lk, H, Hkv, D, query block, key block)
+SHAPES = [
+    (1, 1, 1, 1, 32, 64, 32), (31, 31, 4, 1, 32, 64, 32), (63, 127, 2, 1, 64, 64, 32), (127, 127, 7, 1, 80, 64, 64),
+    (129, 129, 2, 2, 96, 64, 32), (300, 300, 4, 1, 64, 64, 32), (300, 300, 2, 2, 128, 128, 128),
+    (129, 1000, 4, 1, 64, 128, 64), (1000, 1000, 7, 7, 32, 64, 64), (1000, 1000, 4, 1, 128, 128, 32),
+    (777, 1500, 4, 2, 128, 128, 64), (2048, 2048, 7, 1, 128, 128, 64), (1111, 2222, 2, 1, 80, 128, 128),
+]  # fmt: skip
+RATIOS = {1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.9), 0: (0.9, 1.0)}
+DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
+
+
+def inputs(shape, dtype, seed=0):
+    lq, lk, heads, kv_heads, dim, _, _ = shape
+    g = torch.Generator().manual_seed(seed)
+    base = torch.randn(1, kv_heads, -(-lk // 16), dim, generator=g).repeat_interleave(16, 2)[:, :, :lk]
+    k = 2 * base + torch.randn(1, kv_heads, lk, dim, generator=g)
+    q, v = torch.randn(1, heads, lq, dim, generator=g), torch.randn(1, kv_heads, lk, dim, generator=g)
+    return tuple(x.to("cuda", dtype) for x in (q, k, v))
+
+
+def exact(x):
+    return x[0].double().cpu().numpy()
+
+
+def budget(q, k, v, scale, causal, dtype):
+    """Twice the error of dense attention in the inputs' precision, plus rounding."""
+    q64, k64, v64 = exact(q), exact(k), exact(v)
+    want = reference.dense_attention(q64, k64, v64, scale, causal)
+    group = q.shape[1] // k.shape[1]
+    kr, vr = k.repeat_interleave(group, 1), v.repeat_interleave(group, 1)
+    s = (q @ kr.transpose(2, 3)).float() * scale
+    if causal:
+        lq, lk = q.shape[2], k.shape[2]
+        hidden = torch.ones(lq, lk, dtype=torch.bool, device="cuda").triu(lk - lq + 1)
+        s = s.masked_fill(hidden, float("-inf"))
+    rough = torch.softmax(s, -1).to(dtype) @ vr
+    rounding = torch.finfo(dtype).eps * max(1.0, float(np.abs(want).max()))
+    return 2 * float(np.abs(exact(rough) - want).max()) + rounding
+
+
+def near_a_bound(scores, intervals, lq, lk, m, n, causal, slack):
+    """Blocks whose place is within ``slack`` of a bound, or whose importance is nearly another's."""
+    valid, _ = reference.block_grid(lq, lk, m, n, causal)
+    near = np.zeros(scores.shape, bool)
+    for head, i in np.ndindex(scores.shape[:2]):
+        js = np.flatnonzero(valid[i])
+        order = js[np.argsort(-scores[head, i, js], kind="stable")]
+        mass = scores[head, i, order]
+        place = (np.cumsum(mass) - mass) / max(mass.sum(), 1e-300)
+        near[head, i, order] = [min(abs(x - hi) for _, _, hi in intervals) < slack for x in place]
+    return near
+
+
+def check(shape, name, causal, failures):
+    lq, lk, heads, kv_heads, dim, m, n = shape
+    dtype, scale = DTYPES[name], dim**-0.5
+    q, k, v = inputs(shape, dtype)
+    config = AttentionConfig(query_block=m, key_block=n, causal=causal, mask_ratios=RATIOS, xattn_stride=8)
+    geometry = dict(causal=causal, query_block=m, key_block=n)
+    thresholds = (0.75, 0.7, 0.7)
+    pooled_k, pooled_v, cap = kernels.pyramid_fwd(k, v, key_block=n, thresholds=thresholds)
+    choose = dict(intervals=config.intervals, mode="energybound", text_length=0)
+    found = kernels.select_blocks(
+        q, k, scale=scale, **geometry, **choose, stride=8, terms=4, method="xattn", cap=cap, return_levels=True,
+        return_importance=True,
+    )  # fmt: skip
+    levels = found.levels[0].cpu().numpy().astype(int)
+    out = torch.full_like(q, float("nan"))
+    kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found.lists, found.counts, scale=scale, **geometry, out=out)
+    want = reference.attend(exact(q), exact(k), exact(v), levels, scale, causal, m, n)
+    error = float(np.abs(exact(out) - want).max())
+    limit = budget(q, k, v, scale, causal, dtype)
+    scores = found.importance[0].double().cpu().numpy()
+    wanted = reference.xattn_importance(exact(q), exact(k), scale, causal, m, n, 8, 4)
+    importance_error = float(np.abs(scores - wanted).max() / wanted.max())
+    cosines = reference.key_similarity_cap(exact(k), n, dict(zip((2, 4, 8), thresholds, strict=True)))
+    chosen = reference.select_levels(
+        scores, cosines, config.intervals, "energybound", lq, lk, m, n, causal, 0,
+    )  # fmt: skip
+    differ = (chosen != levels) & ~near_a_bound(scores, config.intervals, lq, lk, m, n, causal, 1e-4)
+    work = float(found.work.double().sum())
+    counted = np.where(levels > 0, 1.0 / np.maximum(levels, 1), 0.0).sum()
+    good = error <= limit and importance_error < (2e-2 if name != "float32" else 1e-5) and not differ.any()
+    good = good and abs(work - counted) < 1e-3 * counted
+    relative = float(np.linalg.norm(exact(out) - want) / np.linalg.norm(want))
+    print(f"{'ok  ' if good else 'FAIL'} {name:8s} {'causal' if causal else 'bidir '} {shape}  error {error:.1e} of "
+          f"{limit:.1e}, relative {relative:.1e}, importance {importance_error:.1e}, levels {np.unique(levels)}, "
+          f"differ {int(differ.sum())}", flush=True)  # fmt: skip
+    if not good:
+        failures.append((shape, name, causal))
+
+
+def check_repeats(repeats: int, failures) -> None:
+    """Bitwise equal repeats, and a CUDA graph's replay equal to the eager launch."""
+    shape = (2048, 2048, 7, 1, 128, 128, 64)
+    q, k, v = inputs(shape, torch.bfloat16)
+    config = AttentionConfig(mask_ratios=RATIOS, xattn_stride=8)
+    call = dict(
+        scale=128**-0.5, causal=True, query_block=128, key_block=64, intervals=config.intervals, mode="energybound",
+        stride=8, terms=4, method="xattn", text_length=0, thresholds=(0.75, 0.7, 0.7),
+    )  # fmt: skip
+    first, work = kernels.psa_fwd(q, k, v, **call)
+    equal = all(torch.equal(kernels.psa_fwd(q, k, v, **call)[0], first) for _ in range(repeats))
+    stream = torch.cuda.Stream()
+    with torch.cuda.stream(stream):
+        kernels.psa_fwd(q, k, v, **call)
+    torch.cuda.synchronize()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out, _ = kernels.psa_fwd(q, k, v, **call)
+    out.fill_(float("nan"))
+    graph.replay()
+    torch.cuda.synchronize()
+    same = torch.equal(out, first)
+    print(f"{'ok  ' if equal else 'FAIL'} {repeats} repeats bitwise equal\n{'ok  ' if same else 'FAIL'} CUDA graph")
+    if not (equal and same):
+        failures.append("repeats or graph")
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=20)
+    parser.add_argument("--dtypes", nargs="+", choices=DTYPES, default=list(DTYPES))
+    parser.add_argument("--max-keys", type=int, default=1 << 20, help="leave out longer shapes")
+    args = parser.parse_args()
+    failures = []
+    for shape in SHAPES:
+        if shape[1] > args.max_keys:
+            continue
+        for name in args.dtypes:
+            for causal in (True, False):
+                check(shape, name, causal, failures)
+    check_repeats(args.repeats, failures)
+    print(f"{len(failures)} failures {failures}" if failures else "all within bounds")
+    sys.exit(bool(failures))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,107 @@
+"""Allocation and launch by looking at a tensor's own type; only frameworks that are already loaded are used."""
+
+from __future__ import annotations
+
+import sys
+
+import numpy as np
+from triton.runtime.jit import JITFunction
+
+from .host_view import HostView
+
+TORCH, PADDLE, NUMPY = "torch", "paddle", "numpy"
+_FRAMEWORKS: dict = {}  # type -> framework
+_NAMES: dict = {}  # (framework, dtype) -> its name
+
+
+def framework_of(x) -> str:
+    """``"torch"``, ``"paddle"`` or ``"numpy"``.
+
+    Raises:
+        TypeError: another kind of object.
+    """
+    kind = type(x)
+    if kind not in _FRAMEWORKS:
+        roots = [base.__module__.partition(".")[0] for base in kind.__mro__]
+        found = next((name for name in (PADDLE, TORCH, NUMPY) if name in roots), None)
+        if found is None:
+            raise TypeError(f"expected a paddle.Tensor or a torch.Tensor, got {kind.__name__}.")
+        _FRAMEWORKS[kind] = found
+    return _FRAMEWORKS[kind]
+
+
+def dtype_name(x) -> str:
+    """``"float16"``, ``"bfloat16"``, ... of a tensor of any framework."""
+    key = (framework_of(x), x.dtype)
+    if key not in _NAMES:
+        _NAMES[key] = str(x.dtype).rpartition(".")[2]
+    return _NAMES[key]
+
+
+def strides(x) -> tuple[int, ...]:
+    """Strides in elements."""
+    framework = framework_of(x)
+    if framework == TORCH:
+        return tuple(x.stride())
+    if framework == PADDLE:
+        return tuple(x.strides)
+    return tuple(s // x.itemsize for s in x.strides)
+
+
+def empty(shape, dtype: str, like):
+    """An uninitialised contiguous tensor of ``like``'s framework on ``like``'s device; ``dtype`` by name."""
+    framework = framework_of(like)
+    if framework == NUMPY:
+        return np.empty(shape, dtype)
+    module = sys.modules[framework]
+    if framework == TORCH:
+        return module.empty(shape, dtype=getattr(module, dtype), device=like.device)
+    return module._C_ops.empty(list(shape), getattr(module, dtype), like.place)
+
+
+def interpreting(kernel) -> bool:
+    """Whether ``kernel`` was decorated under ``TRITON_INTERPRET=1``."""
+    return not isinstance(kernel, JITFunction)
+
+
+def arch(like, kernel) -> int:
+    """Compute capability of ``like``'s device, 90 for Hopper; 0 in the interpreter."""
+    if interpreting(kernel):
+        return 0
+    if framework_of(like) == PADDLE:
+        from .driver import capability
+
+        major, minor = capability(like.place.gpu_device_id())
+    else:
+        major, minor = sys.modules[TORCH].cuda.get_device_capability(like.device)
+    return 10 * major + minor
+
+
+def launch(kernel, grid: tuple[int, ...], *, like, **kwargs) -> None:
+    """Run ``kernel[grid](**kwargs)`` on ``like``'s device and its framework's current stream.
+
+    Raises:
+        ValueError: a tensor in host memory outside Triton's interpreter.
+    """
+    framework = framework_of(like)
+    if interpreting(kernel):
+        if framework != TORCH:
+            kwargs = {name: _host_view(x) for name, x in kwargs.items()}
+        kernel[grid](**kwargs)
+    elif framework == PADDLE and like.place.is_gpu_place():
+        from .driver import launch_on
+
+        launch_on(like.place.gpu_device_id(), kernel, grid, kwargs)
+    elif framework == TORCH and like.is_cuda:
+        with sys.modules[TORCH].cuda.device_of(like):
+            kernel[grid](**kwargs)
+    else:
+        raise ValueError("Triton kernels need CUDA tensors (or TRITON_INTERPRET=1 set before they are imported).")
+
+
+def _host_view(x):
+    if isinstance(x, np.ndarray):
+        return HostView(x.ctypes.data, x.dtype.name, x.shape, strides(x))
+    if hasattr(x, "data_ptr"):
+        return HostView(x.data_ptr(), dtype_name(x), x.shape, strides(x))
+    return x

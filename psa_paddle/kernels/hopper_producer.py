@@ -1,0 +1,189 @@
+"""The loading half of attend_hopper.py: which rows make up each tile, and their copies into shared memory."""
+
+from __future__ import annotations
+
+from triton.experimental import gluon
+from triton.experimental.gluon import language as gl
+from triton.experimental.gluon.language.nvidia.ampere import async_copy
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+
+NEVER = gl.constexpr(0x7FFFFFFF)  # position of a column that no row sees
+
+
+@gluon.jit
+def row_of_program(kv_start, lq, lk, n_i, hkv, group, M: gl.constexpr, N: gl.constexpr, CAUSAL: gl.constexpr):
+    """This program's query block: ``(i_i, i_kv, i_b, i_g, o_q, o_k, lq, lk, n_list, n_valid)``. The heads of a kv head
+    come next to each other, the longest rows first."""
+    pid = gl.program_id(0)
+    i_g = pid % group
+    i_i = n_i - 1 - pid // group % n_i
+    i_kv = (pid // (group * n_i)).to(gl.int64)
+    i_b = i_kv // hkv
+    o_k = gl.to_tensor(0)
+    o_q = gl.to_tensor(0)
+    if kv_start is not None:
+        o_k = gl.load(kv_start + i_b)
+        if CAUSAL:
+            o_q = gl.maximum(o_k - (lk - lq), 0)
+    lq = lq - o_q
+    lk = lk - o_k
+    n_list = lk // N
+    n_valid = (lk + N - 1) // N
+    if CAUSAL:
+        n_list = (i_i * M + lk - lq) // N
+        n_valid = (gl.minimum((i_i + 1) * M, lq) - 1 + lk - lq) // N + 1
+    live = i_i * M < lq
+    n_list = gl.where(live, n_list, 0)
+    n_valid = gl.where(live, n_valid, 0)
+    return i_i, i_kv, i_b, i_g, o_q, o_k, lq, lk, n_list, n_valid
+
+
+@gluon.jit
+def schedule(p_count, n_list, n_valid, lk, N: gl.constexpr, T: gl.constexpr):
+    """Blocks of each level, full tiles of each level, rows left over of each level, rows of the tail."""
+    n1 = gl.load(p_count)
+    n2 = gl.load(p_count + 1)
+    n4 = gl.load(p_count + 2)
+    n8 = gl.load(p_count + 3)
+    f1 = n1 * N // T
+    f2 = n2 * (N // 2) // T
+    f4 = n4 * (N // 4) // T
+    f8 = n8 * (N // 8) // T
+    r1 = n1 * N - f1 * T
+    r2 = n2 * (N // 2) - f2 * T
+    r4 = n4 * (N // 4) - f4 * T
+    r8 = n8 * (N // 8) - f8 * T
+    tail = gl.maximum(gl.minimum(n_valid * N, lk) - n_list * N, 0)
+    return n1, n2, n4, f1, f2, f4, f8, r1, r2, r4, r8, tail
+
+
+@gluon.jit
+def _level_rows(p_list, first, bits, o_c, T: gl.constexpr, C: gl.constexpr):
+    """Rows, in their level's buffer, of places [first, first + T) of the level's run, C at a time; 2^bits a block."""
+    rows = ()
+    for c in gl.static_range(T // C):
+        o_r = first + c * C + o_c
+        i_j = gl.load(p_list + (o_r >> bits)).to(gl.int32)
+        rows = rows + ((i_j << bits) + (o_r & ((1 << bits) - 1)),)
+    return rows
+
+
+@gluon.jit
+def _block_rows(p_list, first, o_c, N: gl.constexpr, T: gl.constexpr, C: gl.constexpr):
+    """The same for level 1, where C rows lie in one block: one load and one number for all of them."""
+    rows = ()
+    for c in gl.static_range(T // C):
+        place = first + c * C
+        rows = rows + (gl.load(p_list + place // N).to(gl.int32) * N + place % N + o_c,)
+    return rows
+
+
+@gluon.jit
+def _left_over_rows(p_list, o_x, m_list, full, counts, rest, n_full, LOG2_N: gl.constexpr, T: gl.constexpr):
+    """``(rank, row)`` of places in the run of what is left over of levels 1, 2, 4, 8 (rank 0, 1, 2, 3); a pooled row
+    counts from the start of the pooled buffer."""
+    f1, f2, f4, f8 = full
+    n1, n2, n4 = counts
+    r1, r2, r4 = rest
+    past1 = (o_x >= r1).to(gl.int32)
+    past2 = (o_x >= r1 + r2).to(gl.int32)
+    past4 = (o_x >= r1 + r2 + r4).to(gl.int32)
+    rank = past1 + past2 + past4
+    bits = LOG2_N - rank
+    o_r = o_x + f1 * T + past1 * ((f2 - f1) * T - r1) + past2 * ((f4 - f2) * T - r2) + past4 * ((f8 - f4) * T - r4)
+    o_list = past1 * n1 + past2 * n2 + past4 * n4 + (o_r >> bits)
+    i_j = gl.load(p_list + o_list, mask=m_list, other=0).to(gl.int32)
+    base = (n_full * (2 * past2 + past4)) << (LOG2_N - 2)
+    return rank, base + (i_j << bits) + (o_r & ((1 << bits) - 1))
+
+
+@gluon.jit
+def _copy(x_s, full, empty, p_x, rows, stride, o_d, t, C: gl.constexpr):
+    """Copy tile ``t`` once its place is free; the barrier counts each thread's copies when they are done."""
+    STAGES: gl.constexpr = x_s.shape[0]
+    st = t % STAGES
+    mbarrier.wait(empty.index(st), (t // STAGES) & 1 ^ 1)
+    for c in gl.static_range(len(rows)):
+        p = p_x + (rows[c].to(gl.int64) * stride)[:, None] + o_d
+        async_copy.async_copy_global_to_shared(x_s.index(st).slice(c * C, C), p)
+    async_copy.mbarrier_arrive(full.index(st), increment_count=False)
+
+
+@gluon.jit
+def producer(
+    k, v, pooled_k, pooled_v, lists, counts, kv_start, bars_and_tiles, numbers,
+    M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr, CAUSAL: gl.constexpr, POOLED: gl.constexpr,
+):  # fmt: skip
+    q_s, k_s, v_s, bias_s, place_s, full_k, full_v, empty_k, empty_v = bars_and_tiles
+    stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, inv_scale, lq_all, lk_all = numbers[:9]
+    n_i, n_j, n_full, hkv, group = numbers[9:]
+    STAGES_K: gl.constexpr = k_s.shape[0]
+    STAGES_V: gl.constexpr = v_s.shape[0]
+    LOG2_N: gl.constexpr = 5 if N == 32 else 6 if N == 64 else 7
+    C: gl.constexpr = 32  # rows at a time, so that their addresses fit the producer's registers
+    layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
+    o_c = gl.arange(0, C, gl.SliceLayout(1, layout))
+    o_d = gl.arange(0, D, gl.SliceLayout(0, layout))[None, :]
+    i_i, i_kv, i_b, i_g, o_q, o_k, lq, lk, n_list, n_valid = row_of_program(
+        kv_start, lq_all, lk_all, n_i, hkv, group, M, N, CAUSAL
+    )
+    i_row = (i_kv * group + i_g) * n_i + i_i
+    p_count = counts + i_row * 5
+    p_list = lists + i_row * n_j
+    n1, n2, n4, f1, f2, f4, f8, r1, r2, r4, r8, tail = schedule(p_count, n_list, n_valid, lk, N, T)
+    kept = gl.load(p_count + 4)
+    plain = f1 + f2 + f4 + f8
+    rest = r1 + r2 + r4 + r8
+    n_tiles = plain + (rest + tail + T - 1) // T
+    p_k = k + i_b * stride_kb + i_kv % hkv * stride_kh + o_k.to(gl.int64) * stride_kl
+    p_v = v + i_b * stride_vb + i_kv % hkv * stride_vh + o_k.to(gl.int64) * stride_vl
+    p_pk = pooled_k
+    p_pv = pooled_v
+    if POOLED:
+        p_pk += i_kv * n_full * (N // 8 * 7) * D
+        p_pv += i_kv * n_full * (N // 8 * 7) * D
+
+    for t in range(0, f1):
+        rows = _block_rows(p_list, t * T, o_c, N, T, C)
+        _copy(k_s, full_k, empty_k, p_k, rows, stride_kl, o_d, t, C)
+        _copy(v_s, full_v, empty_v, p_v, rows, stride_vl, o_d, t, C)
+    if POOLED:
+        for t in range(f1, plain):
+            past2 = (t >= f1 + f2).to(gl.int32)
+            past4 = (t >= f1 + f2 + f4).to(gl.int32)
+            first = (t - f1 - past2 * f2 - past4 * f4) * T
+            base = ((n_full * (2 * past2 + past4)) << (LOG2_N - 2)).to(gl.int64) * D
+            bits = LOG2_N - 1 - past2 - past4
+            rows = _level_rows(p_list + n1 + past2 * n2 + past4 * n4, first, bits, o_c, T, C)
+            _copy(k_s, full_k, empty_k, p_pk + base, rows, D, o_d, t, C)
+            _copy(v_s, full_v, empty_v, p_pv + base, rows, D, o_d, t, C)
+    for t in range(plain, n_tiles):  # what is left over, level by level, then the tail
+        st_k = t % STAGES_K
+        st_v = t % STAGES_V
+        mbarrier.wait(empty_k.index(st_k), (t // STAGES_K) & 1 ^ 1)
+        mbarrier.wait(empty_v.index(st_v), (t // STAGES_V) & 1 ^ 1)
+        for c in gl.static_range(T // C):
+            o_x = (t - plain) * T + c * C + o_c
+            m_list = o_x < rest
+            rank, rows = _left_over_rows(
+                p_list, o_x, m_list, (f1, f2, f4, f8), (n1, n2, n4), (r1, r2, r4), n_full, LOG2_N, T
+            )
+            i_c = n_list * N + o_x - rest  # key position of a tail row
+            m_tail = (o_x >= rest) & (o_x < rest + tail)
+            m_kept = m_tail & (((kept >> ((i_c // N - n_list) & 31)) & 1) == 1)
+            place = gl.where(m_kept, i_c if CAUSAL else 0, NEVER)
+            place_s.index(st_k).slice(c * C, C).store(gl.where(m_list, -1, place))
+            bias_s.index(st_k).slice(c * C, C).store(gl.where(m_list, rank.to(gl.float32) * inv_scale, 0.0))
+            raw = gl.where(m_list, rows, i_c).to(gl.int64)
+            pk = p_k + raw * stride_kl
+            pv = p_v + raw * stride_vl
+            if POOLED:
+                pooled = m_list & (rank > 0)
+                pk = gl.where(pooled, p_pk + rows.to(gl.int64) * D, pk)
+                pv = gl.where(pooled, p_pv + rows.to(gl.int64) * D, pv)
+            m_c = (m_list | m_tail)[:, None]
+            async_copy.async_copy_global_to_shared(k_s.index(st_k).slice(c * C, C), pk[:, None] + o_d, mask=m_c)
+            async_copy.async_copy_global_to_shared(v_s.index(st_v).slice(c * C, C), pv[:, None] + o_d, mask=m_c)
+        async_copy.mbarrier_arrive(full_k.index(st_k), increment_count=False)
+        async_copy.mbarrier_arrive(full_v.index(st_v), increment_count=False)
+    async_copy.wait_group(0)

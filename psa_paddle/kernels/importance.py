@@ -1,0 +1,231 @@
+"""Step 2: how much each block of keys matters to each block of queries, from a fraction of the products.
+
+``xattn`` (XAttention, arXiv:2503.16428): antidiagonal sums of groups of s tokens, one pass. Each tile of key groups is
+summed relative to its own row maximum, which is stored with it, so no score overflows or vanishes before the row's
+maximum is known; step 3 joins the tiles.
+``pooling``: every fourth token. The maximum of a probability needs the row's normaliser first, and keeping every
+sampled probability would take L^2 / 64 numbers a head, so the products (1 / 16 of dense) are computed twice.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .. import bridge
+from . import tuning
+from .common import LOG2E, ceil_div, check_blocks, check_kv_start, check_tensor, sample_span, stride_args
+
+SAMPLE_STEP = 4
+
+
+@triton.jit
+def _row_max(b_s, b_m):
+    """Running row maximum of log2 scores, and a finite reference for rows that saw nothing yet."""
+    b_top = tl.maximum(b_m, tl.max(b_s, 1))
+    return b_top, tl.where(b_top == -float("inf"), 0.0, b_top)
+
+
+@triton.jit
+def _xattn_kernel(
+    q, k, scores, tops, kv_start,
+    stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl,
+    scale, lq, lk, n_a, n_j, tiles_a, tiles_b, hkv, group,
+    S: tl.constexpr, TERMS: tl.constexpr, N: tl.constexpr, D: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_K: tl.constexpr,
+):  # fmt: skip
+    # The heads of one kv head come next to each other: they read the same keys.
+    pid = tl.program_id(0)
+    i_g = pid % group
+    i_tb = pid // group % tiles_b
+    i_ta = pid // (group * tiles_b) % tiles_a
+    i_kv = (pid // (group * tiles_b * tiles_a)).to(tl.int64)
+    i_b = i_kv // hkv
+    i_bh = i_kv * group + i_g
+    o_q, o_k, lq, lk = sample_span(kv_start, i_b, lq, lk, CAUSAL)
+    first_a, first_b = i_ta * BLOCK_A, i_tb * BLOCK_B
+    dead = (first_a * S >= lq) | (first_b * S >= lk)
+    if CAUSAL:
+        dead |= first_b * S > tl.minimum((first_a + BLOCK_A) * S, lq) - 1 + lk - lq
+    if dead:  # step 3 does not look here
+        return
+
+    o_a, o_b, o_d = tl.arange(0, BLOCK_A), tl.arange(0, BLOCK_B), tl.arange(0, BLOCK_K)
+    p_q = q + i_b * stride_qb + (i_bh % (hkv * group)) * stride_qh + (o_q + first_a * S).to(tl.int64) * stride_ql
+    p_k = k + i_b * stride_kb + (i_kv % hkv) * stride_kh + (o_k + first_b * S).to(tl.int64) * stride_kl
+    lim_q, lim_k = lq - first_a * S, lk - first_b * S
+    b_s = tl.zeros([BLOCK_A, BLOCK_B], tl.float32)
+    STEP: tl.constexpr = S // TERMS
+    for x in range(0, TERMS * (D // BLOCK_K)):
+        t = x // (D // BLOCK_K) * STEP + STEP // 2
+        d = x % (D // BLOCK_K) * BLOCK_K
+        o_r = o_a * S + (S - 1 - t)
+        o_c = o_b * S + t
+        b_q = tl.load(p_q + d + o_r[:, None] * stride_ql + o_d[None, :], mask=(o_r < lim_q)[:, None], other=0.0)
+        b_k = tl.load(p_k + d + o_c[:, None] * stride_kl + o_d[None, :], mask=(o_c < lim_k)[:, None], other=0.0)
+        b_s = tl.dot(b_q, tl.trans(b_k), b_s, input_precision="ieee")  # [A, B]
+
+    i_a, i_c = first_a + o_a, first_b + o_b
+    m_s = (i_c * S < lk)[None, :]
+    if CAUSAL:
+        last = i_a * S + S - 1 + lk - lq  # a ragged last group ends at the last key at least
+        m_s &= (i_c * S)[None, :] <= last[:, None]
+    b_s = tl.where(m_s, b_s * scale, -float("inf"))
+    b_top, b_ref = _row_max(b_s, tl.full([BLOCK_A], -float("inf"), tl.float32))
+    b_e = tl.exp2(b_s - b_ref[:, None])
+    PER_J: tl.constexpr = N // S
+    TILE_J: tl.constexpr = BLOCK_B // PER_J
+    b_e = tl.sum(tl.reshape(b_e, [BLOCK_A, TILE_J, PER_J]), 2)  # [A, blocks]
+    i_j = i_tb * TILE_J + tl.arange(0, TILE_J)
+    m_a = i_a * S < lq
+    p_e = scores + i_bh * n_a * n_j + i_a.to(tl.int64)[:, None] * n_j + i_j[None, :]
+    tl.store(p_e, b_e.to(scores.dtype.element_ty), mask=m_a[:, None] & (i_j < n_j)[None, :])
+    tl.store(tops + (i_bh * tiles_b + i_tb) * n_a + i_a, b_top, mask=m_a)
+
+
+@triton.jit
+def _sampled_scores(b_q, p_k, i_c, last, o_d, stride_kl, scale, lk, D: tl.constexpr, CAUSAL: tl.constexpr):
+    """log2 logits of sampled queries and sampled keys ``i_c``, -inf where hidden; [A, B]."""
+    STEP: tl.constexpr = 4
+    m_c = i_c * STEP < lk
+    p = p_k + (i_c * STEP).to(tl.int64)[:, None] * stride_kl + o_d[None, :]
+    b_k = tl.load(p, mask=m_c[:, None] & (o_d < D)[None, :], other=0.0)
+    b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * scale
+    m_s = m_c[None, :]
+    if CAUSAL:
+        m_s &= (i_c * STEP)[None, :] <= last[:, None]
+    return tl.where(m_s, b_s, -float("inf"))
+
+
+@triton.jit
+def _pooling_kernel(
+    q, k, importance, kv_start,
+    stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl,
+    scale, lq, lk, n_i, n_j, tiles_a, hkv, group,
+    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, CAUSAL: tl.constexpr,
+    BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr,
+):  # fmt: skip
+    pid = tl.program_id(0)
+    i_g = pid % group
+    i_ta = tiles_a - 1 - pid // group % tiles_a  # longest first
+    i_kv = (pid // (group * tiles_a)).to(tl.int64)
+    i_b = i_kv // hkv
+    i_bh = i_kv * group + i_g
+    o_q, o_k, lq, lk = sample_span(kv_start, i_b, lq, lk, CAUSAL)
+    STEP: tl.constexpr = 4
+    i_a, o_d = i_ta * BLOCK_A + tl.arange(0, BLOCK_A), tl.arange(0, BLOCK_D)
+    m_a = i_a * STEP < lq
+    p_q = q + i_b * stride_qb + (i_bh % (hkv * group)) * stride_qh + o_q.to(tl.int64) * stride_ql
+    p_q += (i_a * STEP).to(tl.int64)[:, None] * stride_ql + o_d[None, :]
+    b_q = tl.load(p_q, mask=m_a[:, None] & (o_d < D)[None, :], other=0.0)
+    p_k = k + i_b * stride_kb + (i_kv % hkv) * stride_kh + o_k.to(tl.int64) * stride_kl
+    last = i_a * STEP + lk - lq
+    n_seen = (lk + STEP - 1) // STEP
+    if CAUSAL:
+        n_seen = tl.minimum(n_seen, tl.maximum((i_ta + 1) * BLOCK_A + (lk - lq + STEP - 1) // STEP, 0))
+
+    b_m = tl.full([BLOCK_A], -float("inf"), tl.float32)
+    b_z = tl.zeros([BLOCK_A], tl.float32)
+    for c in range(0, n_seen, BLOCK_B):
+        i_c = c + tl.arange(0, BLOCK_B)
+        b_s = _sampled_scores(b_q, p_k, i_c, last, o_d, stride_kl, scale, lk, D, CAUSAL)
+        b_top, b_ref = _row_max(b_s, b_m)
+        b_z = b_z * tl.exp2(b_m - b_ref) + tl.sum(tl.exp2(b_s - b_ref[:, None]), 1)
+        b_m = b_top
+    # log2 of the normaliser; +inf makes the probabilities of rows past the end zero.
+    b_z = tl.where(m_a & (b_z > 0.0), tl.where(b_m == -float("inf"), 0.0, b_m) + tl.log2(b_z), float("inf"))
+
+    PER_I: tl.constexpr = M // STEP
+    PER_J: tl.constexpr = N // STEP
+    TILE_I: tl.constexpr = BLOCK_A // PER_I
+    TILE_J: tl.constexpr = BLOCK_B // PER_J
+    i_i = i_ta * TILE_I + tl.arange(0, TILE_I)
+    for c in range(0, n_seen, BLOCK_B):
+        i_c = c + tl.arange(0, BLOCK_B)
+        b_s = _sampled_scores(b_q, p_k, i_c, last, o_d, stride_kl, scale, lk, D, CAUSAL)
+        b_p = tl.exp2(b_s - b_z[:, None])
+        b_p = tl.max(tl.reshape(b_p, [BLOCK_A, TILE_J, PER_J]), 2)
+        b_p = tl.max(tl.reshape(b_p, [TILE_I, PER_I, TILE_J]), 1)
+        i_j = c // PER_J + tl.arange(0, TILE_J)
+        p_o = importance + (i_bh * n_i + i_i.to(tl.int64)[:, None]) * n_j + i_j[None, :]
+        tl.store(p_o, b_p, mask=(i_i < n_i)[:, None] & (i_j < n_j)[None, :])
+
+
+def _check(q, k, query_block, key_block, kv_start):
+    check_tensor("q", q)
+    check_tensor("k", k)
+    check_blocks(query_block, key_block)
+    check_kv_start(kv_start, q.shape[0])
+
+
+def _settings(name: str, kernel, q, **minimum) -> dict:
+    """The tuned settings, tiles widened so that they cover whole blocks."""
+    itemsize = 4 if bridge.dtype_name(q) == "float32" else 2
+    settings = dict(tuning.pick(name, q.shape[3], itemsize, bridge.arch(q, kernel)))
+    return {key: max(value, minimum.get(key, 0)) for key, value in settings.items()}
+
+
+def xattn_fwd(
+    q, k, *, scale: float, causal: bool, query_block: int, key_block: int, stride: int, terms: int, kv_start=None
+):
+    """Antidiagonal importance (arXiv:2503.16428), not yet normalised.
+
+    Args:
+        q: [B, H, Lq, D]; k: [B, Hkv, Lk, D]; float32, float16 or bfloat16, last dimension contiguous.
+        scale: factor of the logits.
+        stride: s, the tokens of a group; divides both block sizes.
+        terms: how many of the s products of each sum are taken, evenly spaced; divides s.
+        kv_start: int32 [B], first key of each sample, or None.
+
+    Returns:
+        ``(scores, tops, tile)``. scores: [B, H, ceil(Lq / s), ceil(Lk / N)], sums over the groups of a key block of
+        2^(logit - top), bfloat16 for 16-bit inputs on a GPU, else float32. tops: float32 [B, H, tiles, ceil(Lq / s)],
+        the row maxima, base-2 logits, of each tile of ``tile`` key blocks. Pairs that no token may see are left
+        unwritten.
+
+    Raises:
+        TypeError, ValueError: unsupported dtypes, shapes, strides or block sizes.
+    """
+    _check(q, k, query_block, key_block, kv_start)
+    if stride not in (4, 8, 16, 32):
+        raise ValueError(f"stride must be 4, 8, 16 or 32, got {stride}.")
+    if terms < 1 or stride % terms:
+        raise ValueError(f"terms must divide the stride {stride}, got {terms}.")
+    b, h, lq, d = q.shape
+    hkv, lk = k.shape[1], k.shape[2]
+    n_a, n_b, n_j = ceil_div(lq, stride), ceil_div(lk, stride), ceil_div(lk, key_block)
+    settings = _settings("xattn", _xattn_kernel, q, BLOCK_A=query_block // stride, BLOCK_B=key_block // stride)
+    tiles_a, tiles_b = ceil_div(n_a, settings["BLOCK_A"]), ceil_div(n_b, settings["BLOCK_B"])
+    wide = bridge.dtype_name(q) == "float32" or bridge.interpreting(_xattn_kernel)
+    scores = bridge.empty((b, h, n_a, n_j), "float32" if wide else "bfloat16", q)
+    tops = bridge.empty((b, h, tiles_b, n_a), "float32", q)
+    bridge.launch(
+        _xattn_kernel, (tiles_a * tiles_b * b * h,), like=q,
+        q=q, k=k, scores=scores, tops=tops, kv_start=kv_start, **stride_args(q=q, k=k),
+        scale=scale / terms * LOG2E, lq=lq, lk=lk, n_a=n_a, n_j=n_j, tiles_a=tiles_a, tiles_b=tiles_b,
+        hkv=hkv, group=h // hkv, S=stride, TERMS=terms, N=key_block, D=d, CAUSAL=causal,
+        BLOCK_K=64 if d % 64 == 0 else d & -d, **settings,
+    )  # fmt: skip
+    return scores, tops, settings["BLOCK_B"] * stride // key_block
+
+
+def pooling_fwd(q, k, *, scale: float, causal: bool, query_block: int, key_block: int, kv_start=None):
+    """Maximum probability of each block pair among every fourth token, float32 [B, H, nI, nJ], not normalised.
+
+    Arguments and errors as in ``xattn_fwd``; pairs that no token may see are left unwritten.
+    """
+    _check(q, k, query_block, key_block, kv_start)
+    b, h, lq, d = q.shape
+    hkv, lk = k.shape[1], k.shape[2]
+    n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
+    step = SAMPLE_STEP
+    settings = _settings("pooling", _pooling_kernel, q, BLOCK_A=query_block // step, BLOCK_B=key_block // step)
+    tiles_a = ceil_div(ceil_div(lq, step), settings["BLOCK_A"])
+    importance = bridge.empty((b, h, n_i, n_j), "float32", q)
+    bridge.launch(
+        _pooling_kernel, (tiles_a * b * h,), like=q,
+        q=q, k=k, importance=importance, kv_start=kv_start, **stride_args(q=q, k=k),
+        scale=scale * LOG2E, lq=lq, lk=lk, n_i=n_i, n_j=n_j, tiles_a=tiles_a, hkv=hkv, group=h // hkv,
+        M=query_block, N=key_block, D=d, BLOCK_D=128 if d > 64 else d, CAUSAL=causal, **settings,
+    )  # fmt: skip
+    return importance

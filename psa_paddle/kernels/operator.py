@@ -1,0 +1,82 @@
+"""The whole operator on the device: at most four launches, allocations and nothing else."""
+
+from __future__ import annotations
+
+from .attend import attend_fwd
+from .common import check_tensor
+from .importance import pooling_fwd, xattn_fwd
+from .pyramid import pyramid_fwd
+from .selection import Selection, select_fwd
+
+
+def select_blocks(
+    q, k, *, scale: float, causal: bool, query_block: int, key_block: int, intervals, mode: str, stride: int,
+    terms: int, method: str, text_length: int, cap=None, kv_start=None, return_levels: bool = False,
+    return_importance: bool = False,
+) -> Selection:  # fmt: skip
+    """Importance and selection: arguments as in ``psa_fwd``, cap as ``pyramid_fwd`` returns it.
+
+    Raises:
+        ValueError: an unknown method; see ``xattn_fwd`` and ``select_fwd``.
+    """
+    if method not in ("xattn", "pooling"):
+        raise ValueError(f'method must be "xattn" or "pooling", got {method!r}.')
+    shared = dict(causal=causal, query_block=query_block, key_block=key_block, kv_start=kv_start)
+    if len(intervals) == 1:
+        scores, tops, tile = q, None, 0  # every block gets the same level
+    elif method == "xattn":
+        scores, tops, tile = xattn_fwd(q, k, scale=scale, stride=stride, terms=terms, **shared)
+    else:
+        scores, tops, tile = pooling_fwd(q, k, scale=scale, **shared), None, 0
+    return select_fwd(
+        scores, tops, tile, cap, lq=q.shape[2], lk=k.shape[2], intervals=intervals, mode=mode, stride=stride,
+        text_length=text_length, return_levels=return_levels, return_importance=return_importance, **shared,
+    )  # fmt: skip
+
+
+def psa_fwd(
+    q, k, v, *, scale: float, causal: bool, query_block: int, key_block: int, intervals, mode: str, stride: int,
+    terms: int, method: str, text_length: int, thresholds=None, kv_start=None, out=None,
+    heads_last: bool = False,
+):  # fmt: skip
+    """Pyramid Sparse Attention (arXiv:2512.04025) of Paddle or torch CUDA tensors, or of Paddle CPU tensors and NumPy
+    arrays in Triton's interpreter.
+
+    Args:
+        q: [B, H, Lq, D]; k, v: [B, Hkv, Lk, D]; one dtype of float32, float16, bfloat16; D in 32, 64, 80, 96, 128,
+            contiguous; other strides are free. Query head h reads kv head h // (H / Hkv). Causal: Lq <= Lk, aligned
+            bottom-right.
+        scale: factor of the logits.
+        query_block, key_block: M in 64, 128 and N in 32, 64, 128 tokens.
+        intervals: ``((level, lo, hi), ...)``, ascending and tiling [0, 1]: ``AttentionConfig.intervals``.
+        mode: ``"energybound"`` or ``"topk"``; method: ``"xattn"`` or ``"pooling"``; stride, terms: xattn's.
+        text_length: last tokens whose key and query blocks stay at level 1.
+        thresholds: (for 2, for 4, for 8), mean cosines above which a key block may be pooled so far; None: no cap.
+        kv_start: int32 [B] on the device, first key of each sample of a left-padded batch, or None. A sample is
+            computed as if it came alone; rows of its padding are zeros.
+        out: where to write, strides free but for the last, or None; heads_last: it is [B, Lq, H, D].
+
+    Returns:
+        ``(out, work)``: q.dtype [B, H, Lq, D], or [B, Lq, H, D]; and float32 [B, H, nI], each row's sum over its
+        pairs of 1 / level.
+
+    Raises:
+        TypeError, ValueError: unsupported dtypes, shapes, strides or settings.
+    """
+    for name, x in (("q", q), ("k", k), ("v", v)):
+        check_tensor(name, x)
+    if causal and q.shape[2] > k.shape[2]:
+        raise ValueError(f"causal attention needs as many keys as queries, got {q.shape[2]} and {k.shape[2]}.")
+    pool = any(level > 1 for level, _, _ in intervals)
+    pooled_k = pooled_v = cap = None
+    if pool:
+        pooled_k, pooled_v, cap = pyramid_fwd(k, v, key_block=key_block, thresholds=thresholds, kv_start=kv_start)
+    found = select_blocks(
+        q, k, scale=scale, causal=causal, query_block=query_block, key_block=key_block, intervals=intervals, mode=mode,
+        stride=stride, terms=terms, method=method, text_length=text_length, cap=cap, kv_start=kv_start,
+    )  # fmt: skip
+    out = attend_fwd(
+        q, k, v, pooled_k, pooled_v, found.lists, found.counts, scale=scale, causal=causal, query_block=query_block,
+        key_block=key_block, kv_start=kv_start, out=out, heads_last=heads_last,
+    )  # fmt: skip
+    return out, found.work

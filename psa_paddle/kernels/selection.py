@@ -1,0 +1,263 @@
+"""Step 3: importance -> level of every pair of blocks -> the lists that step 4 walks. No sort.
+
+A row's order matters only through "how much importance comes before this block", which for a value x is the mass of the
+values above x. So each interval's bound is found by bisecting the bits of the value where that mass passes the bound;
+equal values are told apart by their position, as a stable descending sort does. Levels: PSA (arXiv:2512.04025), 3.3.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import triton
+import triton.language as tl
+
+from .. import bridge
+from . import tuning
+from .common import ceil_div, check_blocks, check_kv_start, next_power_of_2, row_span, sample_span
+
+MAX_BLOCKS = 32767  # a block number is an int16, and packed counts have 16 bits a level
+COUNTS = 5  # levels 1, 2, 4, 8, and the bits of the kept tail blocks
+
+
+class Selection(NamedTuple):
+    """lists: int16 [B, H, nI, nJ], each row the kept blocks before the tail, level 1, 2, 4, 8, ascending in a level.
+    counts: int32 [B, H, nI, 5]: how many of level 1, 2, 4, 8; bit t of the fifth: tail block t is kept.
+    work: float32 [B, H, nI], sum of 1 / level over the row's kept blocks, the tail included.
+    levels: int8 [B, H, nI, nJ] or None. importance: float32 [B, H, nI, nJ] or None."""
+
+    lists: object
+    counts: object
+    work: object
+    levels: object
+    importance: object
+
+
+@triton.jit
+def _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work):
+    """Compact one row's levels [NJ] (0 where invalid) into its lists; the four running counts share an int64."""
+    m_list = (i_j < n_list) & (b_level > 0)
+    b_rank = (b_level >= 2).to(tl.int32) + (b_level >= 4).to(tl.int32) + (b_level >= 8).to(tl.int32)
+    b_one = tl.where(m_list, tl.full(b_level.shape, 1, tl.int64) << (16 * b_rank).to(tl.int64), 0)
+    b_cum = tl.cumsum(b_one, 0)
+    total = tl.sum(b_one, 0)
+    n1 = (total & 0xFFFF).to(tl.int32)
+    n2 = ((total >> 16) & 0xFFFF).to(tl.int32)
+    n4 = ((total >> 32) & 0xFFFF).to(tl.int32)
+    n8 = ((total >> 48) & 0xFFFF).to(tl.int32)
+    b_place = ((b_cum >> (16 * b_rank).to(tl.int64)) & 0xFFFF).to(tl.int32) - 1
+    b_place += tl.where(b_rank > 0, n1, 0) + tl.where(b_rank > 1, n2, 0) + tl.where(b_rank > 2, n4, 0)
+    tl.store(lists + i_row * n_j + b_place, i_j.to(tl.int16), mask=m_list)
+    m_tail = (i_j >= n_list) & (b_level > 0)
+    b_bit = tl.where(m_tail, tl.full(b_level.shape, 1, tl.int32) << ((i_j - n_list) & 31), 0)
+    p_counts = counts + i_row * 5
+    tl.store(p_counts, n1)
+    tl.store(p_counts + 1, n2)
+    tl.store(p_counts + 2, n4)
+    tl.store(p_counts + 3, n8)
+    tl.store(p_counts + 4, tl.sum(b_bit, 0))
+    tl.store(work + i_row, tl.sum(tl.where(b_level > 0, 1.0 / tl.maximum(b_level, 1).to(tl.float32), 0.0), 0))
+
+
+@triton.jit
+def _join_groups(p_e, p_t, i_j, m_j, n_groups, n_a, n_j, TILE: tl.constexpr, NJ: tl.constexpr):
+    """Sum over a query block's groups of each group's softmax over the blocks; [NJ]."""
+    b_sum = tl.zeros([NJ], tl.float32)
+    for a in range(0, n_groups):
+        b_top = tl.load(p_t + (i_j // TILE) * n_a + a, mask=m_j, other=-float("inf"))
+        b_e = tl.load(p_e + a * n_j + i_j, mask=m_j, other=0.0).to(tl.float32)
+        b_e *= tl.exp2(b_top - tl.max(b_top, 0))
+        b_sum += b_e / tl.sum(b_e, 0)
+    return b_sum
+
+
+@triton.jit
+def _bound_targets(total, n_valid, i_c, BOUNDS: tl.constexpr, TOPK: tl.constexpr):
+    """How much must come before a block to pass each bound: importance, or (TOPK) a whole number of blocks; [C]."""
+    b_target = tl.full(i_c.shape, float("inf"), tl.float32)
+    for c in tl.static_range(len(BOUNDS)):
+        if TOPK:
+            # The smallest rank with rank / n >= bound in float64, as the reference divides.
+            bound = tl.full([], BOUNDS[c], tl.float64)
+            n = tl.maximum(n_valid, 1).to(tl.float64)
+            rank = tl.ceil(bound * n)
+            rank = tl.where((rank - 1.0) / n >= bound, rank - 1.0, rank)
+            target = tl.where(rank / n < bound, rank + 1.0, rank).to(tl.float32)
+        else:
+            target = total * BOUNDS[c]
+        b_target = tl.where(i_c == c, target, b_target)
+    return b_target
+
+
+@triton.jit
+def _interval_of(b_x, m_j, n_valid, BOUNDS: tl.constexpr, TOPK: tl.constexpr, C: tl.constexpr, NJ: tl.constexpr):
+    """How many bounds each block passes: its interval; [NJ]."""
+    # Non-negative floats order as their bits; 0 is left to the invalid blocks.
+    b_key = tl.where(m_j, b_x.to(tl.int32, bitcast=True) + 1, 0)
+    b_w = b_x
+    if TOPK:
+        b_w = tl.full([NJ], 1.0, tl.float32)
+    b_w = tl.where(m_j, b_w, 0.0)
+    i_c = tl.arange(0, C)
+    b_target = _bound_targets(tl.sum(b_w, 0), n_valid, i_c, BOUNDS, TOPK)
+    # Keys up to b_cut have at least the target above them; keys from b_cut + 1 on, b_above, less.
+    b_cut = tl.zeros([C], tl.int32)
+    b_end = tl.full([C], 0x7F800002, tl.int32)
+    b_above = tl.zeros([C], tl.float32)
+    for _ in range(31):
+        b_mid = b_cut + ((b_end - b_cut) >> 1)
+        b_mass = tl.sum(tl.where(b_key[None, :] > b_mid[:, None], b_w[None, :], 0.0), 1)  # [C]
+        m_c = b_mass >= b_target
+        b_cut = tl.where(m_c, b_mid, b_cut)
+        b_end = tl.where(m_c, b_end, b_mid)
+        b_above = tl.where(m_c, b_above, b_mass)
+    m_tie = b_key[None, :] == b_end[:, None]  # [C, NJ]: equals that may straddle the bound
+    b_shift = (16 * i_c).to(tl.int64)[:, None]
+    b_rank = tl.cumsum(tl.sum(tl.where(m_tie, tl.full([C, NJ], 1, tl.int64) << b_shift, 0), 0), 0)
+    b_rank = ((b_rank[None, :] >> b_shift) & 0xFFFF).to(tl.float32) - 1.0
+    m_pass = m_tie & (b_above[:, None] + b_rank * b_w[None, :] >= b_target[:, None])
+    m_pass |= b_key[None, :] <= b_cut[:, None]
+    return tl.sum(m_pass.to(tl.int32), 0)
+
+
+@triton.jit
+def _select_kernel(
+    scores, tops, cap, kv_start, lists, counts, work, levels, importance,
+    lq, lk, n_i, n_j, n_a, tiles_b, heads, group, text_length,
+    M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, GROUPS: tl.constexpr, TILE: tl.constexpr,
+    LEVELS: tl.constexpr, BOUNDS: tl.constexpr, TOPK: tl.constexpr, C: tl.constexpr, NJ: tl.constexpr,
+):  # fmt: skip
+    i_i, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_row = i_bh * n_i + i_i
+    _, _, lq, lk = sample_span(kv_start, i_bh // heads, lq, lk, CAUSAL)
+    n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)
+    i_j = tl.arange(0, NJ)
+    m_j = i_j < n_valid
+    b_level = tl.full([NJ], LEVELS[0], tl.int32)
+    if len(BOUNDS) > 0:
+        if GROUPS > 0:
+            S: tl.constexpr = M // GROUPS
+            first_a = i_i * GROUPS
+            n_groups = tl.minimum(GROUPS, (lq + S - 1) // S - first_a)
+            p_e = scores + (i_bh * n_a + first_a) * n_j
+            p_t = tops + i_bh * tiles_b * n_a + first_a
+            b_x = _join_groups(p_e, p_t, i_j, m_j, n_groups, n_a, n_j, TILE, NJ)
+        else:
+            b_x = tl.load(scores + i_row * n_j + i_j, mask=m_j, other=0.0)
+        b_x = tl.where(b_x > 0.0, b_x, 0.0)  # NaN too
+        if importance is not None:
+            b_out = b_x
+            if GROUPS == 0:
+                b_out = b_x / tl.maximum(tl.sum(b_x, 0), 1e-30)
+            tl.store(importance + i_row * n_j + i_j, b_out, mask=i_j < n_j)
+        b_interval = _interval_of(b_x, m_j, n_valid, BOUNDS, TOPK, C, NJ)
+        for c in tl.static_range(1, len(LEVELS)):
+            b_level = tl.where(b_interval == c, LEVELS[c], b_level)
+    if cap is not None:
+        b_cap = tl.load(cap + i_bh // group * n_j + i_j, mask=m_j, other=1).to(tl.int32)
+        b_level = tl.minimum(b_level, b_cap)
+    m_ragged = (i_j + 1) * N > lk
+    b_level = tl.where(m_ragged, tl.minimum(b_level, 1), b_level)
+    m_one = i_j == 0
+    if CAUSAL:
+        m_one |= i_j >= n_list
+    text_row = tl.minimum((i_i + 1) * M, lq) > lq - text_length
+    m_one |= (text_length > 0) & (((i_j + 1) * N > lk - text_length) | text_row)
+    b_level = tl.where(m_one, 1, b_level)
+    b_level = tl.where(m_j, b_level, 0)
+    if levels is not None:
+        tl.store(levels + i_row * n_j + i_j, b_level.to(tl.int8), mask=i_j < n_j)
+    _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work)
+
+
+@triton.jit
+def _lists_kernel(
+    levels, kv_start, lists, counts, work, lq, lk, n_i, n_j, heads,
+    M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, NJ: tl.constexpr,
+):  # fmt: skip
+    i_i, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_row = i_bh * n_i + i_i
+    _, _, lq, lk = sample_span(kv_start, i_bh // heads, lq, lk, CAUSAL)
+    n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)
+    i_j = tl.arange(0, NJ)
+    b_level = tl.load(levels + i_row * n_j + i_j, mask=i_j < n_valid, other=0).to(tl.int32)
+    _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work)
+
+
+def _empty_selection(like, b: int, h: int, n_i: int, n_j: int, levels, importance) -> Selection:
+    if n_j > MAX_BLOCKS:
+        raise ValueError(
+            f"{n_j} key blocks are more than the {MAX_BLOCKS} that lists can number; use a larger key_block."
+        )
+    lists = bridge.empty((b, h, n_i, n_j), "int16", like)
+    counts = bridge.empty((b, h, n_i, COUNTS), "int32", like)
+    return Selection(lists, counts, bridge.empty((b, h, n_i), "float32", like), levels, importance)
+
+
+def select_fwd(
+    scores, tops=None, tile: int = 0, cap=None, *, lq: int, lk: int, causal: bool, query_block: int, key_block: int,
+    intervals, mode: str, text_length: int = 0, stride: int = 0, kv_start=None, heads=None,
+    return_levels: bool = False, return_importance: bool = False,
+) -> Selection:  # fmt: skip
+    """Choose every pair's level and write the lists of kept blocks.
+
+    Args:
+        scores, tops, tile: ``xattn_fwd``'s result; or ``scores`` alone, an importance map float32 [B, H, nI, nJ]; or,
+            with one interval, where importance does not matter, any tensor [B, ...] that tells batch and device.
+        cap: int8 [B, Hkv, nJ], largest level of each key block, or None.
+        intervals: ``((level, lo, hi), ...)`` ascending from 0 to 1, at most five.
+        mode: ``"energybound"`` (share of importance before the block) or ``"topk"`` (rank / n).
+        text_length: last tokens whose key and query blocks stay at level 1.
+        stride: xattn's s, when ``tops`` is given.
+        kv_start: int32 [B], first key of each sample, or None.
+        heads: H, needed with one interval only.
+
+    Returns:
+        ``Selection``; importance rows sum to the number of query groups (xattn) or to 1 (map), invalid pairs are 0.
+
+    Raises:
+        ValueError: an unknown mode, too many intervals or blocks.
+    """
+    check_blocks(query_block, key_block)
+    check_kv_start(kv_start, scores.shape[0])
+    if mode not in ("energybound", "topk"):
+        raise ValueError(f'mode must be "energybound" or "topk", got {mode!r}.')
+    if not 1 <= len(intervals) <= 5:
+        raise ValueError(f"1 to 5 intervals are possible, got {len(intervals)}.")
+    b, h = scores.shape[0], heads or scores.shape[1]
+    n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
+    n_a, tiles_b = (scores.shape[2], tops.shape[2]) if tops is not None else (0, 0)
+    shape = (b, h, n_i, n_j)
+    levels = bridge.empty(shape, "int8", scores) if return_levels else None
+    importance = bridge.empty(shape, "float32", scores) if return_importance and len(intervals) > 1 else None
+    found = _empty_selection(scores, b, h, n_i, n_j, levels, importance)
+    bounds = tuple(float(hi) for _, _, hi in intervals[:-1])
+    bridge.launch(
+        _select_kernel, (n_i, b * h), like=scores,
+        scores=scores, tops=tops, cap=cap, kv_start=kv_start, **found._asdict(),
+        lq=lq, lk=lk, n_i=n_i, n_j=n_j, n_a=n_a, tiles_b=tiles_b, heads=h,
+        group=h // cap.shape[1] if cap is not None else 1, text_length=text_length,
+        M=query_block, N=key_block, CAUSAL=causal, GROUPS=query_block // stride if tops is not None else 0, TILE=tile,
+        LEVELS=tuple(int(level) for level, _, _ in intervals), BOUNDS=bounds, TOPK=mode == "topk",
+        C=next_power_of_2(len(bounds)), NJ=max(16, next_power_of_2(n_j)),
+        num_warps=tuning.warps(n_j, tuning.SELECT_BLOCKS_PER_WARP),
+    )  # fmt: skip
+    return found
+
+
+def lists_from_levels(levels, *, lq: int, lk: int, causal: bool, query_block: int, key_block: int, kv_start=None):
+    """The lists of a given map: int8 [B, H, nI, nJ] of 0, 1, 2, 4, 8. Tail blocks count as kept (level 1) or not.
+
+    Returns:
+        ``Selection`` with ``levels`` itself. Pooled levels of a ragged or crossing block are not supported.
+    """
+    check_blocks(query_block, key_block)
+    b, h, n_i, n_j = levels.shape
+    found = _empty_selection(levels, b, h, n_i, n_j, levels, None)
+    bridge.launch(
+        _lists_kernel, (n_i, b * h), like=levels,
+        levels=levels, kv_start=kv_start, lists=found.lists, counts=found.counts, work=found.work,
+        lq=lq, lk=lk, n_i=n_i, n_j=n_j, heads=h, M=query_block, N=key_block, CAUSAL=causal,
+        NJ=max(16, next_power_of_2(n_j)), num_warps=tuning.warps(n_j, tuning.SELECT_BLOCKS_PER_WARP),
+    )  # fmt: skip
+    return found

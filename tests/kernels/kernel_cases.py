@@ -1,0 +1,122 @@
+"""Inputs, references and tolerances that the kernel tests share."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import paddle
+
+from psa_paddle import reference as ref
+
+INTERVALS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.9), (0, 0.9, 1.0))
+CAP = {2: 0.3, 4: 0.33, 8: 0.36}  # about half of host_qkv's blocks pass each
+
+
+@dataclass(frozen=True)
+class Case:
+    """One call; ``str`` is the test's id."""
+
+    lq: int = 129
+    lk: int = 129
+    d: int = 32
+    group: int = 1
+    hkv: int = 1
+    batch: int = 1
+    m: int = 64
+    n: int = 32
+    causal: bool = True
+    dtype: str = "float32"
+    layout: str = "bhld"
+    scale: float = 0.0
+
+    def __str__(self):
+        parts = [f"Lq{self.lq}-Lk{self.lk}-D{self.d}-G{self.group}-B{self.batch}-M{self.m}-N{self.n}"]
+        parts += ["causal" if self.causal else "full", self.dtype, self.layout]
+        return "-".join(parts + ([f"scale{self.scale:g}"] if self.scale else []))
+
+    @property
+    def factor(self) -> float:
+        return self.scale or 2.0 / self.d**0.5
+
+    @property
+    def blocks(self) -> dict:
+        return dict(causal=self.causal, query_block=self.m, key_block=self.n)
+
+    @property
+    def n_i(self) -> int:
+        return -(-self.lq // self.m)
+
+    @property
+    def n_j(self) -> int:
+        return -(-self.lk // self.n)
+
+
+def tensor(x: np.ndarray, layout: str = "bhld"):
+    """A Paddle CPU tensor [B, H, L, D]: contiguous, a view of [B, L, H, D], or a slice of longer rows."""
+    if layout == "blhd":
+        return paddle.to_tensor(np.ascontiguousarray(x.transpose(0, 2, 1, 3))).transpose([0, 2, 1, 3])
+    if layout == "sliced":
+        wide = np.full((*x.shape[:2], x.shape[2] + 3, x.shape[3] + 5), np.nan, x.dtype)
+        wide[:, :, 2:-1, : x.shape[3]] = x
+        return paddle.to_tensor(wide)[:, :, 2:-1, : x.shape[3]]
+    return paddle.to_tensor(x)
+
+
+def host_qkv(case: Case, seed: int = 0):
+    """NumPy q, k, v of the case's dtype; keys drift so that blocks differ in importance and similarity."""
+    rng = np.random.default_rng([seed, case.lq, case.lk, case.d])
+    k = rng.standard_normal((case.batch, case.hkv, case.lk, case.d))
+    k += 0.7 * rng.standard_normal((case.batch, case.hkv, case.n_j, case.d)).repeat(case.n, 2)[:, :, : case.lk]
+    q = rng.standard_normal((case.batch, case.hkv * case.group, case.lq, case.d))
+    v = rng.standard_normal(k.shape)
+    return tuple(x.astype(case.dtype) for x in (q, k, v))
+
+
+def qkv(case: Case, seed: int = 0):
+    """``(paddle tensors, float64 arrays)`` of q, k, v."""
+    host = host_qkv(case, seed)
+    return [tensor(x, case.layout) for x in host], [x.astype(np.float64) for x in host]
+
+
+def random_levels(case: Case, seed: int = 0, skipped_rows: bool = True) -> np.ndarray:
+    """A level map int8 [B, H, nI, nJ] that no policy would choose: any level where one may stand, tail blocks skipped
+    at random, and one row that keeps nothing."""
+    rng = np.random.default_rng(seed)
+    valid, free = ref.block_grid(case.lq, case.lk, case.m, case.n, case.causal)
+    ragged = (np.arange(case.n_j) + 1) * case.n > case.lk
+    shape = (case.batch, case.hkv * case.group, case.n_i, case.n_j)
+    levels = rng.choice([0, 1, 1, 2, 4, 8], shape)
+    levels = np.where(free & ~ragged, levels, rng.random(shape) < 0.8)
+    if skipped_rows:
+        levels[0, 0, -1] = 0
+    return (levels * valid).astype(np.int8)
+
+
+def dense_low_precision(q, k, v, scale: float, causal: bool) -> np.ndarray:
+    """Dense attention as a careful implementation does it in this dtype: fp32 sums, p and the result rounded."""
+    group, (lq, lk) = q.shape[1] // k.shape[1], (q.shape[2], k.shape[2])
+    k32, v32 = (x.astype(np.float32).repeat(group, 1) for x in (k, v))
+    s = np.einsum("bhqd,bhkd->bhqk", q.astype(np.float32), k32) * np.float32(scale)
+    if causal:
+        s = np.where(np.arange(lk)[None] <= np.arange(lq)[:, None] + lk - lq, s, -np.inf)
+    p = np.exp(s - s.max(-1, keepdims=True))
+    o = np.einsum("bhqk,bhkd->bhqd", p.astype(q.dtype).astype(np.float32), v32) / p.sum(-1, keepdims=True)
+    return o.astype(q.dtype)
+
+
+def assert_as_exact_as_dense(out, expected: np.ndarray, case: Case, seed: int = 0) -> None:
+    """|out - ref64| <= 2 |dense of the same dtype - ref64| + rounding, on the same tensors."""
+    q, k, v = host_qkv(case, seed)
+    exact = np.stack([ref.dense_attention(*(x[b].astype(float) for x in (q, k, v)), case.factor, case.causal)
+                      for b in range(case.batch)])  # fmt: skip
+    budget = 2 * np.abs(dense_low_precision(q, k, v, case.factor, case.causal) - exact).max()
+    budget += 2 * np.finfo(case.dtype).eps * np.abs(v.astype(float)).max()
+    error = np.abs(np.asarray(out).astype(float) - expected)
+    assert error.max() <= budget, (
+        f"error {error.max():.3g} > {budget:.3g} at {np.argwhere(error > budget)[:3].tolist()}"
+    )
+
+
+def stack(function, batch: int) -> np.ndarray:
+    return np.stack([function(b) for b in range(batch)])

@@ -1,0 +1,146 @@
+"""Triton on Paddle tensors: views, allocation, and the driver's manners, without a GPU."""
+
+import types
+
+import numpy as np
+import paddle
+import pytest
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def _double_kernel(x, y, n, stride, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(y + i, tl.load(x + i * stride, mask=i < n, other=0.0) * 2, mask=i < n)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float16", "int32", "int16", "int8"])
+@pytest.mark.parametrize("n", [1, 63, 129])
+def test_interpreter_reads_and_writes_paddle_memory_in_place(n, dtype):
+    from psa_paddle import bridge
+
+    host = np.arange(3 * n).astype(dtype)
+    x = paddle.to_tensor(host).reshape([n, 3])[:, 1]
+    assert bridge.strides(x) == (3,)
+    y = paddle.full([n + 1], 7, dtype)
+    bridge.launch(_double_kernel, (-(-n // 32),), like=x, x=x, y=y, n=n, stride=3, BLOCK=32)
+    np.testing.assert_array_equal(y.numpy()[:n], (host[1::3] * 2).astype(dtype))
+    assert y.numpy()[n] == 7
+
+
+@pytest.mark.parametrize("like", [paddle.zeros([1]), np.zeros(1)], ids=["paddle", "numpy"])
+def test_empty_follows_its_example(like):
+    from psa_paddle import bridge
+    from psa_paddle.bridge import alloc
+
+    x = alloc.empty((2, 3), "float16", like)
+    assert type(x) is type(like) and list(x.shape) == [2, 3] and bridge.dtype_name(x) == "float16"
+
+
+def test_parameters_count_as_paddle_tensors():
+    from psa_paddle.bridge import alloc
+
+    assert alloc.framework_of(paddle.create_parameter([2], "float32")) == "paddle"
+    with pytest.raises(TypeError, match="got list"):
+        alloc.framework_of([1.0])
+
+
+def test_host_tensors_are_refused_outside_the_interpreter():
+    from triton.runtime.jit import JITFunction
+
+    from psa_paddle import bridge
+
+    with pytest.raises(ValueError, match="TRITON_INTERPRET"):
+        bridge.launch(JITFunction(_double_kernel.fn), (1,), like=paddle.zeros([1]))
+
+
+@pytest.mark.parametrize(
+    "version, fine", [("3.5.0", True), ("3.10.1", True), ("4.0", True), ("3.4.0", False), ("2.1", False)]
+)
+def test_old_triton_is_refused_with_what_to_install(version, fine):
+    from psa_paddle import bridge
+
+    if fine:
+        bridge.check_triton(version)
+    else:
+        with pytest.raises(ImportError, match=r"install 'triton>=3\.5'"):
+            bridge.check_triton(version)
+
+
+@pytest.fixture
+def fake_gpu(monkeypatch):
+    """The driver on a machine without CUDA: Triton's C module, libcuda and Paddle's stream replaced."""
+    from psa_paddle.bridge import driver
+
+    log = []
+
+    def call(name, *args):
+        log.append(name)
+        if name == "cuDeviceGetAttribute":
+            args[0]._obj.value = {driver.CAPABILITY_MAJOR: 9, driver.CAPABILITY_MINOR: 0}[args[1]]
+
+    monkeypatch.setattr(driver, "CudaUtils", lambda: object())
+    monkeypatch.setattr(driver, "_call", call)
+    streams = {0: 111, 1: 222}
+    stream = lambda device: types.SimpleNamespace(cuda_stream=streams[device])  # noqa: E731
+    monkeypatch.setattr(paddle.base.core, "_get_current_stream", stream, raising=False)
+    caches = (driver.driver_of, driver.capability, driver.primary_context)
+    for cache in caches:
+        cache.cache_clear()
+    yield types.SimpleNamespace(driver=driver, log=log, streams=streams)
+    for cache in caches:
+        cache.cache_clear()
+
+
+class Recorder:
+    """Stands for a kernel: notes what the active driver says while it is launched."""
+
+    def __init__(self, error=None):
+        self.error, self.seen = error, []
+
+    def __getitem__(self, grid):
+        def run(**kwargs):
+            active = triton.runtime.driver.active
+            device = active.get_current_device()
+            self.seen.append((device, active.get_current_stream(device), active.get_current_target().arch))
+            if self.error:
+                raise self.error
+
+        return run
+
+
+def test_launch_uses_the_tensors_device_and_paddles_current_stream(fake_gpu):
+    kernel = Recorder()
+    fake_gpu.driver.launch_on(0, kernel, (1,), {})
+    fake_gpu.driver.launch_on(1, kernel, (1,), {})
+    fake_gpu.streams[0] = 333  # a stream guard in between
+    fake_gpu.driver.launch_on(0, kernel, (1,), {})
+    assert kernel.seen == [(0, 111, 90), (1, 222, 90), (0, 333, 90)]
+    assert fake_gpu.log.count("cuCtxPushCurrent_v2") == fake_gpu.log.count("cuCtxPopCurrent_v2") == 3
+
+
+@pytest.mark.parametrize("error", [None, RuntimeError("launch failed")], ids=["returns", "raises"])
+@pytest.mark.parametrize("before", [None, object()], ids=["default", "someone else's"])
+def test_whatever_driver_was_active_is_restored(fake_gpu, before, error):
+    config = triton.runtime.driver
+    original = config._active
+    config.set_active(before)
+    try:
+        if error:
+            with pytest.raises(RuntimeError, match="launch failed"):
+                fake_gpu.driver.launch_on(0, Recorder(error), (1,), {})
+        else:
+            fake_gpu.driver.launch_on(0, Recorder(), (1,), {})
+        assert config._active is before
+    finally:
+        config.set_active(original)
+    assert fake_gpu.log[-1] == "cuCtxPopCurrent_v2"
+
+
+def test_torch_is_not_imported():
+    import subprocess
+    import sys
+
+    code = "import sys, psa_paddle.kernels; sys.exit('torch' in sys.modules or 'paddle' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=__file__.rsplit("/tests/", 1)[0]).returncode == 0

@@ -1,0 +1,135 @@
+"""The chained operator in the interpreter, on Paddle CPU tensors and NumPy arrays."""
+
+import numpy as np
+import paddle
+import pytest
+from kernels.kernel_cases import CAP, INTERVALS, Case, assert_as_exact_as_dense, host_qkv, qkv, stack
+
+from psa_paddle import reference as ref
+
+
+def options(case, **changes):
+    found = dict(
+        scale=case.factor, intervals=INTERVALS, mode="energybound", stride=16, terms=4, method="xattn", text_length=20
+    )  # fmt: skip
+    return {**found, "thresholds": tuple(CAP.values()), **case.blocks, **changes}
+
+
+CASES = [
+    (Case(lq=300, lk=300, group=2), {}),
+    (
+        Case(lq=129, lk=600, d=80, n=64, dtype="float16", layout="blhd"),
+        {"mode": "topk", "stride": 8, "thresholds": None},
+    ),
+    (Case(lq=200, lk=333, n=64, m=128, hkv=2, causal=False), {"method": "pooling", "thresholds": None}),
+    (Case(lq=127, lk=320, group=7), {"method": "pooling", "mode": "topk", "text_length": 0}),
+]
+
+
+@pytest.mark.parametrize("case, changes", CASES, ids=[str(case) for case, _ in CASES])
+def test_output_is_the_reference_given_the_chosen_levels(case, changes):
+    from psa_paddle.kernels import psa_fwd, pyramid_fwd, select_blocks
+
+    (q, k, v), (q64, k64, v64) = qkv(case)
+    args = options(case, **changes)
+    out, work = psa_fwd(q, k, v, **args)
+    thresholds = args.pop("thresholds")
+    cap = pyramid_fwd(k, v, key_block=case.n, thresholds=thresholds)[2]
+    levels = select_blocks(q, k, cap=cap, return_levels=True, **args).levels.numpy().astype(int)
+    want = stack(
+        lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b], case.factor, case.causal, case.m, case.n), case.batch
+    )
+    assert_as_exact_as_dense(out.numpy(), want, case)
+    sparsity = ref.sparsity(levels[0], case.lq, case.lk, case.m, case.n, case.causal)
+    pairs = ref.block_grid(case.lq, case.lk, case.m, case.n, case.causal)[0].sum() * levels.shape[1]
+    assert 1 - work.numpy().sum() / pairs == pytest.approx(sparsity, abs=1e-5)
+    assert 0 < sparsity
+
+
+def test_left_padded_batch_equals_its_samples():
+    from psa_paddle.kernels import psa_fwd
+
+    case, starts = Case(lq=150, lk=180, batch=3, group=2), [0, 20, 101]
+    (q, k, v), _ = qkv(case)
+    args = options(case)
+    out, work = psa_fwd(q, k, v, kv_start=paddle.to_tensor(starts, "int32"), **args)
+    for b, start in enumerate(starts):
+        first = max(0, start - 30)
+        alone, own_work = psa_fwd(q[b : b + 1, :, first:], k[b : b + 1, :, start:], v[b : b + 1, :, start:], **args)
+        np.testing.assert_allclose(out.numpy()[b, :, first:], alone.numpy()[0], rtol=1e-5, atol=1e-6)
+        assert not out.numpy()[b, :, :first].any()
+        assert work.numpy()[b].sum() == pytest.approx(own_work.numpy().sum())
+
+
+def test_bidirectional_padding_cuts_keys_only():
+    from psa_paddle.kernels import psa_fwd
+
+    case = Case(lq=90, lk=200, batch=2, causal=False)
+    (q, k, v), _ = qkv(case)
+    args = options(case)
+    out, _ = psa_fwd(q, k, v, kv_start=paddle.to_tensor([55, 0], "int32"), **args)
+    alone, _ = psa_fwd(q[:1], k[:1, :, 55:], v[:1, :, 55:], **args)
+    np.testing.assert_allclose(out.numpy()[0], alone.numpy()[0], rtol=1e-5, atol=1e-6)
+
+
+def test_two_block_aligned_chunks_equal_one_call():
+    from psa_paddle.kernels import psa_fwd
+
+    case = Case(lq=256, lk=256)
+    (q, k, v), _ = qkv(case)
+    args = options(case, text_length=0)
+    whole, _ = psa_fwd(q, k, v, **args)
+    first, _ = psa_fwd(q[:, :, :128], k[:, :, :128], v[:, :, :128], **args)
+    second, _ = psa_fwd(q[:, :, 128:], k, v, **args)
+    np.testing.assert_allclose(np.concatenate([first, second], 2), whole.numpy(), rtol=1e-5, atol=1e-6)
+
+
+def test_all_level_one_is_dense_in_two_launches(monkeypatch):
+    from psa_paddle import bridge
+    from psa_paddle.kernels import psa_fwd
+
+    case = Case(lq=150, lk=213, n=64)
+    (q, k, v), (q64, k64, v64) = qkv(case)
+    count, launch = [], bridge.launch
+    monkeypatch.setattr(bridge, "launch", lambda kernel, *a, **b: (count.append(kernel), launch(kernel, *a, **b)))
+    out, work = psa_fwd(q, k, v, **options(case, intervals=((1, 0.0, 1.0),)))
+    want = ref.dense_attention(q64[0], k64[0], v64[0], case.factor, True)[None]
+    assert_as_exact_as_dense(out.numpy(), want, case)
+    assert len(count) == 2 and work.numpy().sum() == ref.block_grid(150, 213, 64, 64, True)[0].sum()
+    count.clear()
+    psa_fwd(q, k, v, **options(case))
+    assert len(count) == 4
+
+
+def test_numpy_arrays_give_what_paddle_tensors_give():
+    from psa_paddle.kernels import psa_fwd
+
+    case = Case(lq=100, lk=130, dtype="float16")
+    args = options(case)
+    out, work = psa_fwd(*host_qkv(case), **args)
+    want, want_work = psa_fwd(*qkv(case)[0], **args)
+    assert isinstance(out, np.ndarray) and out.dtype == np.float16
+    np.testing.assert_array_equal(out, want.numpy())
+    np.testing.assert_array_equal(work, want_work.numpy())
+
+
+def test_inputs_are_not_written():
+    from psa_paddle.kernels import psa_fwd
+
+    case = Case(lq=100, lk=130)
+    tensors, _ = qkv(case)
+    before = [x.numpy().copy() for x in tensors]
+    psa_fwd(*tensors, **options(case))
+    for x, y in zip(tensors, before, strict=True):
+        np.testing.assert_array_equal(x.numpy(), y)
+
+
+def test_refuses_more_causal_queries_than_keys_and_unknown_methods():
+    from psa_paddle.kernels import psa_fwd
+
+    case = Case(lq=100, lk=60)
+    with pytest.raises(ValueError, match="as many keys"):
+        psa_fwd(*qkv(case)[0], **options(case))
+    case = Case()
+    with pytest.raises(ValueError, match="method"):
+        psa_fwd(*qkv(case)[0], **options(case, method="guess"))

@@ -1,0 +1,159 @@
+"""Selection against reference.select_levels, given the same importance; its lists against its levels."""
+
+import numpy as np
+import paddle
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from kernels.kernel_cases import INTERVALS, Case, random_levels
+
+from psa_paddle import reference as ref
+
+DYADIC = ((1, 0.0, 0.25), (2, 0.25, 0.5), (4, 0.5, 0.75), (8, 0.75, 0.875), (0, 0.875, 1.0))
+
+
+def select(importance, case, intervals, mode, text=0, cap=None, kv_start=None):
+    from psa_paddle.kernels import select_fwd
+
+    return select_fwd(
+        paddle.to_tensor(importance.astype(np.float32)), lq=case.lq, lk=case.lk, intervals=intervals, mode=mode,
+        text_length=text, cap=None if cap is None else paddle.to_tensor(cap.astype(np.int8)), kv_start=kv_start,
+        return_levels=True, **case.blocks,
+    )  # fmt: skip
+
+
+def reference(importance, case, intervals, mode, text=0, cap=None):
+    cap = np.full((1, case.n_j), 8) if cap is None else cap[0]
+    grid = (case.lq, case.lk, case.m, case.n, case.causal, text)
+    return ref.select_levels(importance[0].astype(np.float32).astype(float), cap, intervals, mode, *grid)
+
+
+def check_lists(found, case):
+    """Lists, counts and work say what the level map says."""
+    levels, lists, counts, work = (x.numpy() for x in (found.levels, found.lists, found.counts, found.work))
+    _, free = ref.block_grid(case.lq, case.lk, case.m, case.n, case.causal)
+    free &= (np.arange(case.n_j) + 1) * case.n <= case.lk
+    for index in np.ndindex(levels.shape[:3]):
+        row, n_list = levels[index], free[index[2]].sum()
+        want = [np.flatnonzero(row[:n_list] == p) for p in (1, 2, 4, 8)]
+        assert counts[index][:4].tolist() == [len(w) for w in want]
+        assert lists[index][: sum(map(len, want))].tolist() == np.concatenate(want).tolist()
+        assert counts[index][4] == sum(1 << t for t, level in enumerate(row[n_list:]) if level)
+        assert work[index] == pytest.approx(sum(1 / level for level in row if level))
+
+
+CASES = [
+    Case(lq=1, lk=1),
+    Case(lq=63, lk=64, group=2),
+    Case(lq=300, lk=1000, n=32),
+    Case(lq=300, lk=700, n=64, m=128, hkv=2, group=2, causal=False),
+    Case(lq=300, lk=301, n=128, causal=False),
+]
+
+
+@pytest.mark.parametrize("mode", ["energybound", "topk"])
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_levels_given_the_importance(case, mode):
+    rng = np.random.default_rng(7)
+    importance = rng.exponential(size=(1, case.hkv * case.group, case.n_i, case.n_j)) ** 2
+    cap = rng.choice([1, 2, 4, 8, 8], (1, case.hkv, case.n_j))
+    for text, this_cap in ((0, None), (40, cap)):
+        found = select(importance, case, INTERVALS, mode, text, this_cap)
+        want = reference(importance, case, INTERVALS, mode, text, this_cap)
+        clear = np.ones(want.shape, bool)
+        if mode == "energybound":  # a share within rounding of its bound may fall on either side
+            near = [
+                tuple((level, lo + e * (lo > 0), hi + e * (hi < 1)) for level, lo, hi in INTERVALS)
+                for e in (-3e-6, 3e-6)
+            ]
+            clear = np.equal(*(reference(importance, case, x, mode, text, this_cap) for x in near))
+            assert clear.mean() > 0.99
+        np.testing.assert_array_equal(found.levels.numpy()[0][clear], want[clear])
+        check_lists(found, case)
+
+
+@given(data=st.data())
+@settings(max_examples=40, deadline=None)
+def test_ties_fall_as_in_a_stable_descending_sort(data):
+    case = data.draw(
+        st.sampled_from([Case(lq=1, lk=640, causal=False), Case(lq=64, lk=333), Case(lq=70, lk=500, m=64)])
+    )
+    shape = (1, 1, case.n_i, case.n_j)
+    values = data.draw(st.lists(st.sampled_from([0, 0, 1, 1, 2, 8]), min_size=case.n_j, max_size=case.n_j))
+    importance = np.broadcast_to(np.array(values, float), shape).copy()  # small integers: every sum is exact
+    mode = data.draw(st.sampled_from(["energybound", "topk"]))
+    intervals = (
+        DYADIC
+        if mode == "energybound"
+        else data.draw(st.sampled_from([DYADIC, INTERVALS, ((0, 0.0, 0.7), (2, 0.7, 1.0))]))
+    )
+    found = select(importance, case, intervals, mode)
+    if importance.sum() == 0 and mode == "energybound":  # no share is defined; only the domain is checked
+        assert np.isin(found.levels.numpy(), (0, 1, 2, 4, 8)).all()
+    else:
+        np.testing.assert_array_equal(found.levels.numpy()[0], reference(importance, case, intervals, mode))
+    check_lists(found, case)
+
+
+@pytest.mark.parametrize("n", range(1, 24))
+def test_topk_ranks_divide_as_in_float64(n):
+    case = Case(lq=1, lk=32 * n, causal=False)
+    importance = np.random.default_rng(n).random((1, 1, 1, n))
+    bounds = tuple((level, i / 5, (i + 1) / 5) for i, level in enumerate((1, 2, 4, 8, 0)))
+    found = select(importance, case, bounds, "topk")
+    np.testing.assert_array_equal(found.levels.numpy()[0], reference(importance, case, bounds, "topk"))
+
+
+@pytest.mark.parametrize("bound", [0.07, 0.14, 0.28, 0.29, 0.55, 0.57])
+def test_topk_bounds_whose_product_is_rounded_past_a_rank(bound):
+    case = Case(lq=1, lk=3200, causal=False)
+    importance = np.random.default_rng(0).random((1, 1, 1, 100))
+    bounds = ((2, 0.0, bound), (0, bound, 1.0))
+    found = select(importance, case, bounds, "topk")
+    np.testing.assert_array_equal(found.levels.numpy()[0], reference(importance, case, bounds, "topk"))
+
+
+def test_one_interval_needs_no_importance():
+    case = Case(lq=100, lk=300, group=2)
+    q = np.zeros((1, 2, 100, 32))
+    levels = select(q, case, ((1, 0.0, 1.0),), "energybound").levels.numpy()
+    valid, _ = ref.block_grid(case.lq, case.lk, case.m, case.n, True)
+    np.testing.assert_array_equal(levels[0], np.broadcast_to(valid, (2, *valid.shape)))
+
+
+def test_nan_importance_stays_in_its_row():
+    case = Case(lq=256, lk=256)
+    importance = np.random.default_rng(0).random((1, 1, case.n_i, case.n_j))
+    clean = select(importance, case, INTERVALS, "energybound").levels.numpy()
+    importance[0, 0, 2] = np.nan
+    found = select(importance, case, INTERVALS, "energybound")
+    rows = [0, 1, 3]
+    np.testing.assert_array_equal(found.levels.numpy()[:, :, rows], clean[:, :, rows])
+    np.testing.assert_array_equal(found.levels.numpy()[0], reference(importance, case, INTERVALS, "energybound"))
+    check_lists(found, case)
+
+
+def test_padded_rows_are_the_rows_of_the_sample_alone():
+    case, start = Case(lq=200, lk=230, batch=2), 77
+    own = Case(lq=200 - 47, lk=230 - 77)
+    importance = np.random.default_rng(0).random((2, 1, case.n_i, case.n_j))
+    found = select(importance, case, INTERVALS, "energybound", 40, kv_start=paddle.to_tensor([0, start], "int32"))
+    alone = select(importance[1:, :, : own.n_i, : own.n_j], own, INTERVALS, "energybound", 40)
+    levels = found.levels.numpy()
+    np.testing.assert_array_equal(levels[1, :, : own.n_i, : own.n_j], alone.levels.numpy()[0])
+    assert not levels[1, :, own.n_i :].any() and not levels[1, :, :, own.n_j :].any()
+    np.testing.assert_array_equal(found.counts.numpy()[1, :, : own.n_i], alone.counts.numpy()[0])
+    assert not found.work.numpy()[1, :, own.n_i :].any()
+
+
+@pytest.mark.parametrize("case", [Case(lq=300, lk=300, group=3), Case(lq=200, lk=333, n=64, causal=False)], ids=str)
+def test_lists_of_a_given_map(case):
+    from psa_paddle.kernels import lists_from_levels
+
+    levels = random_levels(case)
+    check_lists(lists_from_levels(paddle.to_tensor(levels), lq=case.lq, lk=case.lk, **case.blocks), case)
+
+
+def test_refuses_unknown_mode():
+    with pytest.raises(ValueError, match="mode"):
+        select(np.ones((1, 1, 3, 5)), Case(), INTERVALS, "best")
