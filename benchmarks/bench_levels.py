@@ -1,0 +1,50 @@
+"""What a block costs at each level: the attention kernel with a fifth of all blocks at one level and the rest skipped.
+
+    python benchmarks/bench_levels.py [--length 65536] [--key-block 64]
+
+The blocks are drawn at random, bidirectional, 28 query / 4 kv heads, D=128, bf16. Prints the time at each level and
+level 1's time over it, both over the time with every block skipped. Needs torch and Triton, no Paddle.
+"""
+
+import argparse
+
+import torch
+import triton
+from bench_attention import time_ms
+from gpu_inputs import INPUTS
+
+from psa_paddle import kernels
+
+
+def level_ms(qkv, level: int, key_block: int) -> float:
+    q, k, v = qkv
+    heads, length = q.shape[1], q.shape[2]
+    shape = dict(causal=False, query_block=128, key_block=key_block)
+    n_i, n_j = length // 128, length // key_block
+    levels = torch.zeros(1, heads, n_i, n_j, dtype=torch.int8, device="cuda")
+    levels[..., : n_j // 5] = level
+    levels = levels.gather(-1, torch.rand(levels.shape, device="cuda").argsort(-1))
+    pooled_k, pooled_v, _ = kernels.pyramid_fwd(k, v, key_block=key_block)
+    found = kernels.lists_from_levels(levels, lq=length, lk=length, **shape)
+    scale = q.shape[3] ** -0.5
+    return time_ms(
+        lambda: kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found.lists, found.counts, scale=scale, **shape)
+    )
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--length", type=int, default=65536)
+    parser.add_argument("--key-block", type=int, default=64)
+    args = parser.parse_args()
+    qkv = INPUTS["structured"](args.length, 28, 4, 128, torch.bfloat16)
+    times = {level: level_ms(qkv, level, args.key_block) for level in (0, 1, 2, 4, 8)}
+    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, L={args.length}")
+    print("| level | ms | level 1 costs |\n|---|---|---|")
+    for level in (1, 2, 4, 8):
+        ratio = (times[1] - times[0]) / (times[level] - times[0])
+        print(f"| {level} | {times[level]:.2f} | {ratio:.2f} times as much |")
+
+
+if __name__ == "__main__":
+    main()
