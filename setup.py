@@ -20,7 +20,7 @@ setup(
     # Paddle itself comes from requirements.txt or the gpu extra: a CPU and a GPU build exclude each other.
     install_requires=["numpy", "paddleformers==1.2.0", "decord>=0.6", "pillow", "requests"],
     extras_require={
-        "gpu": ["paddlepaddle-gpu>=3.2.2"],
+        "gpu": ["paddlepaddle-gpu>=3.2.2", "triton>=3.5"],
         "torch": ["torch>=2.11", "transformers>=5.3", "av"],
         "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "triton==3.6.0"],
     },
