@@ -64,8 +64,8 @@ REFUSED = {
         "truncated",
     ),
     "video without frames": (
-        lambda d: [*ASK, "--type", "video", "--input", write(d / "a.avi", b"RIFF$\0\0\0WAVEfmt " + bytes(28))],
-        "cannot be decoded",
+        lambda d: [*ASK, "--type", "video", "--input", str(ROOT / "tests" / "golden" / "no_frames.mp4")],
+        "has no frames",
     ),
     "fps 0": (lambda d: [*ASK, "--type", "video", "--input", VIDEO, "--fps", "0"], "fps must be a number above 0"),
     "fps for an image": (lambda d: [*ON_IMAGE, "--fps", "1"], "--fps is for --type video"),
@@ -80,6 +80,7 @@ REFUSED = {
     "ratios that are no ratios": (lambda d: [*PSA, "--mask-ratios", "half"], "must look like LEVEL:FROM-TO"),
     "a level twice": (lambda d: [*PSA, "--mask-ratios", "1:0-0.4,1:0.4-1"], "names level 1 twice"),
     "psa flag without --use-psa": (lambda d: [*ON_IMAGE, "--key-block", "32"], "does nothing without --use-psa"),
+    "triton without a GPU": (lambda d: [*PSA, "--backend", "triton"], "needs an NVIDIA GPU"),
     "model without config": (lambda d: [*ON_IMAGE, "--model", str(d)], "has no config.json"),
     "no such model": (lambda d: [*ON_IMAGE, "--model", str(d / "x")], "neither a folder here nor a hub name"),
     "ftp": (lambda d: [*ASK, "--type", "video", "--input", "ftp://a/b.mp4"], "not http or https"),
@@ -113,6 +114,27 @@ def test_url_that_answers_404(capsys):
             assert "answered 404" in capsys.readouterr().err
             assert main([*ASK, "--type", "video", "--input", f"{base}/sample.mp4", "--fps", "0.2"]) == 0
             assert "vision" in capsys.readouterr().out
+        finally:
+            httpd.shutdown()
+            thread.join()
+
+
+def test_url_that_announces_too_much(capsys):
+    class Huge(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(65 << 20))
+            self.end_headers()
+
+        def log_message(self, *args):
+            pass
+
+    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Huge) as httpd:
+        thread = threading.Thread(target=httpd.serve_forever)
+        thread.start()
+        try:
+            assert main([*ASK, "--input", f"http://127.0.0.1:{httpd.server_port}/x.jpg"]) == 2
+            assert "is larger than 64 MiB" in capsys.readouterr().err
         finally:
             httpd.shutdown()
             thread.join()

@@ -14,7 +14,7 @@ from ..config import AttentionConfig
 from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, Clip, load_image, load_video
 from ..utils.psa_logger import PSALogger
 from .generation import TokenClock, cached_generation
-from .loading import load_qwen2_5_vl, usable_dtype
+from .loading import check_backend, load_qwen2_5_vl, usable_dtype
 from .paddleformers import plug_of, replace_attention_with_psa
 from .summary import totals
 
@@ -70,6 +70,9 @@ class QwenVLInference:
     ):
         if not use_psa and (psa_config is not None or log_dir is not None):
             raise ValueError("psa_config and log_dir do nothing without use_psa=True.")
+        psa_config = psa_config or AttentionConfig()
+        if use_psa:
+            check_backend(psa_config)
         self.model_name = model_name
         self.dtype = usable_dtype(dtype)
         self.log_dir = log_dir

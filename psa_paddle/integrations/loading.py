@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import logging
 from pathlib import Path
 
 import paddle
+
+from ..config import AttentionConfig
 
 DTYPES = ("bfloat16", "float16", "float32")
 WEIGHTS = ("*.safetensors", "*.pdparams")
@@ -27,6 +30,22 @@ def usable_dtype(dtype: str) -> str:
         log.warning("bfloat16 is not supported on this GPU; using float16.")
         return "float16"
     return dtype
+
+
+def check_backend(config: AttentionConfig) -> None:
+    """Refuse a backend that cannot run here, before any weight is loaded.
+
+    Raises:
+        ValueError: ``"triton"`` without a GPU, or a GPU without a usable Triton.
+    """
+    on_gpu = paddle.get_device().startswith("gpu")
+    if config.backend == "triton" and not on_gpu:
+        raise ValueError(f"backend 'triton' needs an NVIDIA GPU, this is {paddle.get_device()}; use 'auto' or 'eager'.")
+    if on_gpu and config.backend != "eager":
+        try:
+            importlib.import_module("psa_paddle.kernels")
+        except ImportError as error:
+            raise ValueError(f"{str(error).rstrip('.')}, or use backend 'eager'.") from error
 
 
 def check_model_folder(name: str) -> None:

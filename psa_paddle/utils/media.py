@@ -183,8 +183,7 @@ def _decode(path: str, name, fps: float, max_pixels: int, max_frames: int) -> Cl
         height, width = smart_resize(height, width, FACTOR, min_pixels=FACTOR**2, max_pixels=max_pixels)
         frames = decord.VideoReader(path, width=width, height=height).get_batch(indices).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
-        reason = str(error).strip().splitlines()[-1][:120] if str(error).strip() else type(error).__name__
-        raise MediaError(f"video '{name}' cannot be decoded; it may be truncated or not a video ({reason}).") from None
+        raise MediaError(f"video '{name}' cannot be decoded: it is truncated, has no frames or is no video.") from error
     return Clip(frames, rate * len(indices) / total)
 
 

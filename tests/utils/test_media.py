@@ -68,11 +68,6 @@ def first_half(path: Path, of: str) -> Path:
     return path
 
 
-def silent_wav(path: Path) -> Path:
-    path.write_bytes(b"RIFF" + (36).to_bytes(4, "little") + b"WAVEfmt " + bytes(28))
-    return path
-
-
 def empty(path: Path) -> Path:
     path.touch()
     return path
@@ -89,7 +84,7 @@ REFUSED = {
     "empty video": (load_video, lambda d: empty(d / "a.mp4"), "is empty"),
     "text named .mp4": (load_video, lambda d: text_file(d / "a.mp4"), "cannot be decoded"),
     "truncated video": (load_video, lambda d: first_half(d / "a.mp4", "sample.mp4"), "truncated"),
-    "video without frames": (load_video, lambda d: silent_wav(d / "a.mp4"), "cannot be decoded"),
+    "video without frames": (load_video, lambda d: DEMO.parent / "tests/golden/no_frames.mp4", "has no frames"),
     "ftp": (load_video, lambda d: "ftp://host/v.mp4", "not http or https"),
     "no answer": (load_image, lambda d: "http://127.0.0.1:9/x.jpg", "could not be downloaded"),
     "a number": (load_image, lambda d: 7, "must be a path"),
