@@ -151,6 +151,14 @@ def show(value) -> str:
     )
 
 
+def write_csv(path: str | None, fields, rows: list[dict]) -> None:
+    if path:
+        with open(path, "w", newline="") as f:
+            writer = csv.DictWriter(f, fields)
+            writer.writeheader()
+            writer.writerows(rows)
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[32768, 65536, 131072])
@@ -184,11 +192,7 @@ def main():
                 rows.append(bench(name, length, args, case, mode, ratios))
                 print("| " + " | ".join(show(rows[-1][f]) for f in FIELDS) + " |", flush=True)
                 torch.cuda.empty_cache()
-    if args.csv:
-        with open(args.csv, "w", newline="") as f:
-            writer = csv.DictWriter(f, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(args.csv, FIELDS, rows)
 
 
 if __name__ == "__main__":

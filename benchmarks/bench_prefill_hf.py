@@ -24,7 +24,6 @@ Needs torch, Triton and transformers 5, no Paddle.
 """
 
 import argparse
-import csv
 import platform
 import statistics
 import subprocess
@@ -33,7 +32,7 @@ import sys
 import torch
 import transformers
 import triton
-from bench_attention import CASES, mixed_ratios, show
+from bench_attention import CASES, mixed_ratios, show, write_csv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
@@ -225,11 +224,7 @@ def main():
                 rows.append(row)
                 print("| " + " | ".join(show(row[f]) for f in FIELDS) + " |", flush=True)
             torch.cuda.empty_cache()
-    if args.csv:
-        with open(args.csv, "w", newline="") as f:
-            writer = csv.DictWriter(f, FIELDS)
-            writer.writeheader()
-            writer.writerows(rows)
+    write_csv(args.csv, FIELDS, rows)
 
 
 if __name__ == "__main__":

@@ -58,19 +58,6 @@ def budget(q, k, v, scale, causal, dtype):
     return 2 * float(np.abs(exact(rough) - want).max()) + rounding
 
 
-def near_a_bound(scores, intervals, lq, lk, m, n, causal, slack):
-    """Blocks whose place is within ``slack`` of a bound, or whose importance is nearly another's."""
-    valid, _ = reference.block_grid(lq, lk, m, n, causal)
-    near = np.zeros(scores.shape, bool)
-    for head, i in np.ndindex(scores.shape[:2]):
-        js = np.flatnonzero(valid[i])
-        order = js[np.argsort(-scores[head, i, js], kind="stable")]
-        mass = scores[head, i, order]
-        place = (np.cumsum(mass) - mass) / max(mass.sum(), 1e-300)
-        near[head, i, order] = [min(abs(x - hi) for _, _, hi in intervals) < slack for x in place]
-    return near
-
-
 def check(shape, name, causal, failures):
     lq, lk, heads, kv_heads, dim, m, n = shape
     dtype, scale = DTYPES[name], dim**-0.5
@@ -97,7 +84,8 @@ def check(shape, name, causal, failures):
     chosen = reference.select_levels(
         scores, cosines, config.intervals, "energybound", lq, lk, m, n, causal, 0,
     )  # fmt: skip
-    differ = (chosen != levels) & ~near_a_bound(scores, config.intervals, lq, lk, m, n, causal, 1e-4)
+    near = reference.near_a_bound(scores, config.intervals, "energybound", lq, lk, m, n, causal, 1e-4)
+    differ = (chosen != levels) & ~near
     work = float(found.work.double().sum())
     counted = np.where(levels > 0, 1.0 / np.maximum(levels, 1), 0.0).sum()
     good = error <= limit and importance_error < (2e-2 if name != "float32" else 1e-5) and not differ.any()

@@ -139,6 +139,21 @@ def select_levels(importance, cap, intervals, mode, lq, lk, query_block, key_blo
     return levels
 
 
+def near_a_bound(importance, intervals, mode, lq, lk, query_block, key_block, causal, slack: float):
+    """Pairs, bool [H, nI, nJ], whose place lies within ``slack`` of an interval's bound: in lower precision the level
+    on either side of it is right."""
+    valid, _ = block_grid(lq, lk, query_block, key_block, causal)
+    near = np.zeros(importance.shape, bool)
+    for head, i in np.ndindex(importance.shape[:2]):
+        js = np.flatnonzero(valid[i])
+        order = js[np.argsort(-importance[head, i, js], kind="stable")]
+        mass = importance[head, i, order].astype(float)
+        share = (np.cumsum(mass) - mass) / max(mass.sum(), np.finfo(float).tiny)
+        place = np.arange(len(js)) / len(js) if mode == "topk" else share
+        near[head, i, order] = [min(abs(x - hi) for _, _, hi in intervals) < slack for x in place]
+    return near
+
+
 def pyramid(x, key_block: int):
     """Level -> means over runs of that many tokens, of the full blocks only."""
     full = x.shape[1] // key_block * key_block

@@ -1,15 +1,13 @@
 """The command line: answers on stdout, one sentence on stderr for bad input, nothing half-written."""
 
-import http.server
 import json
 import subprocess
 import sys
-import threading
-from functools import partial
 
 import pytest
 from infer_qwen2_5_vl_psa import main, parse_ratios
 from shared_demo import ROOT
+from shared_http import Stream, folder, serving
 
 SCRIPT = ROOT / "qwen2.5-vl" / "infer_qwen2_5_vl_psa.py"
 VIDEO, IMAGE = str(ROOT / "demo" / "sample.mp4"), str(ROOT / "demo" / "sample.jpg")
@@ -101,43 +99,17 @@ def test_refuses(case, tmp_path, capsys):
 
 
 def test_url_that_answers_404(capsys):
-    class Quiet(http.server.SimpleHTTPRequestHandler):
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Quiet, directory=ROOT / "demo")) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        try:
-            base = f"http://127.0.0.1:{httpd.server_port}"
-            assert main([*ASK, "--input", f"{base}/no.jpg"]) == 2
-            assert "answered 404" in capsys.readouterr().err
-            assert main([*ASK, "--type", "video", "--input", f"{base}/sample.mp4", "--fps", "0.2"]) == 0
-            assert "vision" in capsys.readouterr().out
-        finally:
-            httpd.shutdown()
-            thread.join()
+    with serving(folder(ROOT / "demo")) as address:
+        assert main([*ASK, "--input", f"{address}/no.jpg"]) == 2
+        assert "answered 404" in capsys.readouterr().err
+        assert main([*ASK, "--type", "video", "--input", f"{address}/sample.mp4", "--fps", "0.2"]) == 0
+        assert "vision" in capsys.readouterr().out
 
 
 def test_url_that_announces_too_much(capsys):
-    class Huge(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            self.send_header("Content-Length", str(65 << 20))
-            self.end_headers()
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Huge) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        try:
-            assert main([*ASK, "--input", f"http://127.0.0.1:{httpd.server_port}/x.jpg"]) == 2
-            assert "is larger than 64 MiB" in capsys.readouterr().err
-        finally:
-            httpd.shutdown()
-            thread.join()
+    with serving(type("Huge", (Stream,), {"mebibytes": 65, "body": False})) as address:
+        assert main([*ASK, "--input", f"{address}/x.jpg"]) == 2
+        assert "is larger than 64 MiB" in capsys.readouterr().err
 
 
 def test_bfloat16_falls_back_and_says_so(capsys):

@@ -66,22 +66,9 @@ def test_selection_given_the_same_importance(shape, text_length, mode, causal):
     want = reference.select_levels(
         scores.astype(np.float64), cap, config.intervals, mode, lq, lk, m, n, causal, text_length
     )
-    near = near_a_bound(scores, config.intervals, mode, lq, lk, m, n, causal)
+    near = reference.near_a_bound(scores, config.intervals, mode, lq, lk, m, n, causal, 1e-5)
     assert (got[~near] == want[~near]).all()
     assert not near.all()
-
-
-def near_a_bound(scores, intervals, mode, lq, lk, m, n, causal):
-    """Blocks whose place is within rounding of an interval's bound: both neighbours are right there."""
-    valid, _ = reference.block_grid(lq, lk, m, n, causal)
-    near = np.zeros(scores.shape, bool)
-    for head, i in np.ndindex(scores.shape[:2]):
-        js = np.flatnonzero(valid[i])
-        order = js[np.argsort(-scores[head, i, js], kind="stable")]
-        mass = scores[head, i, order].astype(np.float64)
-        place = np.arange(len(js)) / len(js) if mode == "topk" else (np.cumsum(mass) - mass) / mass.sum()
-        near[head, i, order] = [min(abs(x - hi) for _, _, hi in intervals) < 1e-5 for x in place]
-    return near
 
 
 @pytest.mark.parametrize("key_block", [32, 64, 128])

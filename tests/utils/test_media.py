@@ -1,32 +1,21 @@
 """Images and videos: what is read, and what is refused with a sentence."""
 
-import http.server
-import threading
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
+from shared_http import Stream, folder, serving
 
 from psa_paddle.utils.media import MediaError, load_image, load_video, sample_indices
 
 DEMO = Path(__file__).parents[2] / "demo"
 
 
-class Handler(http.server.SimpleHTTPRequestHandler):
-    def log_message(self, *args):
-        pass
-
-
 @pytest.fixture(scope="module")
 def server():
     """The demo folder over http on this machine."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=DEMO)) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        yield f"http://127.0.0.1:{httpd.server_port}"
-        httpd.shutdown()
-        thread.join()
+    with serving(folder(DEMO)) as address:
+        yield address
 
 
 def test_image_from_path_url_pil_and_array(server):
@@ -107,34 +96,12 @@ def test_url_that_is_not_there_or_too_large(server):
         load_video(f"{server}/sample.mp4", max_bytes=1000)
 
 
-@pytest.mark.parametrize("length", [True, False], ids=["announced", "not announced"])
-def test_size_limit_holds_while_downloading(length, tmp_path):
+@pytest.mark.parametrize("announced", [True, False], ids=["announced", "not announced"])
+def test_size_limit_holds_while_downloading(announced):
     """The limit does not rely on the server saying how much it sends."""
-
-    class Endless(http.server.BaseHTTPRequestHandler):
-        def do_GET(self):
-            self.send_response(200)
-            if length:
-                self.send_header("Content-Length", str(8 << 20))
-            self.end_headers()
-            try:
-                for _ in range(8):
-                    self.wfile.write(bytes(1 << 20))
-            except OSError:
-                pass  # the client hung up, as it should
-
-        def log_message(self, *args):
-            pass
-
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), Endless) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
-        thread.start()
-        try:
-            with pytest.raises(MediaError, match="larger than 2 MiB"):
-                load_image(f"http://127.0.0.1:{httpd.server_port}/x.jpg", max_bytes=2 << 20)
-        finally:
-            httpd.shutdown()
-            thread.join()
+    with serving(type("Long", (Stream,), {"announced": announced})) as address:
+        with pytest.raises(MediaError, match="larger than 2 MiB"):
+            load_image(f"{address}/x.jpg", max_bytes=2 << 20)
 
 
 @pytest.mark.parametrize(
