@@ -11,7 +11,7 @@ import paddle
 from . import eager
 from .config import ALL_LEVEL_ONE, HEAD_DIMS, SEED_RATIOS, AttentionConfig
 from .geometry import Geometry
-from .stats import CallStats
+from .stats import CallStats, merge_calls
 
 DTYPES = (paddle.float32, paddle.float16, paddle.bfloat16)
 # Keys from which the operator beats dense attention: benchmarks/RESULTS.md shows where the curves cross.
@@ -113,7 +113,7 @@ def pyramid_attention(
             run(q[b : b + 1], k[b : b + 1], v[b : b + 1], starts[b : b + 1], config, scale, below, heads_last)
             for b in range(len(starts))
         ]
-        out, stats = paddle.concat([part for part, _ in parts]), _merge([one for _, one in parts])
+        out, stats = paddle.concat([part for part, _ in parts]), merge_calls([one for _, one in parts])
     return (out, stats) if return_stats else out
 
 
@@ -182,19 +182,6 @@ def kernel_arguments(config: AttentionConfig, scale: float) -> dict:
         "text_length": config.forced_text,
         "thresholds": thresholds if config.use_sim_mask else None,
     }
-
-
-def _merge(calls: list[CallStats]) -> CallStats:
-    """One record for a batch whose samples ran one by one."""
-    sparse = [c for c in calls if c.mode == "sparse"]
-    return CallStats(
-        calls[0].backend,
-        "sparse" if sparse else "dense",
-        "" if sparse else calls[0].reason,
-        tuple(n for c in calls for n in c.lengths),
-        [w for c in sparse for w in c.work],
-        [n for c in sparse for n in c.pairs],
-    )
 
 
 def estimate_block_importance(q, k, config: AttentionConfig | None = None, *, scale: float | None = None):

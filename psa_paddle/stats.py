@@ -36,3 +36,16 @@ class CallStats:
         """Share of the dense work that was not done, 0 for a dense call. Reads from the device."""
         density = self.per_head_density()
         return 1.0 - sum(density) / len(density) if density else 0.0
+
+
+def merge_calls(calls: list[CallStats]) -> CallStats:
+    """One record for a batch whose samples ran one by one."""
+    sparse = [c for c in calls if c.mode == "sparse"]
+    return CallStats(
+        calls[0].backend,
+        "sparse" if sparse else "dense",
+        "" if sparse else calls[0].reason,
+        tuple(n for c in calls for n in c.lengths),
+        [w for c in sparse for w in c.work],
+        [n for c in sparse for n in c.pairs],
+    )

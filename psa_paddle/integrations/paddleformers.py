@@ -15,7 +15,7 @@ from paddleformers.nn.attention.interface import ALL_ATTENTION_FUNCTIONS, Attent
 
 from ..attention import pyramid_attention
 from ..config import DEFAULT_TEXT_LENGTH, HEAD_DIMS, AttentionConfig
-from ..stats import CallStats
+from ..stats import CallStats, merge_calls
 from .generation import mend_generation
 from .patches import Patches
 
@@ -34,7 +34,7 @@ class Plug:
         self.config = config
         self.calls: list[tuple[int, CallStats]] = []
         self.decode_calls = 0
-        self._text_length = config.forced_text
+        self._text_lengths = [config.forced_text]
         self._kv_start: list[int] | None = None
         text = model.model.language_model
         self._layers = [layer.self_attn for layer in text.layers]
@@ -59,18 +59,22 @@ class Plug:
         self.decode_calls = 0
 
     def _before_model(self, layer, args, kwargs):
-        """Find the question: the tokens after the last vision token stay at full resolution."""
+        """Find each sample's question: the tokens after its last vision token stay at full resolution."""
         ids = kwargs.get("input_ids", args[0] if args else None)
+        self._text_lengths = [self.config.forced_text]
         if self.config.text_length is None and ids is not None and ids.shape[1] > 1:
             vision = np.isin(ids.numpy(), self._vision_tokens)
-            after = [int(np.flatnonzero(row[::-1])[0]) for row in vision if row.any()]
-            self._text_length = max(after) if after else DEFAULT_TEXT_LENGTH
+            self._text_lengths = [
+                int(np.flatnonzero(row[::-1])[0]) if row.any() else DEFAULT_TEXT_LENGTH for row in vision
+            ]
 
     def _before_text(self, layer, args, kwargs):
         """Turn a left-padding mask into the first token of each sample, so that no L x L mask is ever made."""
         self._kv_start = None
         mask, embeds = kwargs.get("attention_mask"), kwargs.get("inputs_embeds")
-        if mask is None or mask.ndim != 2 or embeds is None or embeds.shape[1] == 1 or self._cannot(self._layers[0]):
+        if mask is None or mask.ndim != 2 or embeds is None or embeds.shape[1] == 1:
+            return None
+        if paddle.is_grad_enabled() or self._cannot(self._layers[0]):  # the layers may run dense and need the mask
             return None
         past = kwargs.get("past_key_values")
         keys = embeds.shape[1] + (past.get_seq_length() if past is not None else 0)
@@ -127,16 +131,34 @@ class Plug:
                 **kwargs,
             )
         else:
-            config = self.config.replace(text_length=self._text_length, causal=True)
-            out, call = pyramid_attention(
-                query, key, value, config, scale=scaling, kv_start=self._kv_start, heads_last=True, return_stats=True
-            )
+            out, call = self._sparse(query, key, value, scaling)
             result = out.reshape([b, lq, h * d]), None
         if reason == DECODE:
             self.decode_calls += 1
         else:
             self.calls.append((layer.layer_idx, call))
         return result
+
+    def _sparse(self, query, key, value, scaling):
+        """``([B, Lq, H, D], CallStats)``; sample by sample where the questions differ in length."""
+        batch, lengths, starts = query.shape[0], self._text_lengths, self._kv_start
+        if len(set(lengths)) == 1:
+            config = self.config.replace(text_length=lengths[0])
+            return pyramid_attention(
+                query, key, value, config, scale=scaling, kv_start=starts, heads_last=True, return_stats=True
+            )
+        parts = [
+            pyramid_attention(
+                *(x[i : i + 1] for x in (query, key, value)),
+                self.config.replace(text_length=lengths[i]),
+                scale=scaling,
+                kv_start=None if starts is None else starts[i : i + 1],
+                heads_last=True,
+                return_stats=True,
+            )
+            for i in range(batch)
+        ]
+        return paddle.concat([out for out, _ in parts]), merge_calls([call for _, call in parts])
 
 
 def _psa_attention_forward(

@@ -158,7 +158,7 @@ def test_left_padded_batch_answers_as_each_prompt_alone(demo, prompts, config):
     first, second, both = prompts
     padding = int((both["attention_mask"][1] == 0).sum())
     assert padding > 50 and int(both["attention_mask"][0].sum()) == both["input_ids"].shape[1]
-    with psa_attention_in(model, config.replace(text_length=32)):
+    with psa_attention_in(model, config):
         together = greedy(model, both)
         assert all(call.mode == "sparse" for _, call in plug_of(model).calls)
         assert together == [greedy(model, first)[0], greedy(model, second)[0]]
@@ -180,6 +180,26 @@ def test_gradients_run_dense(demo, prompts):
     with psa_attention_in(model, SPARSE):
         model(**prompts[1], logits_to_keep=1)
         assert totals(plug_of(model).calls)["dense_reasons"] == {"gradients": 4}
+
+
+def test_left_padding_keeps_its_mask_where_gradients_run_dense(demo, prompts):
+    model, _ = demo
+    dense = model(**prompts[2], logits_to_keep=1).logits.numpy()
+    with psa_attention_in(model, SPARSE):
+        assert np.array_equal(model(**prompts[2], logits_to_keep=1).logits.numpy(), dense)
+
+
+def test_embeddings_do_not_inherit_the_last_prompts_question(demo, prompts):
+    model, _ = demo
+    embeds = paddle.randn([1, 700, 128]) * 0.02
+    skip = SPARSE.replace(mask_ratios={0: (0.0, 1.0)})
+    with paddle.no_grad(), psa_attention_in(model, skip):
+        fresh = model.model.language_model(inputs_embeds=embeds)[0].numpy()
+        logits_of(model, prompts[0])
+        model.model(inputs_embeds=embeds, position_ids=paddle.arange(700).expand([3, 1, 700]))
+        assert {tuple(n) for _, call in plug_of(model).calls[-4:] for n in call.lengths} == {(700, 700)}
+        again = model.model.language_model(inputs_embeds=embeds)[0].numpy()
+    assert np.array_equal(fresh, again)
 
 
 def test_question_length_is_found(demo, prompts):
