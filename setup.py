@@ -18,7 +18,7 @@ setup(
     packages=find_packages(include=["psa_paddle", "psa_paddle.*"]),
     python_requires=">=3.10,<3.13",
     # Paddle itself comes from requirements.txt or the gpu extra: a CPU and a GPU build exclude each other.
-    install_requires=["numpy", "paddleformers==1.2.0", "decord>=0.6", "pillow", "requests"],
+    install_requires=["numpy", "paddleformers==1.2.0", "decord>=0.6", "pillow", "pyyaml", "requests"],
     extras_require={
         "gpu": ["paddlepaddle-gpu>=3.2.2", "triton>=3.5"],
         "torch": ["torch>=2.11", "transformers>=5.3", "av"],

@@ -11,13 +11,18 @@ __version__ = "0.1.0"
 _HOME = {
     "AttentionConfig": "config",
     "CallStats": "stats",
+    "PSAAttention": "psa_module",
+    "PSAConfig": "psa_module",
     "PyramidAdaptiveBlockSparseAttn": "layers",
     "PyramidAdaptiveBlockSparseAttnTrain": "layers",
     "adaptive_block_sparse_attn": "attention",
     "estimate_block_importance": "attention",
+    "list_presets": "presets",
+    "load_preset": "presets",
+    "psa_attention": "psa_module",
     "pyramid_attention": "attention",
 }
-_NEED_PADDLE = ("layers", "attention")
+_NEED_PADDLE = ("attention", "layers", "presets", "psa_module")
 
 __all__ = sorted(_HOME)
 

@@ -29,7 +29,7 @@ def test_config_needs_no_paddle():
     assert done.returncode == 0 and done.stdout.strip().isdigit(), done.stderr
 
 
-@pytest.mark.parametrize("name", ["pyramid_attention", "PyramidAdaptiveBlockSparseAttn"])
+@pytest.mark.parametrize("name", ["pyramid_attention", "PyramidAdaptiveBlockSparseAttn", "PSAAttention"])
 def test_operator_without_paddle_says_what_to_install(name):
     done = run(f"from psa_paddle import {name}")
     assert done.returncode != 0

@@ -1,0 +1,287 @@
+"""Presets: named configurations for each model, from YAML files that are checked line by line.
+
+The bundled file is configs/attention_config.yaml; the values for the video models are those published with PSA
+(arXiv:2512.04025, github.com/ziplab/Pyramid-Sparse-Attention).
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from .psa_module import PSAConfig
+
+PRESET_FILE = Path(__file__).resolve().parents[1] / "configs" / "attention_config.yaml"
+DIVISORS = ("width_divisor", "height_divisor", "depth_divisor")
+# Where the fields of PSAConfig stand in a preset; the rest have their own name.
+PLACES = {
+    "block_m": ("block_size", "m"),
+    "block_n": ("block_size", "n"),
+    "tile_n": ("block_size", "tile_n"),
+    "sim_2x_threshold": ("sim_thresholds", "x2"),
+    "sim_4x_threshold": ("sim_thresholds", "x4"),
+    "sim_8x_threshold": ("sim_thresholds", "x8"),
+}
+SAME_NAME = (
+    "use_sim_mask",
+    "mask_ratios",
+    "mask_mode",
+    "attn_impl",
+    "tile_size",
+    "warmup_steps",
+    "rearrange_method",
+)
+
+
+class PresetError(ValueError):
+    """A name that no preset has, or a file that does not say what it should: then the message names line and key."""
+
+
+@dataclass(frozen=True)
+class Preset:
+    """One preset of one model.
+
+    model, name, description: as in the file; config: for ``PSAAttention``, or None for the dense baseline;
+    text_length: text tokens before the vision tokens; video_scale: (depth, height, width) divisors, or None;
+    causal: whether the model's attention is causal; verbose: whether a run should log its statistics.
+    """
+
+    model: str
+    name: str
+    description: str
+    config: PSAConfig | None
+    text_length: int
+    video_scale: tuple[int, int, int] | None
+    causal: bool
+    verbose: bool
+
+    def grid(self, frames: int, height: int, width: int) -> tuple[int, int, int]:
+        """(depth, height, width) in tokens of a video of so many frames and pixels; a last partial step counts.
+
+        Raises:
+            ValueError: a size below 1, pixels that the divisors do not divide, or a model without ``video_scale``.
+        """
+        if self.video_scale is None:
+            raise ValueError(f"{self.model} has no video_scale, so its grid is not known.")
+        depth, *divisors = self.video_scale
+        if frames < 1:
+            raise ValueError(f"frames must be at least 1, got {frames}.")
+        for name, pixels, divisor in zip(("height", "width"), (height, width), divisors, strict=True):
+            if pixels < divisor or pixels % divisor:
+                raise ValueError(f"{name} must be a multiple of {divisor} for {self.model}, got {pixels}.")
+        return (frames - 1) // depth + 1, height // divisors[0], width // divisors[1]
+
+
+class _Node:
+    """A YAML node that knows its file, line and path of keys."""
+
+    def __init__(self, node: yaml.Node, file: Path, path: str = "", line: int | None = None) -> None:
+        self.node, self.file, self.path = node, file, path
+        self.line = node.start_mark.line + 1 if line is None else line
+
+    def error(self, words: str) -> PresetError:
+        return PresetError(f"{self.file}:{self.line}: {self.path + ': ' if self.path else ''}{words}")
+
+    def items(self, allowed: tuple[str, ...] | None = None, what: str = "key") -> dict[str, _Node]:
+        """Key -> node of a mapping; an error for a key that is unknown or comes twice."""
+        if not isinstance(self.node, yaml.MappingNode):
+            raise self.error(f"must be a mapping, got {self.value()!r}.")
+        found: dict[str, _Node] = {}
+        for key, value in self.node.value:
+            name = str(key.value)
+            path = f"{self.path}.{name}" if self.path else name
+            child = _Node(value, self.file, path, key.start_mark.line + 1)
+            if name in found:
+                raise child.error(f"comes twice, first on line {found[name].line}.")
+            if allowed is not None and name not in allowed:
+                raise child.error(f"unknown {what}; use {', '.join(allowed)}.")
+            found[name] = child
+        return found
+
+    def value(self):
+        """The plain Python value, read as YAML's safe loader does."""
+        try:
+            return yaml.constructor.SafeConstructor().construct_document(self.node)
+        except yaml.constructor.ConstructorError as error:
+            raise self.error(f"{error.problem}.") from None
+
+    def expect(self, good: Callable[[object], bool], words: str):
+        """The value, if ``good`` says so."""
+        value = self.value()
+        if not good(value):
+            raise self.error(f"must be {words}, got {self.value()!r}.")
+        return value
+
+    def one_of(self, *allowed: str) -> str:
+        return self.expect(lambda x: x in allowed, " or ".join(allowed))
+
+    def text(self) -> str:
+        return self.expect(lambda x: isinstance(x, str), "text")
+
+    def flag(self) -> bool:
+        return self.expect(lambda x: isinstance(x, bool), "true or false")
+
+    def count(self, least: int) -> int:
+        return self.expect(
+            lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least, f"an integer of at least {least}"
+        )
+
+
+def _read(file: str | os.PathLike) -> dict[str, _Node]:
+    """Model -> node of a file.
+
+    Raises:
+        FileNotFoundError: no such file. PresetError: not YAML, or not a mapping.
+    """
+    path = Path(file)
+    if not path.is_file():
+        raise FileNotFoundError(f"no preset file {path}.")
+    try:
+        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except yaml.MarkedYAMLError as error:
+        mark = error.problem_mark or error.context_mark
+        raise PresetError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}.") from None
+    if root is None:
+        raise PresetError(f"{path}:1: the file is empty.")
+    return _Node(root, path).items()
+
+
+def _check_model(model: _Node) -> tuple[dict[str, _Node], dict[str, _Node]]:
+    """Keys of a model's section, and its presets."""
+    keys = model.items(("default_attention", "video_scale", "text_length", "causal", "attention_configs"))
+    if "attention_configs" not in keys:
+        raise model.error("has no attention_configs.")
+    presets = keys["attention_configs"].items()
+    if "default_attention" in keys:
+        keys["default_attention"].text()
+    return keys, presets
+
+
+def _scale(node: _Node) -> tuple[int, int, int]:
+    divisors = node.items(DIVISORS)
+    for name in DIVISORS:
+        if name not in divisors:
+            raise node.error(f"has no {name}.")
+    width, height, depth = (divisors[name].count(1) for name in DIVISORS)
+    return depth, height, width
+
+
+def _config(preset: _Node, keys: dict[str, _Node], causal: bool) -> PSAConfig:
+    """The configuration that a preset's keys describe."""
+    nodes = {name: keys[name] for name in SAME_NAME if name in keys}
+    for group in ("block_size", "sim_thresholds"):
+        places = {place[1]: name for name, place in PLACES.items() if place[0] == group}
+        if group in keys:
+            nodes.update((places[key], node) for key, node in keys[group].items(tuple(places)).items())
+    if "mask_ratios" in nodes:
+        nodes.update((f"mask_ratios.{level}", node) for level, node in nodes["mask_ratios"].items().items())
+    values = {name: node.value() for name, node in nodes.items() if "." not in name}
+    rearrange = values.get("rearrange_method") is not None
+    if "use_rearrange" in keys and keys["use_rearrange"].flag() != rearrange:
+        if not rearrange:
+            raise keys["use_rearrange"].error("true needs a rearrange_method.")
+        rearrange = False
+    try:
+        config = PSAConfig(**values)  # checks the method even where it is switched off
+        config = config if rearrange else config.replace(rearrange_method=None)
+        config.to_attention_config(causal)
+    except (TypeError, ValueError) as error:
+        raise _at_fault(str(error), nodes, preset).error(str(error)) from None
+    return config
+
+
+def _at_fault(words: str, nodes: dict[str, _Node], preset: _Node) -> _Node:
+    """The node that a refusal is about: the field that it names first, or the level of mask_ratios."""
+    named = [name for name in nodes if name in words]
+    if not named:
+        return preset
+    name = min(named, key=words.index)
+    level = re.search(r"(?:mask_ratios\[|level )'?(\w+)", words) if name == "mask_ratios" else None
+    return nodes.get(f"mask_ratios.{level.group(1)}" if level else name, nodes[name])
+
+
+def _preset(model: str, node: _Node, name: str, keys: dict[str, _Node]) -> Preset:
+    fields = ("type", "description", "verbose", "use_rearrange", "block_size", "sim_thresholds", *SAME_NAME)
+    found = node.items(fields)
+    if "type" not in found:
+        raise node.error("has no type; use psa or dense.")
+    kind = found["type"].one_of("psa", "dense")
+    causal = keys["causal"].flag() if "causal" in keys else False
+    if kind == "dense":
+        for key in found:
+            if key not in ("type", "description", "verbose"):
+                raise found[key].error("means nothing in a dense preset.")
+    return Preset(
+        model=model,
+        name=name,
+        description=found["description"].text() if "description" in found else "",
+        config=_config(node, found, causal) if kind == "psa" else None,
+        text_length=keys["text_length"].count(0) if "text_length" in keys else 0,
+        video_scale=_scale(keys["video_scale"]) if "video_scale" in keys else None,
+        causal=causal,
+        verbose=found["verbose"].flag() if "verbose" in found else False,
+    )
+
+
+def _load(file: str | os.PathLike | None) -> dict[str, tuple[dict[str, _Node], dict[str, _Node]]]:
+    """Model -> (its keys, its presets): the bundled file, and over it the user's, key by key and preset by preset."""
+    models = {name: _check_model(node) for name, node in _read(PRESET_FILE).items()}
+    for name, node in (_read(file) if file is not None else {}).items():
+        keys, presets = _check_model(node)
+        old_keys, old_presets = models.get(name, ({}, {}))
+        models[name] = ({**old_keys, **keys}, {**old_presets, **presets})
+    return models
+
+
+def _named(what: str, name: str, known) -> str:
+    return f"no {what} {name!r}; there are {', '.join(known)}."
+
+
+def load_preset(model: str, preset: str | None = None, file: str | os.PathLike | None = None) -> Preset:
+    """The preset of a model by name, or the model's default.
+
+    Args:
+        model: a section of the file, for example ``"Wan2.1_14b"``.
+        preset: its name; None: the section's ``default_attention``.
+        file: a YAML file of the same structure as the bundled one. Its models and presets are added to the bundled
+            ones, and what it says about a bundled model replaces what that says.
+
+    Raises:
+        FileNotFoundError: no such file.
+        PresetError: no such model or preset, or a wrong file; then the message names file, line and key.
+    """
+    models = _load(file)
+    if model not in models:
+        raise PresetError(_named("model", model, models))
+    keys, presets = models[model]
+    if preset is None:
+        if "default_attention" not in keys:
+            raise PresetError(f"{model} has no default_attention; name one of {', '.join(presets)}.")
+        preset = keys["default_attention"].text()
+        if preset not in presets:
+            raise keys["default_attention"].error(_named("preset", preset, presets))
+    if preset not in presets:
+        raise PresetError(_named(f"preset of {model}", preset, presets))
+    return _preset(model, presets[preset], preset, keys)
+
+
+def list_presets(model: str | None = None, file: str | os.PathLike | None = None) -> dict[str, list[str]]:
+    """Model -> names of its presets, of one model or of all; arguments and errors as ``load_preset``."""
+    models = _load(file)
+    if model is not None and model not in models:
+        raise PresetError(_named("model", model, models))
+    return {name: list(presets) for name, (_, presets) in models.items() if model in (None, name)}
+
+
+def check_presets(file: str | os.PathLike | None = None) -> None:
+    """Check every preset of the bundled file and of ``file``; errors as ``load_preset``."""
+    for model, (keys, presets) in _load(file).items():
+        for name, node in presets.items():
+            _preset(model, node, name, keys)
+        if "default_attention" in keys:
+            load_preset(model, file=file)

@@ -1,0 +1,212 @@
+"""Token rearrangements: the blocks of the operator become coherent, and so cheaper to pool and easier to rank.
+
+Source: PSA (arXiv:2512.04025); the clusters follow Sparse VideoGen2 (arXiv:2505.18875).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import paddle
+
+from .clusters import TokenClusters
+from .curves import check_triple, gilbert_order, tile_order
+from .permutation import Permutation, gather_tokens, with_text
+
+DEFAULT_TILE = (2, 8, 8)
+
+
+def check_text(text_length, text_first) -> None:
+    if isinstance(text_length, bool) or not isinstance(text_length, (int, np.integer)):
+        raise TypeError(f"text_length must be an integer, got {text_length!r}.")
+    if text_length < 0:
+        raise ValueError(f"text_length must not be negative, got {text_length}.")
+    if not isinstance(text_first, bool):
+        raise TypeError(f"text_first must be True or False, got {text_first!r}.")
+
+
+class Rearrangement:
+    """A token order for sequences of vision tokens on a grid, with text before or after them.
+
+    Text tokens are never mixed with vision tokens and keep their own order and place.
+
+    Args:
+        grid: (depth, height, width) in tokens, or None where the method needs no grid.
+        text_length: text tokens in the sequence.
+        text_first: whether they stand before the vision tokens or after them.
+        text_to_end: in the new order, put them last, where the operator keeps them at full resolution.
+
+    Raises:
+        TypeError, ValueError: a grid, tile or text length that makes no sense.
+    """
+
+    needs_grid = True
+
+    def __init__(self, grid, text_length: int = 0, text_first: bool = True, *, text_to_end: bool = False) -> None:
+        check_text(text_length, text_first)
+        if grid is None and self.needs_grid:
+            raise ValueError(f"{type(self).__name__} needs the grid of the vision tokens: (depth, height, width).")
+        self.grid = None if grid is None else check_triple("grid", grid)
+        self.text_length, self.text_first, self.text_to_end = int(text_length), text_first, text_to_end
+
+    def plan(self, q, k) -> Permutation:
+        """The orders for q [B, H, L, D] and k [B, Hkv, L, D].
+
+        Raises:
+            ValueError: lengths that are not the grid and the text.
+        """
+        raise NotImplementedError
+
+    def reset(self) -> None:
+        """Forget what earlier calls left."""
+
+    def _vision_tokens(self, q, k) -> int:
+        length = q.shape[2]
+        if k.shape[2] != length:
+            raise ValueError(f"rearrangement needs as many keys as queries, got {length} and {k.shape[2]}.")
+        vision = length - self.text_length
+        if self.grid is not None and int(np.prod(self.grid)) != vision:
+            raise ValueError(
+                f"grid {self.grid} has {int(np.prod(self.grid))} tokens, but a sequence of {length} with "
+                f"{self.text_length} text tokens has {vision}."
+            )
+        if vision < 1:
+            raise ValueError(f"no vision tokens: {length} tokens, {self.text_length} of them text.")
+        return vision
+
+    def _order(self, vision: np.ndarray, place) -> paddle.Tensor:
+        order = with_text(vision, self.text_length, self.text_first, self.text_to_end)
+        return paddle.to_tensor(order, place=place)
+
+
+class _Fixed(Rearrangement):
+    """One order for all heads and calls."""
+
+    _made: tuple | None = None
+
+    def plan(self, q, k) -> Permutation:
+        key = (self._vision_tokens(q, k), str(q.place))  # the indices live where the tensors do
+        if self._made is None or self._made[0] != key:
+            order = self._order(self._vision_order(key[0]), q.place)
+            self._made = (key, Permutation(order, order))
+        return self._made[1]
+
+    def permute(self, x):
+        """x [B, H, L, D] in the new order."""
+        return self.plan(x, x).permute(x)
+
+    def restore(self, x):
+        """Undo ``permute``, bitwise."""
+        return self.plan(x, x).restore(x)
+
+    def _vision_order(self, vision: int) -> np.ndarray:
+        """Raster index of the vision token at each place, int64 [vision]."""
+        raise NotImplementedError
+
+
+class TextOnly(_Fixed):
+    """Vision tokens as they come: only the text moves, and only with ``text_to_end``."""
+
+    needs_grid = False
+
+    def _vision_order(self, vision: int) -> np.ndarray:
+        return np.arange(vision, dtype=np.int64)
+
+
+class Gilbert(_Fixed):
+    """Vision tokens along a 3-D generalised Hilbert curve; arguments as ``Rearrangement``."""
+
+    def _vision_order(self, vision: int) -> np.ndarray:
+        return gilbert_order(self.grid)
+
+
+class STA(_Fixed):
+    """Vision tokens tile after tile, along a Hilbert curve within each; arguments as ``Rearrangement``, and
+
+    tile_size: (depth, height, width) of a tile; partial tiles stand at the border. 2 x 8 x 8 fills one query block.
+    """
+
+    def __init__(self, grid, text_length: int = 0, text_first: bool = True, *, tile_size=DEFAULT_TILE, **keywords):
+        super().__init__(grid, text_length, text_first, **keywords)
+        self.tile_size = check_triple("tile_size", tile_size)
+
+    def _vision_order(self, vision: int) -> np.ndarray:
+        return tile_order(self.grid, self.tile_size)
+
+
+class _Clustered(Rearrangement):
+    def __init__(self, *arguments, **keywords) -> None:
+        super().__init__(*arguments, **keywords)
+        self._kept: dict[tuple, paddle.Tensor] = {}
+
+    def _keep(self, kind: str, x, vision: int, make) -> paddle.Tensor:
+        """What ``make()`` gave the first time: a copy to the device at each call would make the host wait."""
+        key = (kind, vision, str(x.place))
+        if key not in self._kept:
+            self._kept[key] = make()
+        return self._kept[key]
+
+    def _sorted(self, x, clusters: TokenClusters, vision: int):
+        """int64 [B, H, L]: x's tokens cluster after cluster, along the Gilbert curve within each if there is a grid."""
+        first = self.text_length if self.text_first else 0
+        tokens = x[:, :, first : first + vision]
+        if self.grid is None:
+            order = clusters.order(tokens)
+        else:
+            curve = self._keep("curve", x, vision, lambda: paddle.to_tensor(gilbert_order(self.grid), place=x.place))
+            order = clusters.order(gather_tokens(tokens, curve))
+            order = paddle.gather(curve, order.flatten()).reshape(order.shape)
+        order = order + first
+        if not self.text_length:
+            return order
+        slots = self._keep("slots", x, vision, lambda: self._order(np.arange(vision, dtype=np.int64), x.place))
+        slots = slots.expand([*order.shape[:2], -1])
+        if self.text_first and not self.text_to_end:
+            return paddle.concat([slots[:, :, : self.text_length], order], axis=2)
+        return paddle.concat([order, slots[:, :, vision:]], axis=2)
+
+
+class SemanticAware(_Clustered):
+    """Vision tokens cluster after cluster: k-means on the queries and, apart, on the keys of each head.
+
+    The centres that one call leaves are where the next one starts, so that a later denoising step needs few
+    iterations; ``reset`` forgets them. Nothing is read back from the device. Arguments as ``Rearrangement`` (with a
+    grid, tokens follow the Gilbert curve within their cluster; it may be None), and
+
+    q_clusters, k_clusters: clusters of a head; None: one for every 256 tokens.
+    """
+
+    needs_grid = False
+
+    def __init__(self, grid=None, text_length=0, text_first=True, *, q_clusters=None, k_clusters=None, **keywords):
+        super().__init__(grid, text_length, text_first, **keywords)
+        self._q, self._k = TokenClusters(q_clusters), TokenClusters(k_clusters)
+
+    def plan(self, q, k) -> Permutation:
+        n = self._vision_tokens(q, k)
+        return Permutation(self._sorted(q, self._q, n), self._sorted(k, self._k, n))
+
+    def reset(self) -> None:
+        self._q.reset()
+        self._k.reset()
+
+
+class Hybrid(_Clustered):
+    """Queries along the Gilbert curve, keys and values cluster after cluster; arguments as ``Rearrangement``, and
+
+    k_clusters: as ``SemanticAware``.
+    """
+
+    def __init__(self, grid, text_length=0, text_first=True, *, k_clusters=None, **keywords):
+        super().__init__(grid, text_length, text_first, **keywords)
+        self._k = TokenClusters(k_clusters)
+
+    def plan(self, q, k) -> Permutation:
+        n = self._vision_tokens(q, k)
+        q_order = self._keep("q", q, n, lambda: self._order(gilbert_order(self.grid), q.place))
+        return Permutation(q_order, self._sorted(k, self._k, n))
+
+    def reset(self) -> None:
+        self._k.reset()
+
+
+METHODS = {"Gilbert": Gilbert, "STA": STA, "SemanticAware": SemanticAware, "Hybrid": Hybrid}
