@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
+from ..config import POOLED_LEVELS
 from ..geometry import Geometry
 
 UNITS = 8  # a block is 8 units at level 1, 8 / p at level p
@@ -32,7 +33,7 @@ class Pyramid:
         self.keys, self.values = (self._table(x, key_block, n_j, full) for x in (k, v))
         bias = np.zeros((self.n_units, self.unit), np.float32)
         bias[: n_j * 8].reshape(-1)[length:] = MASKED
-        for p in (2, 4, 8):
+        for p in POOLED_LEVELS:
             bias[self.base[p] : self.base[p] + full * 8 // p] = math.log(p)
         bias[self.empty] = MASKED
         self.bias = paddle.to_tensor(bias)
@@ -42,7 +43,7 @@ class Pyramid:
         x = x.astype("float32")
         level = x[:, :, : full * key_block]
         rows = [x, paddle.zeros([b, h, n_j * key_block - length, d])]
-        for _ in (2, 4, 8):
+        for _ in POOLED_LEVELS:
             level = level.reshape([b, h, -1, 2, d]).mean(3)
             rows.append(level)
         rows.append(paddle.zeros([b, h, self.unit, d]))

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import paddle
 
+from ..config import POOLED_LEVELS
 from ..geometry import Geometry
-
-POOLED = (2, 4, 8)
 
 
 def key_similarity_cap(k, key_block: int, thresholds: dict):
@@ -17,7 +16,7 @@ def key_similarity_cap(k, key_block: int, thresholds: dict):
     x = k[:, :, : full * key_block].astype("float32")
     x = x / paddle.norm(x, axis=-1, keepdim=True).clip(min=1e-12)
     cap = paddle.ones([b, h, full], dtype="int32")
-    for p in POOLED:
+    for p in POOLED_LEVELS:
         cosine = (x[:, :, 0::p] * x[:, :, p - 1 :: p]).sum(-1).reshape([b, h, full, -1]).mean(-1)
         cap = paddle.where(cosine > thresholds[p], paddle.full_like(cap, p), cap)
     if length % key_block:
