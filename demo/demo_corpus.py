@@ -1,6 +1,10 @@
 """The small English and Chinese text on which the demo tokenizer is trained."""
 
+import re
 from itertools import product
+
+import numpy as np
+from world import ask, sample_scene, vocabulary
 
 COLOURS = "red orange yellow green blue purple pink brown black white grey dark bright".split()
 SHAPES = "circle square triangle star rectangle line dot ring cross arrow heart diamond shape".split()
@@ -42,11 +46,29 @@ The answer is 0, 1, 2, 3, 4, 5, 6, 7, 8 or 9. It takes 10 seconds, 25 frames, 10
 """
 
 
-def corpus():
-    """Return the training text: template sentences over the word lists, the words alone, and the sentences above."""
+def cut(text: str) -> list[str]:
+    """Cut Chinese text around the names of things, as English is by its spaces: else a token would span two facts."""
+    tables = (vocabulary.COLOURS, vocabulary.SHAPES, vocabulary.CELLS, vocabulary.MOTIONS)
+    names = sorted((row[1] for table in tables for row in table), key=len, reverse=True)
+    return [text] if text.isascii() else re.split(f"({'|'.join(names)}|[0-9]+|[,。;的])", text)
+
+
+def spoken_world() -> list[str]:
+    """Questions and answers about 3,000 scenes of the training split."""
+    rng = np.random.default_rng(0)
+    lines = []
+    for index in range(3000):
+        scene = sample_scene("train", index, 168, 168, 1 if index % 2 else 40, 2.0)
+        lines += [text for q in ask(scene, rng, 3) for text in (q.prompt, q.answer)]
+    return lines
+
+
+def corpus() -> list[str]:
+    """Return the training text: template sentences over the word lists, the words alone, and what the world says."""
     lines = [f"The {colour} {shape} is there." for colour, shape in product(COLOURS, SHAPES)]
     lines += [f"A {motion} {place}." for motion, place in product(MOTIONS, PLACES)]
     lines += [f"There are {number} {shape}s." for number, shape in product(NUMBERS, SHAPES)]
     words = COLOURS + SHAPES + PLACES + MOTIONS + NUMBERS + OTHERS
     lines += [f" {word} {word.capitalize()} {word}" for word in words]
-    return lines + SENTENCES.strip().splitlines() * 3
+    lines += SENTENCES.strip().splitlines() * 3 + spoken_world()
+    return [piece for line in lines for piece in cut(line)]

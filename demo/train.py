@@ -1,0 +1,166 @@
+"""Train the demo model: a very small Qwen2.5-VL that answers questions about the visual world of demo/world.
+
+    python demo/train.py                       # writes demo/checkpoint and demo/training_log.txt; one GPU, bfloat16
+    python demo/train.py --seed 2 --out /tmp/again --log /tmp/again.txt
+
+A curriculum from images to clips of 8k vision tokens, with several questions about every clip. At the end the weights
+are rounded to bfloat16 and the table is measured on the test split, which shares no layout and no number of frames
+with training. Needs torch, transformers 5, tokenizers, safetensors and Pillow, and a GPU.
+"""
+
+import argparse
+import math
+import platform
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+import transformers
+from batched_qwen import NAME, check, question_states
+from evaluate import accuracy_table, evaluate
+from model_files import config_of, new_model, write_checkpoint
+from world.render import draw
+from world_batches import BUCKETS, CHECKPOINT, FPS, PREFIX, clip_shape, encode, make_batch, tokenizer
+
+# Until each share of the steps: how often each bucket is drawn.
+CURRICULUM = (
+    (0.25, {"image": 0.6, "short": 0.4}),
+    (0.5, {"image": 0.25, "short": 0.35, "1k": 0.25, "2k": 0.15}),
+    (1.0, {"image": 0.15, "short": 0.2, "1k": 0.15, "2k": 0.15, "4k": 0.15, "8k": 0.2}),
+)
+QUESTIONS = {"image": 6, "short": 8}  # about each clip
+QUESTIONS_LONG = 16
+MOST_CLIPS = 160  # in a step
+WARMUP = 0.03  # of the steps
+LAST_LR = 0.03  # of the highest
+
+
+class Steps(torch.utils.data.Dataset):
+    """Item i: the bucket and the batch of step i, which depend on the seed and on i alone."""
+
+    def __init__(self, seed: int, steps: int, tokens: int):
+        self.seed, self.steps, self.tokens = seed, steps, tokens
+
+    def __len__(self):
+        return self.steps
+
+    def __getitem__(self, step: int):
+        rng = np.random.default_rng([self.seed, step])
+        mix = next(mix for until, mix in CURRICULUM if step < until * self.steps)
+        bucket = str(rng.choice(list(mix), p=list(mix.values())))
+        shape = clip_shape(bucket, rng, test=False)
+        tokens = shape[0] * shape[1] // 28**2 * max(1, shape[2] // 2)
+        clips = max(1, min(MOST_CLIPS, self.tokens // tokens))
+        indices = (self.seed * self.steps + step) * MOST_CLIPS + np.arange(clips)
+        fps = rng.choice(FPS, clips)
+        return bucket, make_batch("train", indices, shape, fps, QUESTIONS.get(bucket, QUESTIONS_LONG), rng)
+
+
+def answer_loss(model, batch, prefix_ids):
+    """Cross-entropy of the answers: mean over the questions, each weighted by the root of its length."""
+    device = prefix_ids.device
+    ids, answer = (torch.from_numpy(x).to(device) for x in (batch.ids, batch.answer))
+    states = question_states(model, draw(batch.plan, device), prefix_ids, ids, torch.from_numpy(batch.step))
+    target = answer[..., 1:]
+    logits = model.lm_head(states[..., :-1, :][target]).float()
+    losses = F.cross_entropy(logits, ids[..., 1:][target], reduction="none")
+    weight = answer.sum(-1, keepdim=True).expand_as(answer)[..., 1:][target].float().rsqrt()
+    return (losses * weight).sum() / weight.sum()
+
+
+def optimiser(model, lr: float):
+    """AdamW; matrices decay, everything else does not."""
+    decay = [p for n, p in model.named_parameters() if p.ndim > 1 and "embed_tokens" not in n]
+    rest = [p for n, p in model.named_parameters() if p.ndim <= 1 or "embed_tokens" in n]
+    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
+    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
+
+
+def lr_share(step: int, steps: int) -> float:
+    """Linear warm-up, then a cosine down to LAST_LR."""
+    if step < WARMUP * steps:
+        return (step + 1) / (WARMUP * steps)
+    part = (step - WARMUP * steps) / (steps - WARMUP * steps)
+    return LAST_LR + (1 - LAST_LR) * (1 + math.cos(math.pi * part)) / 2
+
+
+def train(model, args, log):
+    """Run all steps; ``log`` takes lines."""
+    device = torch.device("cuda")
+    prefix_ids = torch.tensor(encode(PREFIX), device=device)
+    opt = optimiser(model, args.lr)
+    loader = torch.utils.data.DataLoader(
+        Steps(args.seed, args.steps, args.tokens), batch_size=None, num_workers=args.workers, prefetch_factor=4
+    )
+    for block in (*model.model.visual.blocks, *model.model.language_model.layers):
+        for part in block.children():
+            if not hasattr(part, "scaling"):  # norms and MLPs fuse well; attention sees too many shapes
+                part.compile(dynamic=True)
+    start, recent = time.time(), {}
+    for step, (bucket, batch) in enumerate(loader):
+        for group in opt.param_groups:
+            group["lr"] = args.lr * lr_share(step, args.steps)
+        with torch.autocast("cuda", torch.bfloat16):
+            loss = answer_loss(model, batch, prefix_ids)
+        opt.zero_grad(set_to_none=True)
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        opt.step()
+        recent.setdefault(bucket, []).append(loss.detach())
+        if (step + 1) % args.report == 0 or step + 1 == args.steps:
+            torch.cuda.synchronize()
+            losses = {b: float(torch.stack(recent[b]).mean()) for b in BUCKETS if b in recent}
+            if not all(map(math.isfinite, losses.values())):
+                raise RuntimeError(f"the loss is not finite at step {step + 1}: {losses}")
+            log(f"step {step + 1:6d}  {time.time() - start:6.0f} s  "
+                + "  ".join(f"{b} {x:.4f}" for b, x in losses.items()))  # fmt: skip
+            recent = {}
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, default=CHECKPOINT, help="folder of the checkpoint")
+    parser.add_argument("--log", type=Path, default=Path(__file__).parent / "training_log.txt")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--steps", type=int, default=6000)
+    parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--tokens", type=int, default=65536, help="most vision tokens in a step")
+    parser.add_argument("--workers", type=int, default=14, help="processes that make batches")
+    parser.add_argument("--report", type=int, default=100, help="steps from one line of the log to the next")
+    parser.add_argument("--test-clips", type=int, default=200, help="clips of each length in the final table")
+    args = parser.parse_args()
+    if not torch.cuda.is_available():
+        sys.exit("error: training needs a CUDA GPU; on a CPU use the checkpoint that is in demo/checkpoint.")
+    torch.manual_seed(args.seed)
+    config = config_of(tokenizer())
+    model = new_model(config).cuda()
+    model.model.language_model.config._attn_implementation = NAME
+    with args.log.open("w", encoding="utf-8") as file:
+
+        def log(line):
+            print(line, flush=True)
+            file.write(line + "\n")
+            file.flush()
+
+        log(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, transformers {transformers.__version__}, "
+            f"Python {platform.python_version()}; {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters; "
+            f"{vars(args) | {'out': args.out.name, 'log': args.log.name}}")  # fmt: skip
+        probe = torch.tensor([[encode("Describe this video.")] * 2], device="cuda")
+        difference = check(model, torch.tensor(encode(PREFIX), device="cuda"), probe)
+        log(f"relative difference of the batched forward from transformers' own: {difference:.2g}")
+        if difference > 1e-3:  # the library's convolution runs in TF32
+            raise RuntimeError("the batched forward is not transformers'")
+        began = time.time()
+        train(model, args, log)
+        size = write_checkpoint(args.out, config, model)
+        log(f"trained in {(time.time() - began) / 60:.1f} minutes; weights {size / 1e6:.1f} MB")
+        for parameter in model.parameters():
+            parameter.data = parameter.data.bfloat16().float()
+        log(accuracy_table(evaluate(model, "test", args.test_clips, args.tokens)))
+
+
+if __name__ == "__main__":
+    main()
