@@ -27,8 +27,8 @@ from world_batches import BUCKETS, CHECKPOINT, FPS, PREFIX, clip_shape, encode, 
 
 # Until each share of the steps: how often each bucket is drawn.
 CURRICULUM = (
-    (0.25, {"image": 0.6, "short": 0.4}),
-    (0.5, {"image": 0.25, "short": 0.35, "1k": 0.25, "2k": 0.15}),
+    (0.12, {"image": 0.6, "short": 0.4}),
+    (0.35, {"image": 0.25, "short": 0.35, "1k": 0.25, "2k": 0.15}),
     (1.0, {"image": 0.15, "short": 0.2, "1k": 0.15, "2k": 0.15, "4k": 0.15, "8k": 0.2}),
 )
 QUESTIONS = {"image": 6, "short": 8}  # about each clip
@@ -71,12 +71,26 @@ def answer_loss(model, batch, prefix_ids):
     return (losses * weight).sum() / weight.sum()
 
 
-def optimiser(model, lr: float):
-    """AdamW; matrices decay, everything else does not."""
-    decay = [p for n, p in model.named_parameters() if p.ndim > 1 and "embed_tokens" not in n]
-    rest = [p for n, p in model.named_parameters() if p.ndim <= 1 or "embed_tokens" in n]
-    groups = [{"params": decay, "weight_decay": 0.05}, {"params": rest, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=lr, betas=(0.9, 0.95), fused=True)
+class Optimisers:
+    """Muon (orthogonalised momentum) for the layers' matrices, AdamW for everything else, at one learning rate."""
+
+    def __init__(self, model, lr: float):
+        matrices, rest = [], []
+        for name, p in model.named_parameters():
+            inner = p.ndim == 2 and "embed_tokens" not in name and "lm_head" not in name
+            (matrices if inner else rest).append(p)
+        self._both = (
+            torch.optim.Muon(matrices, lr=lr, weight_decay=0.05, momentum=0.95, adjust_lr_fn="match_rms_adamw"),
+            torch.optim.AdamW(rest, lr=lr, betas=(0.9, 0.95), weight_decay=0.0, fused=True),
+        )
+
+    def step(self, lr: float) -> None:
+        """Take one step at a learning rate, and drop the gradients."""
+        for one in self._both:
+            for group in one.param_groups:
+                group["lr"] = lr
+            one.step()
+            one.zero_grad(set_to_none=True)
 
 
 def lr_share(step: int, steps: int) -> float:
@@ -91,7 +105,7 @@ def train(model, args, log):
     """Run all steps; ``log`` takes lines."""
     device = torch.device("cuda")
     prefix_ids = torch.tensor(encode(PREFIX), device=device)
-    opt = optimiser(model, args.lr)
+    optimisers = Optimisers(model, args.lr)
     loader = torch.utils.data.DataLoader(
         Steps(args.seed, args.steps, args.tokens), batch_size=None, num_workers=args.workers, prefetch_factor=4
     )
@@ -101,14 +115,11 @@ def train(model, args, log):
                 part.compile(dynamic=True)
     start, recent = time.time(), {}
     for step, (bucket, batch) in enumerate(loader):
-        for group in opt.param_groups:
-            group["lr"] = args.lr * lr_share(step, args.steps)
         with torch.autocast("cuda", torch.bfloat16):
             loss = answer_loss(model, batch, prefix_ids)
-        opt.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        opt.step()
+        optimisers.step(args.lr * lr_share(step, args.steps))
         recent.setdefault(bucket, []).append(loss.detach())
         if (step + 1) % args.report == 0 or step + 1 == args.steps:
             torch.cuda.synchronize()
@@ -125,8 +136,8 @@ def main():
     parser.add_argument("--out", type=Path, default=CHECKPOINT, help="folder of the checkpoint")
     parser.add_argument("--log", type=Path, default=Path(__file__).parent / "training_log.txt")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--steps", type=int, default=6000)
-    parser.add_argument("--lr", type=float, default=1e-3, help="highest learning rate")
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--tokens", type=int, default=65536, help="most vision tokens in a step")
     parser.add_argument("--workers", type=int, default=14, help="processes that make batches")
     parser.add_argument("--report", type=int, default=100, help="steps from one line of the log to the next")
@@ -135,6 +146,7 @@ def main():
     if not torch.cuda.is_available():
         sys.exit("error: training needs a CUDA GPU; on a CPU use the checkpoint that is in demo/checkpoint.")
     torch.manual_seed(args.seed)
+    torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every one of hundreds of shapes
     config = config_of(tokenizer())
     model = new_model(config).cuda()
     model.model.language_model.config._attn_implementation = NAME

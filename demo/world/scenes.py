@@ -13,7 +13,7 @@ SPLITS = ("train", "validation", "test")
 # A scene belongs to the split that its layout falls into: which things stand where, or move how.
 SPLIT_OF_LAYOUT = ("train",) * 8 + ("validation", "test")
 RADII = ((11.0, 14.0), (21.0, 26.0))  # pixels: small, large
-SPEED = (7.0, 20.0)  # pixels a second
+SPEED = (10.0, 28.0)  # pixels a second
 CARD_SECONDS = 1.0
 MAX_EVENTS = 5
 
