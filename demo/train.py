@@ -33,6 +33,8 @@ CURRICULUM = (
 )
 QUESTIONS = {"image": 6, "short": 8}  # about each clip
 QUESTIONS_LONG = 16
+# Where things are and how they move is learned last: ask more about it.
+WEIGHTS = {"position": 2.5, "relation": 2.5, "motion": 3.0, "caption": 2.0}
 MOST_CLIPS = 160  # in a step
 WARMUP = 0.03  # of the steps
 LAST_LR = 0.03  # of the highest
@@ -56,7 +58,9 @@ class Steps(torch.utils.data.Dataset):
         clips = max(1, min(MOST_CLIPS, self.tokens // tokens))
         indices = (self.seed * self.steps + step) * MOST_CLIPS + np.arange(clips)
         fps = rng.choice(FPS, clips)
-        return bucket, make_batch("train", indices, shape, fps, QUESTIONS.get(bucket, QUESTIONS_LONG), rng)
+        return bucket, make_batch(
+            "train", indices, shape, fps, QUESTIONS.get(bucket, QUESTIONS_LONG), rng, weights=WEIGHTS
+        )
 
 
 def answer_loss(model, batch, prefix_ids):

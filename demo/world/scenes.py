@@ -60,7 +60,10 @@ class Backdrop:
 
 @dataclass(frozen=True)
 class Scene:
-    """width, height in pixels; an image has one frame, a video ``frames`` frames at ``fps`` a second."""
+    """width, height in pixels; an image has one frame, a video ``frames`` frames at ``fps`` a second.
+
+    noise: its deviation in grey levels. vignette: the share of light that a lens loses in the corners.
+    """
 
     kind: str
     width: int
@@ -71,6 +74,7 @@ class Scene:
     card: Card | None
     backdrops: tuple[Backdrop, ...]
     noise: float
+    vignette: float
     seed: int
 
     @property
@@ -161,7 +165,7 @@ def _image(rng, width: int, height: int) -> Scene:
         card = Card(_text(rng), x, y, half * 1.55, half)
     return Scene(
         "image", width, height, 1, 1.0, tuple(things), card, (_backdrop(rng, 0.0, width, height),),
-        float(rng.uniform(2, 9)), int(rng.integers(1 << 30)),
+        float(rng.uniform(2, 9)), float(rng.uniform(0.2, 0.45)), int(rng.integers(1 << 30)),
     )  # fmt: skip
 
 
@@ -196,5 +200,5 @@ def _video(rng, width: int, height: int, frames: int, fps: float) -> Scene:
         )  # fmt: skip
     return Scene(
         "video", width, height, frames, fps, tuple(things), card, tuple(backdrops),
-        float(rng.uniform(2, 9)), int(rng.integers(1 << 30)),
+        float(rng.uniform(2, 9)), float(rng.uniform(0.2, 0.45)), int(rng.integers(1 << 30)),
     )  # fmt: skip
