@@ -8,9 +8,6 @@ from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 
 HIDDEN = 256
 TEXT_LAYERS, TEXT_HEADS, TEXT_KV_HEADS, TEXT_MLP = 6, 4, 2, 768
-# The published 1e6 and [16, 24, 24] turn a head by 0.002 rad across twelve columns: a model that has no pretraining
-# cannot learn left from right out of that. These turn it by a third of a radian, and time by up to 97 steps a cycle.
-ROPE_THETA, MROPE_SECTION = 100.0, [20, 6, 6]
 VISION_LAYERS, VISION_HIDDEN, VISION_HEADS, VISION_MLP = 4, 128, 4, 384
 
 
@@ -43,8 +40,8 @@ def config_of(tokenizer) -> dict:
         "num_hidden_layers": TEXT_LAYERS,
         "num_key_value_heads": TEXT_KV_HEADS,
         "rms_norm_eps": 1e-06,
-        "rope_scaling": {"type": "mrope", "mrope_section": MROPE_SECTION},
-        "rope_theta": ROPE_THETA,
+        "rope_scaling": {"type": "mrope", "mrope_section": [8, 12, 12]},
+        "rope_theta": 1000000.0,
         "sliding_window": 32768,
         "tie_word_embeddings": False,
         "torch_dtype": "bfloat16",

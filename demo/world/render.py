@@ -51,7 +51,7 @@ class Plan:
     """All that is needed to draw some scenes of one size: plain arrays, so that it can be made in another process.
 
     ends: [backdrops, 2, 3], the gradients' colours. backdrop: [F], the backdrop of each frame. offsets [F, 2] and
-    strength [F]: the noise. vignette: [F]. shape: (scenes, frames of each, height, width).
+    strength [F]: the noise. shape: (scenes, frames of each, height, width).
     """
 
     shape: tuple
@@ -61,7 +61,6 @@ class Plan:
     sprites: list[Stamps]
     offsets: np.ndarray
     strength: np.ndarray
-    vignette: np.ndarray
 
 
 class Canvas:
@@ -101,13 +100,6 @@ class Canvas:
             where = self.array(stamps.frame)
             part = frames[where]
             frames[where] = part + (colour[:, :, None, None] - part) * alpha
-
-    def darken_corners(self, frames, share) -> None:
-        """Lose ``share`` [F] of the light in the corners, less towards the middle, in place."""
-        height, width = frames.shape[2:]
-        y, x = (np.linspace(-1, 1, n, dtype=np.float32) ** 2 / 2 for n in (height, width))
-        distance = self.array(y[:, None] + x)
-        frames *= 1 - self.array(share)[:, None, None, None] * distance
 
     def add_noise(self, frames, offsets, strength) -> None:
         """Add a window of the noise tile to each frame: offsets [F, 2] (y, x), strength [F] in grey levels."""
@@ -159,7 +151,7 @@ def plan(scenes, times=None) -> Plan:
     first = scenes[0]
     if any((s.width, s.height, s.frames) != (first.width, first.height, first.frames) for s in scenes):
         raise ValueError("scenes that are drawn together need one size and one number of frames.")
-    sprites, clutter, ends, backdrop, offsets, strength, vignette = [], [], [], [], [], [], []
+    sprites, clutter, ends, backdrop, offsets, strength = [], [], [], [], [], []
     for scene in scenes:
         seconds = np.arange(scene.frames) / scene.fps if times is None else np.asarray(times)
         starts = [b.start for b in scene.backdrops]
@@ -172,11 +164,10 @@ def plan(scenes, times=None) -> Plan:
         room = (NOISE_SIDE - scene.height, NOISE_SIDE - scene.width)
         offsets.append(np.stack([rng.integers(0, n, len(seconds)) for n in room], 1))
         strength.append(np.full(len(seconds), scene.noise, np.float32))
-        vignette.append(np.full(len(seconds), scene.vignette, np.float32))
     return Plan(
         (len(scenes), len(offsets[0]), first.height, first.width), np.array(ends, dtype=np.float32),
         Stamps.layers(clutter), np.concatenate(backdrop), Stamps.layers(sprites), np.concatenate(offsets),
-        np.concatenate(strength), np.concatenate(vignette),
+        np.concatenate(strength),
     )  # fmt: skip
 
 
@@ -193,7 +184,6 @@ def draw(plan: Plan, device=None):
     drawn = backdrops[canvas.array(plan.backdrop)]
     for layer in plan.sprites:
         canvas.stamp(drawn, layer)
-    canvas.darken_corners(drawn, plan.vignette)
     canvas.add_noise(drawn, plan.offsets, plan.strength)
     return canvas.to_bytes(drawn).reshape(count, frames, 3, height, width)
 

@@ -13,7 +13,7 @@ SPLITS = ("train", "validation", "test")
 # A scene belongs to the split that its layout falls into: which things stand where, or move how.
 SPLIT_OF_LAYOUT = ("train",) * 8 + ("validation", "test")
 RADII = ((11.0, 14.0), (21.0, 26.0))  # pixels: small, large
-SPEED = (10.0, 28.0)  # pixels a second
+SPEED = (7.0, 20.0)  # pixels a second
 CARD_SECONDS = 1.0
 MAX_EVENTS = 5
 
@@ -60,10 +60,7 @@ class Backdrop:
 
 @dataclass(frozen=True)
 class Scene:
-    """width, height in pixels; an image has one frame, a video ``frames`` frames at ``fps`` a second.
-
-    noise: its deviation in grey levels. vignette: the share of light that a lens loses in the corners.
-    """
+    """width, height in pixels; an image has one frame, a video ``frames`` frames at ``fps`` a second."""
 
     kind: str
     width: int
@@ -74,7 +71,6 @@ class Scene:
     card: Card | None
     backdrops: tuple[Backdrop, ...]
     noise: float
-    vignette: float
     seed: int
 
     @property
@@ -165,7 +161,7 @@ def _image(rng, width: int, height: int) -> Scene:
         card = Card(_text(rng), x, y, half * 1.55, half)
     return Scene(
         "image", width, height, 1, 1.0, tuple(things), card, (_backdrop(rng, 0.0, width, height),),
-        float(rng.uniform(2, 9)), float(rng.uniform(0.2, 0.45)), int(rng.integers(1 << 30)),
+        float(rng.uniform(2, 9)), int(rng.integers(1 << 30)),
     )  # fmt: skip
 
 
@@ -200,5 +196,5 @@ def _video(rng, width: int, height: int, frames: int, fps: float) -> Scene:
         )  # fmt: skip
     return Scene(
         "video", width, height, frames, fps, tuple(things), card, tuple(backdrops),
-        float(rng.uniform(2, 9)), float(rng.uniform(0.2, 0.45)), int(rng.integers(1 << 30)),
+        float(rng.uniform(2, 9)), int(rng.integers(1 << 30)),
     )  # fmt: skip
