@@ -49,17 +49,19 @@ class StubCogVideoXProcessor:
         split = [b, length, attn.heads, dim // attn.heads]
         q = attn.norm_q(attn.to_q(x).reshape(split).transpose([0, 2, 1, 3]))
         k = attn.norm_k(attn.to_k(x).reshape(split).transpose([0, 2, 1, 3]))
-        cos, sin = image_rotary_emb
-        for y in (q, k):
-            part = y[:, :, text:]
-            turned = paddle.stack([-part[..., 1::2], part[..., 0::2]], axis=-1).flatten(start_axis=3)
-            y[:, :, text:] = part * cos + turned * sin
+        q, k = (self._rotate(y, text, *image_rotary_emb) for y in (q, k))
         v = attn.to_v(x).reshape(split)
         out = F.scaled_dot_product_attention(
             q.transpose([0, 2, 1, 3]), k.transpose([0, 2, 1, 3]), v, attn_mask=attention_mask
         )
         out = attn.to_out[1](attn.to_out[0](out.reshape([b, length, dim])))
         return out[:, text:], out[:, :text]
+
+    @staticmethod
+    def _rotate(x, text: int, cos, sin):
+        part = x[:, :, text:]
+        turned = paddle.stack([-part[..., 1::2], part[..., 0::2]], axis=-1).flatten(start_axis=3)
+        return paddle.concat([x[:, :, :text], part * cos + turned * sin], axis=2)
 
 
 class StubWanProcessor:
