@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import math
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +19,9 @@ PADS = {"images": "<|image_pad|>", "videos": "<|video_pad|>"}
 
 def load(name: str, dtype: str, cache_dir=None):
     """``(model, processor)``; arguments as ``loading.load_qwen2_5_vl``, whose errors cover what fails here."""
-    from paddlemix.models.qwen2_5_vl import Qwen2_5_VLConfig
-    from paddlemix.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+    with redirect_stdout(sys.stderr):  # it prints while it is imported
+        from paddlemix.models.qwen2_5_vl import Qwen2_5_VLConfig
+        from paddlemix.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
 
     where = {} if cache_dir is None else {"cache_dir": str(cache_dir)}
     attention = "sdpa" if paddle.get_device().startswith("gpu") else "eager"  # its SDPA class has no CPU dtype
