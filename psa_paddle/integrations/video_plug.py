@@ -164,7 +164,7 @@ class VideoPlug:
             return f"{hidden_states.shape[1]} tokens are not the latent's grid {self.grid}"
         if self.step <= self.config.warmup_steps:
             return "warm-up step"
-        head_dim = attn.to_q.weight.shape[-1] // attn.heads
+        head_dim = hidden_states.shape[-1] // attn.heads
         return "" if head_dim in HEAD_DIMS else f"head dimension {head_dim}"
 
     @staticmethod
@@ -180,7 +180,8 @@ class VideoPlug:
             self._calls.append((layer_idx, self._dense_call("plain softmax", q.shape[0], q.shape[2])))
             return softmax_attention(*(x.transpose([0, 2, 1, 3]) for x in (q, k, v))).transpose([0, 2, 1, 3])
         psa = self._attention(layer_idx)
-        q, k = q.astype(v.dtype), k.astype(v.dtype)  # norms may have left autocast's dtype
+        if q.dtype != v.dtype:  # norms may have left autocast's dtype
+            q, k = q.astype(v.dtype), k.astype(v.dtype)
         out = psa(q, k, v, grid=self.grid, text_length=text_length, text_first=True)
         self._calls.append((layer_idx, psa.last_call))
         return out
