@@ -56,9 +56,10 @@ def snapshot(model):
 
 def test_all_levels_one_give_the_dense_answer(model):
     ids = prompt()
-    dense, answer = logits_of(model, ids), tokens(model, ids)
+    places = paddle.to_tensor(np.random.default_rng(1).integers(0, 40, (3, 1, ids.shape[1])))  # time, height, width
+    dense, answer = logits_of(model, ids, position_ids=places), tokens(model, ids)
     with psa_attention_in(model, ALL_ONE):
-        error = np.abs(logits_of(model, ids) - dense).max()
+        error = np.abs(logits_of(model, ids, position_ids=places) - dense).max()
         assert all(row["sparse_calls"] == 1 and row["sparsity"] == 0 for row in layer_statistics(model))
         assert tokens(model, ids) == answer
     print(f"{error:.1e} of {np.abs(dense).max():.1f}")
@@ -133,6 +134,21 @@ def test_left_padded_batch_answers_as_each_prompt_alone(model, config):
         assert all(call.mode == "sparse" for _, call in plug_of(model).calls)
         assert plug_of(model).calls[0][1].lengths == ((428, 428), (314, 314))
         assert together == [tokens(model, first)[0], tokens(model, second)[0]]
+
+
+def test_decoding_of_a_padded_batch_is_dense_and_leaves_the_padding_out(model, eager):
+    """Against the eager class, which reads the mask, on one cache and the same weights."""
+    eager.set_state_dict(model.state_dict())
+    ids, last = paddle.concat([prompt(), prompt(seed=1)]), paddle.to_tensor([[7], [8]])
+    mask = paddle.ones([2, ids.shape[1] + 1], dtype="int64")
+    mask[1, :150] = 0
+    skip = SPARSE.replace(mask_ratios={0: (0.0, 1.0)}, text_length=0)
+    with paddle.no_grad(), psa_attention_in(model, skip):
+        cache = model(ids, attention_mask=mask[:, :-1], use_cache=True).past_key_values
+        ours = model(last, attention_mask=mask, past_key_values=list(cache)).logits.numpy()
+        want = eager(last, attention_mask=mask, past_key_values=list(cache)).logits.numpy()
+        seen = eager(last, past_key_values=list(cache)).logits.numpy()
+    assert np.abs(ours - want).max() < 1e-4 < np.abs(seen - want).max()
 
 
 def test_no_square_mask_is_made(eager):
