@@ -119,7 +119,8 @@ class MixPlug(Plug):
     @staticmethod
     def _qkv(layer, hidden_states, position_ids, position_embeddings):
         """q [B, H, L, D], k and v [B, Hkv, L, D], rotated, in the weights' dtype."""
-        x = hidden_states.astype(layer.q_proj.weight.dtype)
+        kept, x = layer.q_proj.weight.dtype, hidden_states
+        x = x if x.dtype == kept else x.astype(kept)  # an FP32 norm may precede 16-bit weights
         shape = [*x.shape[:2], -1, layer.head_dim]
         projections = (layer.q_proj, layer.k_proj, layer.v_proj)
         q, k, v = (project(x).reshape(shape).transpose([0, 2, 1, 3]) for project in projections)

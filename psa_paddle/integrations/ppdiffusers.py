@@ -14,7 +14,13 @@ from .video_plug import FAMILIES, PLUG, VideoPlug
 
 
 def _transformer_of(model):
-    """The transformer itself, or that of a pipeline."""
+    """The transformer itself, or that of a pipeline.
+
+    Raises:
+        TypeError: a pipeline with two transformers, of which only one would be meant.
+    """
+    if getattr(model, "transformer_2", None) is not None:
+        raise TypeError("the pipeline has two transformers; give pipe.transformer and pipe.transformer_2 one by one.")
     return getattr(model, "transformer", model)
 
 
@@ -44,7 +50,8 @@ def replace_attention_with_psa(model, config: PSAConfig | Preset | None = None, 
         verbose: log one line a denoising step under the name ``psa_paddle``; None: what the preset says, else not.
 
     Raises:
-        TypeError: not such a model or configuration. ValueError: a preset of a causal model.
+        TypeError: not such a model or configuration, or a pipeline with two transformers. ValueError: a preset of a
+            causal model.
     """
     preset = config if isinstance(config, Preset) else None
     if preset is not None:
