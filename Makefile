@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test style clean
+.PHONY: demo video-demo test style clean
 
 .venv/.run: requirements.txt setup.py
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else "psa_paddle needs Python 3.10, 3.11 or 3.12; name one: make PYTHON=python3.11 ...")'
@@ -17,6 +17,13 @@ BIN := .venv/bin
 demo: .venv/.run
 	$(BIN)/python qwen2.5-vl/infer_qwen2_5_vl_psa.py --model demo --type video --input demo/sample.mp4 --fps 2 \
 		--prompt "请描述这个视频" --max-tokens 32 --use-psa --stream
+
+.venv/.video: .venv/.run
+	$(BIN)/python -m pip install -q -r requirements.txt -e '.[video]'
+	touch $@
+
+video-demo: .venv/.video
+	$(BIN)/python examples/video_generation.py --prompt "a red ball rolls down a hill" --use_psa
 
 test: .venv/.dev
 	$(BIN)/python -m pytest

@@ -22,6 +22,7 @@ setup(
     extras_require={
         "gpu": ["paddlepaddle-gpu>=3.2.2", "triton>=3.5"],
         "torch": ["torch>=2.11", "transformers>=5.3", "av"],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "triton==3.6.0"],
+        "video": ["av>=12"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "triton==3.6.0", "av>=12"],
     },
 )

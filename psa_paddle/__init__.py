@@ -13,6 +13,7 @@ _HOME = {
     "CallStats": "stats",
     "PSAAttention": "psa_module",
     "PSAConfig": "psa_module",
+    "Preset": "presets",
     "PyramidAdaptiveBlockSparseAttn": "layers",
     "PyramidAdaptiveBlockSparseAttnTrain": "layers",
     "adaptive_block_sparse_attn": "attention",

@@ -10,30 +10,41 @@ from .stats import CallStats
 from .utils.psa_logger import PSALogger
 
 
-class WarmupSteps:
+class DenoisingSteps:
     """Counts denoising steps by the timestep that the model is called with, not by calls.
 
     Timesteps fall during a run; two calls with one timestep (classifier-free guidance) are one step, and a timestep
-    above the last one starts a new run.
+    above the last one starts a new run. ``run`` and ``step`` count from 1.
     """
+
+    def __init__(self):
+        self.run = self.step = 0
+        self._last: float | None = None
+
+    def advance(self, timestep) -> int:
+        """Number of the step that this call belongs to, from 1."""
+        now = float(timestep)
+        if self._last is None or now > self._last:
+            self.run, self.step = self.run + 1, 1
+        elif now < self._last:
+            self.step += 1
+        self._last = now
+        return self.step
+
+
+class WarmupSteps:
+    """Says whether a call belongs to the first ``steps`` denoising steps of its run."""
 
     def __init__(self, steps: int):
         self.steps = steps
-        self._last: float | None = None
-        self._count = 0
+        self._counter = DenoisingSteps()
 
     def warming_up(self, timestep) -> bool:
         if not self.steps:
             return False
         if timestep is None:
             raise ValueError("warmup_steps counts denoising steps: pass timestep=..., or set warmup_steps to 0.")
-        now = float(timestep)
-        if self._last is None or now > self._last:
-            self._count = 1
-        elif now < self._last:
-            self._count += 1
-        self._last = now
-        return self._count <= self.steps
+        return self._counter.advance(timestep) <= self.steps
 
 
 class PyramidAdaptiveBlockSparseAttn(paddle.nn.Layer):

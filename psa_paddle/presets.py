@@ -48,7 +48,7 @@ class Preset:
 
     model, name, description: as in the file; config: for ``PSAAttention``, or None for the dense baseline;
     text_length: text tokens before the vision tokens; video_scale: (depth, height, width) divisors, or None;
-    causal: whether the model's attention is causal; verbose: whether a run should log its statistics.
+    causal: whether the model's attention is causal; verbose: whether video generation logs each denoising step.
     """
 
     model: str

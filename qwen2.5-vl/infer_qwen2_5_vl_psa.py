@@ -23,7 +23,7 @@ logging.getLogger("PaddleFormers").addFilter(lambda record: record.levelno >= lo
 
 from psa_paddle.config import BACKENDS, MASK_MODES, AttentionConfig  # noqa: E402
 from psa_paddle.integrations.inference import DEFAULT_MODEL, QwenVLInference, check_request, format_stats  # noqa: E402
-from psa_paddle.integrations.loading import DTYPES  # noqa: E402
+from psa_paddle.integrations.loading import DTYPES, LIBRARIES, check_library  # noqa: E402
 from psa_paddle.utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, load_image, load_video  # noqa: E402
 from psa_paddle.utils.psa_logger import write_json  # noqa: E402
 
@@ -62,6 +62,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--max-pixels", type=int, help=f"of an image, or of a frame ({DEFAULT_VIDEO_PIXELS})")
     parser.add_argument("--max-frames", type=int, help=f"most frames of a video (default: {DEFAULT_MAX_FRAMES})")
     parser.add_argument("--cache-dir", help="where downloaded weights are kept")
+    parser.add_argument("--library", choices=("auto", *LIBRARIES), default="auto", help="whose model (default: auto)")
     parser.add_argument("--stream", action="store_true", help="print tokens as they are made")
     parser.add_argument("--stats-json", type=Path, metavar="FILE", help="write the statistics there")
     psa = parser.add_argument_group("Pyramid Sparse Attention (all need --use-psa)")
@@ -105,8 +106,13 @@ def load_inputs(args):
     return load_video(args.input[0], **given)
 
 
-def quiet_libraries() -> None:
+def quiet_libraries(library: str) -> None:
     """Keep the libraries' progress notes away from the answer; their errors still show."""
+    if library == "paddlemix":
+        from paddlenlp.utils.log import logger
+
+        logger.set_level("ERROR")
+        return
     from paddle.distributed.flex_checkpoint.dcp import load_state_dict, utils
     from transformers.utils import logging as transformers_logging
 
@@ -115,20 +121,27 @@ def quiet_libraries() -> None:
         module.logger.setLevel(logging.ERROR)
 
 
+def text_streamer(model: QwenVLInference):
+    """Prints tokens as they are made."""
+    if model.library == "paddlemix":
+        from paddlenlp.generation import TextStreamer
+    else:
+        from paddleformers.generation.streamers import TextStreamer
+    return TextStreamer(model.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+
+
 def run(args) -> None:
     prompt = PROMPTS[args.type] if args.prompt is None else args.prompt
     check_request(prompt, args.max_tokens)
     config = psa_config(args)
     if args.stats_json is not None and not args.stats_json.resolve().parent.is_dir():
         raise ValueError(f"--stats-json: the folder of '{args.stats_json}' does not exist; make it first.")
-    quiet_libraries()
+    library = check_library(args.library)
+    quiet_libraries(library)
     inputs = load_inputs(args)
-    model = QwenVLInference(args.model, args.dtype, args.use_psa, config, args.cache_dir, log_dir=args.log_dir)
-    streamer = None
-    if args.stream:
-        from paddleformers.generation.streamers import TextStreamer
-
-        streamer = TextStreamer(model.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
+    keywords = {"log_dir": args.log_dir, "library": library}
+    model = QwenVLInference(args.model, args.dtype, args.use_psa, config, args.cache_dir, **keywords)
+    streamer = text_streamer(model) if args.stream else None
     if args.type == "image":
         answer = model.inference_multi_image(
             inputs, prompt, args.max_tokens, max_pixels=args.max_pixels, streamer=streamer

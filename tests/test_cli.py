@@ -52,6 +52,7 @@ def cut(path, source, share=0.5) -> str:
 
 PSA = [*ON_IMAGE, "--use-psa"]
 REFUSED = {
+    "library that is not installed": (lambda d: [*ON_IMAGE, "--library", "paddlemix"], "paddlemix is not installed"),
     "missing file": (lambda d: [*ASK, "--input", str(d / "no.jpg")], "does not exist"),
     "directory": (lambda d: [*ASK, "--input", str(d)], "is a folder"),
     "empty file": (lambda d: [*ASK, "--input", write(d / "a.jpg", b"")], "is empty"),

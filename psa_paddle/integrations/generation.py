@@ -1,12 +1,13 @@
-"""Two mends for PaddleFormers 1.2's ``generate`` on Qwen2.5-VL, applied from outside.
+"""Two mends for ``generate`` on Qwen2.5-VL, applied from outside.
 
-``update_model_kwargs_for_generation`` recognises the KV cache by the class of the output and misses Qwen2.5-VL's own,
-so that every new token prefills the whole prompt again; and logits are computed for the whole prompt where only the
-last ones are read.
+PaddleFormers 1.2's ``update_model_kwargs_for_generation`` recognises the KV cache by the class of the output and misses
+Qwen2.5-VL's own, so that every new token prefills the whole prompt again; and it and PaddleMIX compute logits for the
+whole prompt where only the last ones are read.
 """
 
 from __future__ import annotations
 
+import inspect
 import time
 from contextlib import contextmanager
 
@@ -31,7 +32,32 @@ def mend_generation(model, patches: Patches) -> None:
         return inputs
 
     patches.attribute(model, "update_model_kwargs_for_generation", update_with_cache)
-    patches.attribute(model, "prepare_inputs_for_generation", prepare_last_logits)
+    if "logits_to_keep" in inspect.signature(model.forward).parameters:
+        patches.attribute(model, "prepare_inputs_for_generation", prepare_last_logits)
+    else:
+        _cut_before_head(model, patches)
+
+
+def _cut_before_head(model, patches: Patches) -> None:
+    """Let the head see the last position alone, in forwards that ``generate`` prepared and in no other."""
+    prepare = model.prepare_inputs_for_generation
+    state = {"prepared": None, "cut": False}
+
+    def remember(*args, **kwargs):
+        inputs = prepare(*args, **kwargs)
+        state["prepared"] = inputs.get("input_ids")
+        return inputs
+
+    def before_model(layer, args, kwargs):
+        ids = kwargs.get("input_ids")
+        state["cut"] = ids is not None and ids is state["prepared"]
+
+    def before_head(layer, args, kwargs):
+        return ((args[0][:, -1:], *args[1:]), kwargs) if state["cut"] else None
+
+    patches.attribute(model, "prepare_inputs_for_generation", remember)
+    patches.pre_hook(model, before_model)
+    patches.pre_hook(model.lm_head, before_head)
 
 
 @contextmanager

@@ -14,8 +14,8 @@ from ..config import AttentionConfig
 from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, Clip, load_image, load_video
 from ..utils.psa_logger import PSALogger
 from .generation import TokenClock, cached_generation
-from .loading import check_backend, load_qwen2_5_vl, usable_dtype
-from .paddleformers import plug_of, replace_attention_with_psa
+from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
+from .qwen2_5_vl import plug_of, replace_attention_with_psa
 from .summary import totals
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -44,7 +44,7 @@ def check_request(prompt: str, max_tokens: int) -> None:
 
 
 class QwenVLInference:
-    """Qwen2.5-VL on PaddleFormers, with or without Pyramid Sparse Attention.
+    """Qwen2.5-VL on PaddleFormers or PaddleMIX, with or without Pyramid Sparse Attention.
 
     Args:
         model_name: a folder with a Hugging Face checkpoint, a hub name, or ``"demo"`` for the bundled tiny one.
@@ -53,6 +53,7 @@ class QwenVLInference:
         psa_config: ``AttentionConfig()`` by default.
         cache_dir: where downloaded weights are kept.
         log_dir: folder for a sparsity log of every request (needs ``use_psa``).
+        library: ``"paddleformers"``, ``"paddlemix"``, or ``"auto"`` for the first of them that is installed.
 
     Raises:
         ValueError, TypeError: a model, dtype or configuration that cannot be used, in one sentence.
@@ -67,17 +68,19 @@ class QwenVLInference:
         cache_dir: str | None = None,
         *,
         log_dir: str | None = None,
+        library: str = "auto",
     ):
         if not use_psa and (psa_config is not None or log_dir is not None):
             raise ValueError("psa_config and log_dir do nothing without use_psa=True.")
         psa_config = psa_config or AttentionConfig()
         if use_psa:
             check_backend(psa_config)
+        self.library = check_library(library)
         self.model_name = model_name
         self.dtype = usable_dtype(dtype)
         self.log_dir = log_dir
         folder = demo_folder() if model_name == "demo" else model_name
-        self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir)
+        self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
         if use_psa:
             replace_attention_with_psa(self.model, psa_config)
         self._last: dict | None = None
@@ -142,6 +145,8 @@ class QwenVLInference:
             else:
                 plug.reset()
             clock = TokenClock(streamer)
+            if self.library == "paddlemix":  # PaddleFormers hands the prompt to the streamer itself
+                clock.put(inputs["input_ids"])
             ids, _ = self.model.generate(
                 **inputs,
                 max_new_tokens=max_tokens,
@@ -172,7 +177,7 @@ class QwenVLInference:
         if self._last is None:
             raise RuntimeError("there are no statistics before the first request.")
         plug = plug_of(self.model)
-        device = {"model": self.model_name, "device": paddle.get_device(), "dtype": self.dtype}
+        device = {"model": self.model_name, "library": self.library, "device": paddle.get_device(), "dtype": self.dtype}
         sparse = {} if plug is None else {**totals(plug.calls), "config": plug.config.as_dict()}
         return {**device, "use_psa": plug is not None, **self._last, **sparse}
 
@@ -191,7 +196,7 @@ def format_stats(s: dict) -> str:
     """``QwenVLInference.stats()`` as a few lines of text."""
     speed = "-" if s["decode_tokens_per_s"] is None else f"{s['decode_tokens_per_s']:.1f} tokens/s"
     lines = [
-        f"Model       {s['model']}  ({s['device']}, {s['dtype']})",
+        f"Model       {s['model']}  ({s['library']}, {s['device']}, {s['dtype']})",
         f"Prompt      {s['sequence_length']} tokens: {s['vision_tokens']} vision, {s['text_tokens']} text",
         f"Prefill     {s['ttft_s']:.2f} s to the first token",
         f"Decode      {speed}, {s['new_tokens']} tokens",

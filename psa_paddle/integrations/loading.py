@@ -1,8 +1,9 @@
-"""Load Qwen2.5-VL through PaddleFormers 1.2."""
+"""Load Qwen2.5-VL through PaddleFormers 1.2 or PaddleMIX."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 import logging
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import paddle
 from ..config import AttentionConfig
 
 DTYPES = ("bfloat16", "float16", "float32")
+LIBRARIES = ("paddleformers", "paddlemix")
 WEIGHTS = ("*.safetensors", "*.pdparams")
 log = logging.getLogger("psa_paddle")
 
@@ -48,6 +50,24 @@ def check_backend(config: AttentionConfig) -> None:
             raise ValueError(f"{str(error).rstrip('.')}, or use backend 'eager'.") from error
 
 
+def check_library(library: str) -> str:
+    """The model library that a choice means: ``"auto"`` is PaddleFormers, or PaddleMIX where that alone is installed.
+
+    Raises:
+        ValueError: no such choice, or a library that is not installed.
+    """
+    if library not in ("auto", *LIBRARIES):
+        raise ValueError(f"library must be auto, {' or '.join(LIBRARIES)}, got {library!r}.")
+    installed = [name for name in LIBRARIES if importlib.util.find_spec(name) is not None]
+    if library == "auto" and installed:
+        return installed[0]
+    if library not in installed:
+        wanted = "paddleformers" if library == "auto" else library
+        how = "pip install paddleformers==1.2.0" if wanted == "paddleformers" else "docs/paddlemix.md says how"
+        raise ValueError(f"{wanted} is not installed; {how}.")
+    return library
+
+
 def check_model_folder(name: str) -> None:
     """Refuse a local folder without a configuration or weights; names of a model hub pass.
 
@@ -64,29 +84,39 @@ def check_model_folder(name: str) -> None:
         raise ValueError(f"model '{name}' is neither a folder here nor a hub name such as Qwen/Qwen2.5-VL-7B-Instruct.")
 
 
-def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None):
+def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddleformers"):
     """Return ``(model, processor)`` in evaluation mode; ``name`` is a folder or a hub name.
 
     Raises:
         ValueError: no such folder, an incomplete one, another kind of model, or a hub that cannot be reached.
     """
     check_model_folder(name)
-    from paddleformers.transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
-    from paddleformers.transformers.qwen2_5_vl.configuration import Qwen2_5_VLConfig
+    if library == "paddlemix":
+        from . import paddlemix_loading
 
-    where = {} if cache_dir is None else {"cache_dir": str(cache_dir)}
+        load = paddlemix_loading.load
+    else:
+        load = _load_paddleformers
     try:
-        config = Qwen2_5_VLConfig.from_pretrained(name, **where)
-        if config.model_type != "qwen2_5_vl":
-            raise ValueError(f"it is a '{config.model_type}' model, not Qwen2.5-VL")
-        for part in (config, config.text_config, config.vision_config):
-            part.fuse_rms_norm = paddle.get_device().startswith("gpu")  # the fused kernel exists for GPUs only
-            part._attn_implementation = "sdpa"
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype, **where)
-        processor = AutoProcessor.from_pretrained(name, **where)
-    except (OSError, ValueError, KeyError, RuntimeError) as error:
+        model, processor = load(name, dtype, cache_dir)
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"model '{name}' could not be loaded: {reason}.") from error
     model.eval()
     processor.tokenizer.padding_side = "left"  # a batch is answered from its last position
     return model, processor
+
+
+def _load_paddleformers(name: str, dtype: str, cache_dir):
+    from paddleformers.transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
+    from paddleformers.transformers.qwen2_5_vl.configuration import Qwen2_5_VLConfig
+
+    where = {} if cache_dir is None else {"cache_dir": str(cache_dir)}
+    config = Qwen2_5_VLConfig.from_pretrained(name, **where)
+    if config.model_type != "qwen2_5_vl":
+        raise ValueError(f"it is a '{config.model_type}' model, not Qwen2.5-VL")
+    for part in (config, config.text_config, config.vision_config):
+        part.fuse_rms_norm = paddle.get_device().startswith("gpu")  # the fused kernel exists for GPUs only
+        part._attn_implementation = "sdpa"
+    model = Qwen2_5_VLForConditionalGeneration.from_pretrained(name, config=config, dtype=dtype, **where)
+    return model, AutoProcessor.from_pretrained(name, **where)

@@ -11,7 +11,6 @@ from contextlib import contextmanager
 
 import numpy as np
 import paddle
-from paddleformers.nn.attention.interface import ALL_ATTENTION_FUNCTIONS, AttentionInterface
 
 from ..attention import pyramid_attention
 from ..config import DEFAULT_TEXT_LENGTH, HEAD_DIMS, AttentionConfig
@@ -22,6 +21,13 @@ from .patches import Patches
 NAME = "psa"
 PLUG = "_psa_plug"  # attribute of a plugged model and of its attention layers; gone after the restore
 DECODE = "decode"
+
+
+def _registry():
+    """PaddleFormers' attention registry; imported late, as the plug for PaddleMIX shares this module without it."""
+    from paddleformers.nn.attention import interface
+
+    return interface
 
 
 class Plug:
@@ -36,20 +42,28 @@ class Plug:
         self.decode_calls = 0
         self._text_lengths = [config.forced_text]
         self._kv_start: list[int] | None = None
-        text = model.model.language_model
-        self._layers = [layer.self_attn for layer in text.layers]
-        configs = {id(c): c for c in [text.config, *(layer.config for layer in self._layers)]}
-        self._dense_name = text.config._attn_implementation
+        self._text = self._text_model(model)
+        self._layers = [layer.self_attn for layer in self._text.layers]
         tokens = (model.config.image_token_id, model.config.video_token_id)
         self._vision_tokens = np.array([t for t in tokens if t is not None])
         self._patches = Patches()
-        for c in configs.values():
-            self._patches.attribute(c, "_attn_implementation", NAME)
         for owner in (model, *self._layers):
             self._patches.attribute(owner, PLUG, self)
-        self._patches.pre_hook(model.model, self._before_model)
-        self._patches.pre_hook(text, self._before_text)
+        self._connect(model)
         mend_generation(model, self._patches)
+
+    @staticmethod
+    def _text_model(model):
+        return model.model.language_model
+
+    def _connect(self, model) -> None:
+        """Lead the library's attention here."""
+        configs = {id(c): c for c in [self._text.config, *(layer.config for layer in self._layers)]}
+        self._dense_name = self._text.config._attn_implementation
+        for c in configs.values():
+            self._patches.attribute(c, "_attn_implementation", NAME)
+        self._patches.pre_hook(model.model, self._before_model)
+        self._patches.pre_hook(self._text, self._before_text)
 
     def remove(self) -> None:
         self._patches.undo()
@@ -118,7 +132,7 @@ class Plug:
         reason = self._reason_for_dense(layer, query, attention_mask, row_indices, is_causal, kwargs)
         if reason:
             call = CallStats(self._dense_name, "dense", reason, ((lq, key.shape[2]),) * b)
-            result = ALL_ATTENTION_FUNCTIONS[self._dense_name](
+            result = _registry().ALL_ATTENTION_FUNCTIONS[self._dense_name](
                 layer,
                 query,
                 key,
@@ -179,6 +193,18 @@ def _psa_attention_forward(
     )
 
 
+def check_config(psa_config: AttentionConfig | None) -> AttentionConfig:
+    """The configuration of a plug for Qwen2.5-VL, ``AttentionConfig()`` by default; errors as the plug's."""
+    config = psa_config or AttentionConfig()
+    if not isinstance(config, AttentionConfig):
+        raise TypeError(f"psa_config must be an AttentionConfig, got {type(config).__name__}.")
+    if not config.causal:
+        raise ValueError("Qwen2.5-VL's text layers are causal; give an AttentionConfig with causal=True.")
+    if config.warmup_steps:
+        raise ValueError("warmup_steps counts denoising steps and has no meaning for Qwen2.5-VL; leave it at 0.")
+    return config
+
+
 def replace_attention_with_psa(model, psa_config: AttentionConfig | None = None):
     """Make a PaddleFormers Qwen2.5-VL model prefill with Pyramid Sparse Attention; returns the same model.
 
@@ -190,17 +216,11 @@ def replace_attention_with_psa(model, psa_config: AttentionConfig | None = None)
     Raises:
         TypeError: not such a model. ValueError: a bidirectional configuration.
     """
-    config = psa_config or AttentionConfig()
-    if not isinstance(config, AttentionConfig):
-        raise TypeError(f"psa_config must be an AttentionConfig, got {type(config).__name__}.")
-    if not config.causal:
-        raise ValueError("Qwen2.5-VL's text layers are causal; give an AttentionConfig with causal=True.")
-    if config.warmup_steps:
-        raise ValueError("warmup_steps counts denoising steps and has no meaning for Qwen2.5-VL; leave it at 0.")
+    config = check_config(psa_config)
     if not hasattr(getattr(model, "model", None), "language_model"):
         raise TypeError(f"expected PaddleFormers' Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
     restore_attention(model)
-    AttentionInterface.register(NAME, _psa_attention_forward)
+    _registry().AttentionInterface.register(NAME, _psa_attention_forward)
     Plug(model, config)
     return model
 

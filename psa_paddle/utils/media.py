@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ TIMEOUT = 30  # seconds without an answer
 DEFAULT_VIDEO_PIXELS = 360 * 420
 DEFAULT_MAX_FRAMES = 768
 FACTOR = 28  # pixels a side of one merged vision token
+MAX_ASPECT = 200
 FRAME_PAIR = 2  # frames of one temporal patch
 
 
@@ -168,7 +170,6 @@ def mp4_is_cut_off(path: Path) -> bool:
 
 def _decode(path: str, name, fps: float, max_pixels: int, max_frames: int) -> Clip:
     import decord
-    from paddleformers.transformers.qwen2_vl.vision_process import smart_resize
 
     decord.logging.set_level(decord.logging.QUIET)
     try:
@@ -180,11 +181,28 @@ def _decode(path: str, name, fps: float, max_pixels: int, max_frames: int) -> Cl
             raise MediaError(f"video '{name}' does not say how many frames a second it has.")
         height, width = reader[0].shape[:2]
         indices = sample_indices(total, rate, fps, max_frames)
-        height, width = smart_resize(height, width, FACTOR, min_pixels=FACTOR**2, max_pixels=max_pixels)
+        height, width = fit_frame(height, width, max_pixels)
         frames = decord.VideoReader(path, width=width, height=height).get_batch(indices).asnumpy()
     except (decord.DECORDError, RuntimeError, IndexError) as error:
         raise MediaError(f"video '{name}' cannot be decoded: it is truncated, has no frames or is no video.") from error
     return Clip(frames, rate * len(indices) / total)
+
+
+def fit_frame(height: int, width: int, max_pixels: int) -> tuple[int, int]:
+    """The nearest height and width in multiples of 28 with at most ``max_pixels`` pixels and the same aspect, as
+    Qwen2.5-VL's processor chooses them.
+
+    Raises:
+        MediaError: one side is more than 200 times the other.
+    """
+    if max(height, width) > MAX_ASPECT * min(height, width):
+        raise MediaError(f"a frame of {width}x{height} is too thin; its sides may differ {MAX_ASPECT} times at most.")
+    fitted = [max(FACTOR, round(side / FACTOR) * FACTOR) for side in (height, width)]
+    if fitted[0] * fitted[1] > max_pixels:
+        shrink = math.sqrt(height * width / max_pixels)
+        longest = max_pixels // FACTOR // FACTOR * FACTOR  # where the other side cannot shrink below 28
+        fitted = [min(longest, max(FACTOR, int(side / shrink / FACTOR) * FACTOR)) for side in (height, width)]
+    return fitted[0], fitted[1]
 
 
 def sample_indices(total: int, rate: float, fps: float, max_frames: int) -> list[int]:

@@ -1,8 +1,9 @@
-"""The bundled Qwen2.5-VL, loaded as the real one is."""
+"""The bundled Qwen2.5-VL, loaded as the real one is, and the stub video pipelines."""
 
 import numpy as np
 import pytest
 from shared_demo import ROOT
+from stub_video import STUBS, StubVideoPipeline
 
 from psa_paddle.integrations.loading import load_qwen2_5_vl
 
@@ -36,3 +37,18 @@ def prompts(demo):
         return processor(text=texts, videos=clips, **settings)
 
     return make(texts[:1], clips[:1]), make(texts[1:], clips[1:]), make(texts, clips)
+
+
+@pytest.fixture(params=list(STUBS))
+def pipe(request):
+    return StubVideoPipeline(request.param)
+
+
+@pytest.fixture
+def cogvideox():
+    return StubVideoPipeline("stub-cogvideox")
+
+
+@pytest.fixture
+def wan():
+    return StubVideoPipeline("stub-wan")

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from shared_http import Stream, folder, serving
 
-from psa_paddle.utils.media import MediaError, load_image, load_video, sample_indices
+from psa_paddle.utils.media import MediaError, fit_frame, load_image, load_video, sample_indices
 
 DEMO = Path(__file__).parents[2] / "demo"
 
@@ -44,6 +44,24 @@ def test_sample_indices_are_even_and_inside():
     assert sample_indices(240, 8.0, 1.0, 768) == [4 + 8 * i for i in range(30)]
     assert sample_indices(1, 25.0, 1.0, 768) == [0, 0]
     assert len(sample_indices(10_000, 25.0, 30.0, 100)) == 100
+
+
+@pytest.mark.parametrize(
+    "height,width,limit,fitted",
+    [
+        (252, 336, 151_200, (252, 336)),
+        (1080, 1920, 151_200, (280, 504)),
+        (30, 50, 151_200, (28, 56)),
+        (1, 1, 784, (28, 28)),
+        (42, 70, 151_200, (56, 56)),  # halves round to even, as in Qwen's processor
+        (2666, 331, 2382, (84, 28)),
+        (28, 5600, 7840, (28, 280)),
+    ],
+)
+def test_frames_fit_their_limit(height, width, limit, fitted):
+    assert fit_frame(height, width, limit) == fitted
+    with pytest.raises(MediaError, match="too thin"):
+        fit_frame(1, 201, limit)
 
 
 def text_file(path: Path) -> Path:
