@@ -65,14 +65,14 @@ def gpu_row(name: str, length: int, args) -> dict:
     out = ours()
     torch.cuda.synchronize()
     row["extra_mib"] = (torch.cuda.max_memory_allocated() - held - out.nbytes) / 2**20
-    bound = max(1, length - args.last + 1)
+    bound = min(max(1, length - args.last + 1), length - 1)
     rows = torch.cat([torch.linspace(0, bound - 1, 32), torch.linspace(bound, length - 1, 32)]).long().unique().cuda()
     want = masked_rows(q[0], k[0], v[0], rows, pattern, scale)
     error = out[0][:, rows].double() - want
     row["rel_error"], row["max_error"] = float(error.norm() / want.norm()), float(error.abs().max())
     del out, want, error
     row["triangle_ms"], row["band_ms"] = time_ms(ours), time_ms(lambda: ours(last=0))
-    tail = q[:, :, bound:]
+    tail = q[:, :, max(0, length - args.last + 1) :]
     row["last_ms"] = time_ms(lambda: ours(tail)) if tail.shape[2] else 0.0
     row["dense_cudnn_ms"] = time_ms(lambda: dense(q, k, v, True, SDPBackend.CUDNN_ATTENTION))
     row["dense_flash_ms"] = time_ms(lambda: dense(q, k, v, True, SDPBackend.FLASH_ATTENTION))
@@ -107,7 +107,7 @@ def gpu(args) -> None:
 
 def cpu_sample(length: int, args):
     """64 rows, half of them among the last, and which keys they see: bool [rows, length]."""
-    bound = max(1, length - args.last + 1)
+    bound = min(max(1, length - args.last + 1), length - 1)
     rows = np.unique(np.r_[np.linspace(0, bound - 1, 32), np.linspace(bound, length - 1, 32)].astype(int))
     i, j = rows[:, None], np.arange(length)[None]
     return rows, (j <= i) & ((j <= args.sink) | (i - j <= args.window) | (length - i < args.last))

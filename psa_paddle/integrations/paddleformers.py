@@ -1,4 +1,4 @@
-"""Plug Pyramid Sparse Attention into PaddleFormers' Qwen2.5-VL, and take it out again.
+"""Plug Pyramid Sparse Attention, TriangleMix or both into PaddleFormers' Qwen2.5-VL, and take them out again.
 
 The plug goes through PaddleFormers' own attention registry: nothing is subclassed, no sublayer is added, no weight is
 copied. Prefill (more than one query row) is sparse; decode, and whatever the operator cannot express, runs through the
@@ -16,6 +16,7 @@ from paddleformers.nn.attention.interface import ALL_ATTENTION_FUNCTIONS, Attent
 from ..attention import pyramid_attention
 from ..config import DEFAULT_TEXT_LENGTH, HEAD_DIMS, AttentionConfig
 from ..stats import CallStats, merge_calls
+from .choice import AttentionChoice, dense_prefill, triangle_prefill
 from .generation import mend_generation
 from .patches import Patches
 
@@ -25,19 +26,22 @@ DECODE = "decode"
 
 
 class Plug:
-    """One model with PSA plugged in, and what its layers did since ``reset``.
+    """One model with sparse attention plugged in, and what its layers did since ``reset``.
 
-    calls: (layer number, ``CallStats``) of every prefill call; decode_calls: calls with one query row, all layers.
+    choice: which attention each layer prefills with; config: PSA's part of it; calls: (layer number, ``CallStats``) of
+    every prefill call; decode_calls: calls with one query row, all layers.
     """
 
-    def __init__(self, model, config: AttentionConfig):
-        self.config = config
+    def __init__(self, model, choice: AttentionChoice):
+        self.choice = choice
+        self.config = config = choice.psa
         self.calls: list[tuple[int, CallStats]] = []
         self.decode_calls = 0
         self._text_lengths = [config.forced_text]
         self._kv_start: list[int] | None = None
         text = model.model.language_model
         self._layers = [layer.self_attn for layer in text.layers]
+        self.triangle_layers = [i for i in range(len(self._layers)) if choice.of_layer(i) == "trianglemix"]
         configs = {id(c): c for c in [text.config, *(layer.config for layer in self._layers)]}
         self._dense_name = text.config._attn_implementation
         tokens = (model.config.image_token_id, model.config.video_token_id)
@@ -131,7 +135,7 @@ class Plug:
                 **kwargs,
             )
         else:
-            out, call = self._sparse(query, key, value, scaling)
+            out, call = self._prefill(layer.layer_idx, query, key, value, scaling)
             result = out.reshape([b, lq, h * d]), None
         if reason == DECODE:
             self.decode_calls += 1
@@ -139,8 +143,17 @@ class Plug:
             self.calls.append((layer.layer_idx, call))
         return result
 
+    def _prefill(self, layer_idx: int, query, key, value, scaling):
+        """``([B, Lq, H, D], CallStats)`` of the layer's own kind."""
+        kind, backend, starts = self.choice.of_layer(layer_idx), self.config.backend, self._kv_start
+        if kind == "trianglemix":
+            return triangle_prefill(query, key, value, self.choice.triangle, backend, scaling, starts)
+        if kind == "dense":
+            return dense_prefill(query, key, value, backend, scaling, starts)
+        return self._sparse(query, key, value, scaling)
+
     def _sparse(self, query, key, value, scaling):
-        """``([B, Lq, H, D], CallStats)``; sample by sample where the questions differ in length."""
+        """``([B, Lq, H, D], CallStats)`` of PSA; sample by sample where the questions differ in length."""
         batch, lengths, starts = query.shape[0], self._text_lengths, self._kv_start
         if len(set(lengths)) == 1:
             config = self.config.replace(text_length=lengths[0])
@@ -190,19 +203,28 @@ def replace_attention_with_psa(model, psa_config: AttentionConfig | None = None)
     Raises:
         TypeError: not such a model. ValueError: a bidirectional configuration.
     """
-    config = psa_config or AttentionConfig()
-    if not isinstance(config, AttentionConfig):
-        raise TypeError(f"psa_config must be an AttentionConfig, got {type(config).__name__}.")
-    if not config.causal:
-        raise ValueError("Qwen2.5-VL's text layers are causal; give an AttentionConfig with causal=True.")
-    if config.warmup_steps:
-        raise ValueError("warmup_steps counts denoising steps and has no meaning for Qwen2.5-VL; leave it at 0.")
-    if not hasattr(getattr(model, "model", None), "language_model"):
-        raise TypeError(f"expected PaddleFormers' Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
+    return replace_attention(model, AttentionChoice("psa", psa_config))
+
+
+def replace_attention(model, choice: AttentionChoice):
+    """Make a PaddleFormers Qwen2.5-VL model prefill as ``choice`` says, until ``restore_attention``; returns it.
+
+    Raises:
+        TypeError: not such a model. ValueError: triangle layers that the model does not have.
+    """
+    choice.check_layers(len(check_model(model).layers))
     restore_attention(model)
     AttentionInterface.register(NAME, _psa_attention_forward)
-    Plug(model, config)
+    Plug(model, choice)
     return model
+
+
+def check_model(model):
+    """The text model of PaddleFormers' Qwen2.5-VL; TypeError for another model."""
+    text = getattr(getattr(model, "model", None), "language_model", None)
+    if text is None:
+        raise TypeError(f"expected PaddleFormers' Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
+    return text
 
 
 def restore_attention(model):
@@ -216,8 +238,15 @@ def restore_attention(model):
 @contextmanager
 def psa_attention_in(model, psa_config: AttentionConfig | None = None):
     """``with psa_attention_in(model): ...`` plugs in, and restores whatever happens inside."""
+    with attention_in(model, AttentionChoice("psa", psa_config)):
+        yield model
+
+
+@contextmanager
+def attention_in(model, choice: AttentionChoice):
+    """``with attention_in(model, choice): ...`` plugs in, and restores whatever happens inside."""
     try:
-        yield replace_attention_with_psa(model, psa_config)
+        yield replace_attention(model, choice)
     finally:
         restore_attention(model)
 
