@@ -74,13 +74,13 @@ def _triangle_band_kernel(
     b_l = tl.zeros([M], tl.float32)
     b_m = tl.full([M], -float("inf"), tl.float32)
 
-    first = tl.maximum(i_i * M // GROUP + offset, start)
+    first = i_i * M // GROUP + offset
     last = tl.minimum((i_i * M + M - 1) // GROUP, n_rows - 1) + offset
     low = tl.maximum(first - window, start)  # the tile's keys: [start, start + n_sink) and [low, last]
     n_sink = tl.minimum(sink + 1, low - start)
     seen = tl.maximum(last - window, low)  # keys [seen, first] are in every row's window
     sink_tiles = n_sink // TILE
-    seen_tiles = tl.maximum(first + 1 - seen, 0) // TILE
+    seen_tiles = tl.maximum(first + 1 - seen, 0) // TILE  # none in a tile with rows of padding, which see nothing
     for t in range(0, sink_tiles + seen_tiles):
         row = (start + t * TILE + (t >= sink_tiles).to(tl.int32) * (seen - start - sink_tiles * TILE)).to(tl.int64)
         b_k = _load_rows(p_k + row * stride_kl + o_n[:, None] * stride_kl, m_d, EVEN_D)
@@ -104,8 +104,6 @@ def _triangle_band_kernel(
         b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, m_s, True)
 
     b_o = b_o / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
-    if kv_start is not None:
-        b_o = tl.where((i_q >= start)[:, None], b_o, 0.0)  # rows of padding
     p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
     _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_o, GROUP)
 
@@ -142,7 +140,7 @@ def _triangle_full_kernel(
     b_l = tl.zeros([M], tl.float32)
     b_m = tl.full([M], -float("inf"), tl.float32)
 
-    first = tl.maximum(i_i * M // GROUP + first_row + offset, start)
+    first = i_i * M // GROUP + first_row + offset
     last = tl.minimum((i_i * M + M - 1) // GROUP, n_rows - 1) + first_row + offset
     begin = tl.maximum(i_s * chunk, start)
     end = tl.minimum((i_s + 1) * chunk, last + 1)
@@ -168,15 +166,13 @@ def _triangle_full_kernel(
         tl.store(lse + o_p, b_m + tl.log2(tl.where(blind, 1.0, b_l)))
         tl.store(part + o_p[:, None] * D + o_d[None, :], b_o, mask=m_o)
     else:
-        if kv_start is not None:
-            b_o = tl.where((i_q >= start)[:, None], b_o, 0.0)
         p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
         _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_o, GROUP)
 
 
 @triton.jit
 def _triangle_combine_kernel(
-    part, lse, out, kv_start, stride_ob, stride_oh, stride_ol, first_row, n_rows, offset, n_r, n_s, n_flat, hkv,
+    part, lse, out, stride_ob, stride_oh, stride_ol, first_row, n_rows, n_r, n_s, n_flat, hkv,
     GROUP: tl.constexpr, R: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr,
 ):  # fmt: skip
     pid = tl.program_id(0)
@@ -201,8 +197,6 @@ def _triangle_combine_kernel(
         b_l = b_l * b_old + b_new
         b_m = b_top
     b_o = b_o / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
-    if kv_start is not None:
-        b_o = tl.where((o_r // GROUP + offset >= tl.load(kv_start + i_b))[:, None], b_o, 0.0)
     p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
     _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_o, GROUP)
 
@@ -288,8 +282,8 @@ def triangle_fwd(
             n_r = ceil_div(full * group, COMBINED_ROWS)
             to = {name: strides[name] for name in ("stride_ob", "stride_oh", "stride_ol")}
             bridge.launch(
-                _triangle_combine_kernel, (n_r * b * hkv,), like=q, part=part, lse=lse, out=out, kv_start=kv_start,
-                **to, **rows, offset=lk - lq, n_r=n_r, n_s=n_s, n_flat=n_i * settings["M"], hkv=hkv, GROUP=group,
-                R=COMBINED_ROWS, D=d, BLOCK_D=block_d, num_warps=4,
+                _triangle_combine_kernel, (n_r * b * hkv,), like=q, part=part, lse=lse, out=out, **to, **rows, n_r=n_r,
+                n_s=n_s, n_flat=n_i * settings["M"], hkv=hkv, GROUP=group, R=COMBINED_ROWS, D=d, BLOCK_D=block_d,
+                num_warps=4,
             )  # fmt: skip
     return out

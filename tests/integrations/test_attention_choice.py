@@ -90,6 +90,14 @@ def test_triangle_layers_compute_the_pattern(demo, prompts, monkeypatch, no_shor
     assert len(seen) == 2 and max(seen) == 0
 
 
+def assert_same_logits(model, prompts):
+    """A left-padded batch gives each sample the logits that it has alone."""
+    together = logits_of(model, prompts[2])[:, -1]
+    for i in range(2):
+        alone = logits_of(model, prompts[i])[0, -1]
+        assert np.abs(together[i] - alone).max() < 1e-4 * np.abs(alone).max()
+
+
 @pytest.mark.parametrize("make", [only, mix], ids=["trianglemix", "mix"])
 def test_left_padded_batch_answers_as_each_prompt_alone(demo, prompts, make, no_short_prompts):
     model, _ = demo
@@ -99,6 +107,7 @@ def test_left_padded_batch_answers_as_each_prompt_alone(demo, prompts, make, no_
         kinds = {layer: call.mode for layer, call in plug_of(model).calls}
         assert kinds[0] == kinds[1] == "sparse"
         assert together == [greedy(model, first)[0], greedy(model, second)[0]]
+        assert_same_logits(model, prompts)
 
 
 def test_samples_on_both_sides_of_the_bound(demo, prompts, monkeypatch):
@@ -109,6 +118,7 @@ def test_samples_on_both_sides_of_the_bound(demo, prompts, monkeypatch):
     with attention_in(model, only(all_layers(model))):
         together = greedy(model, prompts[2])
         assert [call.mode for _, call in plug_of(model).calls] == ["sparse"] * len(all_layers(model))
+        assert_same_logits(model, prompts)
         assert together == [greedy(model, prompts[0])[0], greedy(model, prompts[1])[0]]
         assert plug_of(model).calls[-1][1].mode == "dense"
 
