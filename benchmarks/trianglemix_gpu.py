@@ -28,6 +28,8 @@ SHAPES = [
     (2, 1500, 1500, 14, 2, 128, (8, 200, 3000), (700, 0)), (2, 900, 2000, 7, 1, 128, (8, 100, 128), (1500, 3)),
 ]  # fmt: skip
 
+TILES = ((128, 64, 8), (128, 32, 8), (128, 128, 8), (64, 64, 4), (64, 32, 4), (64, 128, 4))  # --tune: M, TILE, warps
+
 
 def masked_rows(q, k, v, rows, pattern, scale, start=0, rough=False):
     """Rows of softmax(scale q k^T) v with the exact mask: torch float64 [H, rows, D] of q [H, Lq, D], k [Hkv, Lk, D].
@@ -105,20 +107,18 @@ def tune(args) -> None:
     """Time other settings than those of ``tuning.py``; one that does not fit says so."""
     length = (args.lengths or [131072])[0]
     q, k, v = structured(length, args.heads, args.kv_heads, args.dim, torch.bfloat16)
-    print(f"L={length}")
-    print("| M | TILE | warps | stages | both ms | band ms | last ms |\n|---|---|---|---|---|---|---|")
-    for m, tile, warps, stages in itertools.product((64, 128), (32, 64, 128), (4, 8), (2, 3, 4)):
+    shared = dict(scale=args.dim**-0.5, sink=args.sink, window=args.window)
+    tail = q[:, :, max(0, length - args.last + 1) :]
+    print(f"L={length}\n| M | TILE | warps | stages | registers | both ms | band ms | last ms |\n|" + "---|" * 8)
+    for (m, tile, warps), stages, registers in itertools.product(TILES, (2, 3, 4), (None, 168, 128)):
         settings = dict(M=m, TILE=tile, num_warps=warps, num_stages=stages)
-
-        def ours(queries=q, last=args.last):
-            shared = dict(scale=args.dim**-0.5, sink=args.sink, window=args.window)
-            return triangle_fwd(queries, k, v, last=last, **shared)
-
-        tail = q[:, :, length - args.last + 1 :]
-        runs = (ours, lambda ours=ours: ours(last=0), lambda ours=ours, tail=tail: ours(tail))
+        settings.update({} if registers is None else {"maxnreg": registers})
         with mock.patch.object(tuning, "pick", lambda *_, settings=settings: settings):
             try:
-                times = " | ".join(f"{time_ms(run):.3f}" for run in runs)
+                both = time_ms(lambda: triangle_fwd(q, k, v, last=args.last, **shared))
+                band = time_ms(lambda: triangle_fwd(q, k, v, last=0, **shared))
+                last = time_ms(lambda: triangle_fwd(tail, k, v, last=args.last, **shared))
+                times = f"{both:.3f} | {band:.3f} | {last:.3f}"
             except triton.runtime.errors.OutOfResources as error:
                 times = f"{error.name} | - | -"
-        print(f"| {m} | {tile} | {warps} | {stages} | {times} |", flush=True)
+        print(f"| {m} | {tile} | {warps} | {stages} | {registers or 'free'} | {times} |", flush=True)
