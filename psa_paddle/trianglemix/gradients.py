@@ -1,4 +1,4 @@
-"""How much an output depends on a layer's Middle Q-K region: Grad(M, l) of TriangleMix (arXiv:2507.21526, section 3).
+"""How much an output depends on a layer's Middle Q-K region: Grad(M, l) of TriangleMix (arXiv:2507.21526v2, figure 1).
 
 The gradient of a scalar z by the attention weights A of a layer is dz/dA_ij = dz/dO_i . v_j, with O the layer's
 attention output: no L x L tensor has to be kept from the forward pass, whatever computed it.
