@@ -91,8 +91,8 @@ class AttentionChoice:
 
 
 def triangle_prefill(query, key, value, config: TriangleMixConfig, backend: str, scale: float, starts):
-    """``([B, Lq, H, D], CallStats)`` of a triangle layer; samples of at most 2048 keys run dense, as in the masks. Where
-    a prompt comes in chunks, the last rows of each chunk see every key so far."""
+    """``([B, Lq, H, D], CallStats)`` of a triangle layer; samples of at most 2048 keys run dense, as in the masks.
+    Where a prompt comes in chunks, the last rows of each chunk see every key so far."""
     batch = query.shape[0]
     starts = [0] * batch if starts is None else starts
     short = [key.shape[2] - start <= DENSE_UP_TO for start in starts]

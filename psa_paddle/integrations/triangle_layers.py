@@ -35,8 +35,8 @@ def choose_triangle_layers(model, samples: Iterable, n: int, config: TriangleMix
 def measure_middle_gradients(model, samples: Iterable, config: TriangleMixConfig | None = None) -> TriangleMixAnalyzer:
     """Record for every sample and layer how much the first answer token depends on the layer's Middle Q-K region.
 
-    The measure is the average gradient Grad(M, l) that figure 1 of the paper plots: z is the logit of the first token after the
-    prompt, A the attention weights of layer l, and Grad(M, l) the mean of |dz/dA_ij| over the region M and the heads.
+    The measure is the average gradient Grad(M, l) that figure 1 of the paper plots: z is the logit of the first token
+    after the prompt, A the attention weights of layer l, Grad(M, l) the mean of |dz/dA_ij| over the region M and heads.
     The model's own attention computes the forward and the backward pass; dz/dA follows from its gradients, a few rows
     at a time. The last layer's is always 0: the token depends on its last row alone.
 
