@@ -57,7 +57,7 @@ def measure_middle_gradients(model, samples: Iterable, config: TriangleMixConfig
     if plug_of(model) is not None:
         raise ValueError("the model has sparse attention plugged in; call restore_attention(model) first.")
     analyzer = TriangleMixAnalyzer(len(text.layers))
-    with _probing(model, text, config, analyzer), paddle.enable_grad():
+    with _probing(model, text, config) as found, paddle.enable_grad():
         for sample in samples:
             inputs, token = sample if isinstance(sample, tuple) else (sample, None)
             logits = model(**_checked(inputs, config), logits_to_keep=1, use_cache=False).logits[0, -1]
@@ -65,6 +65,8 @@ def measure_middle_gradients(model, samples: Iterable, config: TriangleMixConfig
             if token >= logits.shape[0]:
                 raise ValueError(f"token {token} is not in the vocabulary of {logits.shape[0]}.")
             logits[token].backward()
+            for layer in range(analyzer.num_layers):
+                analyzer.record_middle_qk_gradient(layer, found.pop(layer))
     if not analyzer.middle_qk_gradients[0]:
         raise ValueError("give at least one sample.")
     return analyzer
@@ -83,22 +85,23 @@ def _checked(inputs, config: TriangleMixConfig) -> dict:
 
 
 @contextmanager
-def _probing(model, text, config: TriangleMixConfig, analyzer: TriangleMixAnalyzer):
-    """Attention whose backward pass records, and gradients of nothing but the text layers' activations."""
+def _probing(model, text, config: TriangleMixConfig):
+    """Attention whose backward pass leaves Grad(M, l) of each layer in the dict that this yields, and gradients of
+    nothing but the text layers' activations."""
     layers = [layer.self_attn for layer in text.layers]
     dense = ALL_ATTENTION_FUNCTIONS[text.config._attn_implementation]
     trainable = [p for p in model.parameters() if not p.stop_gradient]
-    patches = Patches()
+    patches, found = Patches(), {}
 
     def probe(layer, query, key, value, *args, **kwargs):
         out, weights = dense(layer, query, key, value, *args, **kwargs)
         value = value.detach()[0]
 
-        def record(grad):
+        def keep(grad):  # Paddle cannot pass on what a hook raises: nothing is judged here
             per_head = grad[0].reshape([grad.shape[1], -1, value.shape[2]]).transpose([1, 0, 2])
-            analyzer.record_middle_qk_gradient(layer.layer_idx, middle_gradient(per_head, value, config))
+            found[layer.layer_idx] = middle_gradient(per_head, value, config)
 
-        out.register_hook(record)
+        out.register_hook(keep)
         return out, weights
 
     def leaf(layer, args, kwargs):
@@ -115,7 +118,7 @@ def _probing(model, text, config: TriangleMixConfig, analyzer: TriangleMixAnalyz
         patches.pre_hook(text, leaf)
         for p in trainable:
             p.stop_gradient = True
-        yield
+        yield found
     finally:
         for p in trainable:
             p.stop_gradient = False

@@ -77,6 +77,16 @@ def test_leaves_the_model_as_it_was(demo, prompts):
     assert all(p.grad is None for p in model.parameters())
 
 
+def test_gradients_that_are_not_finite_are_refused(demo, prompts, monkeypatch):
+    model, _ = demo
+    shape = snapshot(model)
+    nan = lambda *_: paddle.full([], float("nan"))  # noqa: E731
+    monkeypatch.setattr("psa_paddle.integrations.triangle_layers.middle_gradient", nan)
+    with pytest.raises(ValueError, match="NaN or Inf"):
+        choose_triangle_layers(model, [prompts[0]], 1, PATTERN)
+    assert snapshot(model) == shape
+
+
 def test_refuses(demo, prompts):
     model, _ = demo
     with pytest.raises(ValueError, match="at least one sample"):
