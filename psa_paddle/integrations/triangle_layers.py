@@ -50,7 +50,7 @@ def measure_middle_gradients(model, samples: Iterable, config: TriangleMixConfig
         ``TriangleMixAnalyzer`` with one record a layer and sample.
 
     Raises:
-        TypeError: not such a model. ValueError: no samples, a batch, padding, a prompt without a Middle region, a token
+        TypeError: not such a model or samples. ValueError: no samples, a batch, padding, a prompt without a Middle region, a token
             outside the vocabulary, a model that is plugged in, or gradients that are not finite.
     """
     text, config = check_model(model), config or TriangleMixConfig()
@@ -74,6 +74,8 @@ def measure_middle_gradients(model, samples: Iterable, config: TriangleMixConfig
 
 def _checked(inputs, config: TriangleMixConfig) -> dict:
     """The inputs without an attention mask that masks nothing."""
+    if not hasattr(inputs, "items") or "input_ids" not in inputs:
+        raise TypeError(f"a sample must be what the processor returns, with input_ids; got {type(inputs).__name__}.")
     inputs = dict(inputs.items())
     mask = inputs.pop("attention_mask", None)
     batch, length = inputs["input_ids"].shape

@@ -34,9 +34,11 @@ class Pattern:
 
     def seen_pairs(self, lq: int, lk: int) -> int:
         """Pairs of a query and a key that it sees, for the last ``lq`` of ``lk`` positions."""
-        seen = np.arange(lk - lq, lk) + 1  # by a row that sees every key before it
-        band = np.minimum(seen, self.sink + 1 + self.window + 1)
-        return int(np.where(seen > self.first_full(lk), seen, band).sum())
+        most = self.sink + 1 + self.window + 1  # keys that a row of the band sees
+        start = lk - lq
+        full = max(start, self.first_full(lk))
+        knee = min(max(most, start), full)  # up to here a row of the band sees every key before it
+        return _sum_to(knee) - _sum_to(start) + (full - knee) * most + _sum_to(lk) - _sum_to(full)
 
     def ranges(self, first: int, stop: int, full: bool) -> list[tuple[int, int]]:
         """Ranges of keys that some query at a position in [first, stop) sees."""
@@ -55,6 +57,10 @@ class Pattern:
         if not full:
             hidden |= (cols > self.sink) & (cols < rows - self.window)
         return hidden if hidden.any() else None
+
+
+def _sum_to(n: int) -> int:
+    return n * (n + 1) // 2
 
 
 def cut(ranges: list[tuple[int, int]], width: int):

@@ -91,6 +91,8 @@ def test_refuses(demo, prompts):
     model, _ = demo
     with pytest.raises(ValueError, match="at least one sample"):
         choose_triangle_layers(model, [], 1, PATTERN)
+    with pytest.raises(TypeError, match="what the processor returns"):
+        choose_triangle_layers(model, prompts[0], 1, PATTERN)
     with pytest.raises(ValueError, match="one by one and without padding"):
         choose_triangle_layers(model, [prompts[2]], 1, PATTERN)
     with pytest.raises(ValueError, match="triangle layers are wanted"):
