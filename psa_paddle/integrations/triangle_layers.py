@@ -50,8 +50,8 @@ def measure_middle_gradients(model, samples: Iterable, config: TriangleMixConfig
         ``TriangleMixAnalyzer`` with one record a layer and sample.
 
     Raises:
-        TypeError: not such a model or samples. ValueError: no samples, a batch, padding, a prompt without a Middle region, a token
-            outside the vocabulary, a model that is plugged in, or gradients that are not finite.
+        TypeError: not such a model or samples. ValueError: no samples, a batch, padding, a prompt without a Middle
+            region, a token outside the vocabulary, a model that is plugged in, or gradients that are not finite.
     """
     text, config = check_model(model), config or TriangleMixConfig()
     if plug_of(model) is not None:
