@@ -30,19 +30,22 @@ def _first_key(kv_start, i_b):
 
 
 @triton.jit
-def _load_queries(p_q, o_r, stride_qh, stride_ql, m, GROUP: tl.constexpr, FLIP: tl.constexpr):
+def _load_queries(p_q, o_r, stride_qh, stride_ql, m, GROUP: tl.constexpr, FLIP: tl.constexpr, EVEN: tl.constexpr):
     """Flat rows ``o_r`` of the heads of one kv head; p_q [1, D] points at the first row of its first head."""
     rows = (o_r // GROUP).to(tl.int64)[:, None] * stride_ql + (o_r % GROUP).to(tl.int64)[:, None] * stride_qh
-    b_q = tl.load(p_q + rows, mask=m, other=0.0)
+    b_q = _load_rows(p_q + rows, m, EVEN)
     if FLIP:  # the unmasked step needs a positive scale; a sign is exact
         b_q = -b_q
     return b_q
 
 
 @triton.jit
-def _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m, GROUP: tl.constexpr):
+def _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m, GROUP: tl.constexpr, EVEN: tl.constexpr):
     rows = (o_r // GROUP).to(tl.int64)[:, None] * stride_ol + (o_r % GROUP).to(tl.int64)[:, None] * stride_oh
-    tl.store(p_o + rows, b_o.to(p_o.dtype.element_ty), mask=m)
+    if EVEN:
+        tl.store(p_o + rows, b_o.to(p_o.dtype.element_ty))
+    else:
+        tl.store(p_o + rows, b_o.to(p_o.dtype.element_ty), mask=m)
 
 
 @triton.jit
@@ -62,12 +65,11 @@ def _triangle_band_kernel(
 
     EVEN_D: tl.constexpr = D == BLOCK_D
     o_n, o_d = tl.arange(0, TILE), tl.arange(0, BLOCK_D)
-    o_r = i_i * M + tl.arange(0, M)  # flat rows
+    o_r = tl.minimum(i_i * M + tl.arange(0, M), n_rows * GROUP - 1)  # flat rows; a ragged tile repeats its last one
     m_d = (o_d < D)[None, :]
-    m_o = (o_r < n_rows * GROUP)[:, None] & m_d
     i_q = o_r // GROUP + offset  # [M] positions
     p_q = q + i_b * stride_qb + i_h * GROUP * stride_qh + o_d[None, :]
-    b_q = _load_queries(p_q, o_r, stride_qh, stride_ql, m_o, GROUP, FLIP)
+    b_q = _load_queries(p_q, o_r, stride_qh, stride_ql, m_d, GROUP, FLIP, EVEN_D)
     p_k = k + i_b * stride_kb + i_h * stride_kh + o_d[None, :]
     p_v = v + i_b * stride_vb + i_h * stride_vh + o_d[None, :]
     b_o = tl.zeros([M, BLOCK_D], tl.float32)
@@ -93,19 +95,18 @@ def _triangle_band_kernel(
     rest = rest_edge + last + 1 - seen - seen_tiles * TILE
     for t in range(0, rest, TILE):
         o_c = t + o_n
-        m_c = o_c < rest
         shift = tl.where(o_c < rest_sink, start + sink_tiles * TILE, low - rest_sink)
         i_c = o_c + tl.where(o_c < rest_edge, shift, seen + seen_tiles * TILE - rest_edge)
         m_s = (i_c <= start + sink)[None, :] | (i_c[None, :] >= i_q[:, None] - window)
-        m_s = m_s & m_c[None, :] & (i_c[None, :] <= i_q[:, None])
-        rows = i_c.to(tl.int64)[:, None]
-        b_k = tl.load(p_k + rows * stride_kl, mask=m_c[:, None] & m_d, other=0.0)
-        b_v = tl.load(p_v + rows * stride_vl, mask=m_c[:, None] & m_d, other=0.0)
+        m_s = m_s & (i_c[None, :] <= i_q[:, None])
+        rows = tl.minimum(i_c, last).to(tl.int64)[:, None]  # past the run are keys that no row sees
+        b_k = _load_rows(p_k + rows * stride_kl, m_d, EVEN_D)
+        b_v = _load_rows(p_v + rows * stride_vl, m_d, EVEN_D)
         b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, m_s, True)
 
     b_o = b_o / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
     p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
-    _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_o, GROUP)
+    _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_d, GROUP, EVEN_D)
 
 
 @triton.jit
@@ -127,13 +128,11 @@ def _triangle_full_kernel(
 
     EVEN_D: tl.constexpr = D == BLOCK_D
     o_n, o_d = tl.arange(0, TILE), tl.arange(0, BLOCK_D)
-    o_t = i_i * M + tl.arange(0, M)  # flat rows, counted from the first full one
-    o_r = first_row * GROUP + o_t
+    o_r = first_row * GROUP + tl.minimum(i_i * M + tl.arange(0, M), n_rows * GROUP - 1)  # as above
     m_d = (o_d < D)[None, :]
-    m_o = (o_t < n_rows * GROUP)[:, None] & m_d
     i_q = o_r // GROUP + offset  # [M] positions
     p_q = q + i_b * stride_qb + i_h * GROUP * stride_qh + o_d[None, :]
-    b_q = _load_queries(p_q, o_r, stride_qh, stride_ql, m_o, GROUP, FLIP)
+    b_q = _load_queries(p_q, o_r, stride_qh, stride_ql, m_d, GROUP, FLIP, EVEN_D)
     p_k = k + i_b * stride_kb + i_h * stride_kh + o_d[None, :]
     p_v = v + i_b * stride_vb + i_h * stride_vh + o_d[None, :]
     b_o = tl.zeros([M, BLOCK_D], tl.float32)
@@ -164,10 +163,10 @@ def _triangle_full_kernel(
     if SPLIT:
         o_p = ((i_kv * n_s + i_s) * n_i + i_i) * M + tl.arange(0, M)
         tl.store(lse + o_p, b_m + tl.log2(tl.where(blind, 1.0, b_l)))
-        tl.store(part + o_p[:, None] * D + o_d[None, :], b_o, mask=m_o)
+        tl.store(part + o_p[:, None] * D + o_d[None, :], b_o, mask=m_d)
     else:
         p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
-        _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_o, GROUP)
+        _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_d, GROUP, EVEN_D)
 
 
 @triton.jit
@@ -198,7 +197,7 @@ def _triangle_combine_kernel(
         b_m = b_top
     b_o = b_o / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
     p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
-    _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_o, GROUP)
+    _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_o, GROUP, False)
 
 
 def split_keys(tiles: int, lk: int, tile: int) -> tuple[int, int]:

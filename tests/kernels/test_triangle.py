@@ -218,7 +218,7 @@ def test_expanded_heads():
     out = triangle_attention(
         one, tensor(k), tensor(v), num_sink_tokens=4, sliding_window_size=32, num_last_tokens=64, backend="triton"
     ).numpy()
-    np.testing.assert_array_equal(out[:, 0], out[:, 1])
+    np.testing.assert_allclose(out[:, 0], out[:, 1], atol=1e-6)  # the interpreter's products round by their place
 
 
 def test_gradients_are_refused_rather_than_lost():
