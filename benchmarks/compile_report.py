@@ -2,6 +2,7 @@
 
 Prints registers, spilled bytes, static and dynamic shared memory of each kernel, target and variant; ``--json`` for
 machines. The tests read the JSON. Usage: python benchmarks/compile_report.py [--arch 90] [--dim 64 128] [--attend-grid]
+or --triangle for TriangleMix's kernels.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ from triton.runtime import driver  # noqa: E402
 from psa_paddle import bridge  # noqa: E402
 from psa_paddle.bridge import alloc  # noqa: E402
 from psa_paddle.kernels import attend_fwd, lists_from_levels, psa_fwd, tuning  # noqa: E402
+from psa_paddle.kernels.triangle import triangle_fwd  # noqa: E402
 
 INTERVALS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.97), (0, 0.97, 1.0))
 LENGTH, HEADS, KV_HEADS = 65536, 28, 4
@@ -138,6 +140,21 @@ def attend_grid(arch: int, dim: int, dtype: str) -> list[dict]:
     return rows
 
 
+def triangle(arch: int, dim: int, dtype: str, padded: bool) -> list[dict]:
+    """TriangleMix's kernels: the band, the last rows over split keys, the merge, the last rows of a short call."""
+    start = ShapeOnly((1,), "int32") if padded else None
+    shared = dict(scale=dim**-0.5, sink=8, window=512, kv_start=start)
+
+    def calls():
+        q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
+        triangle_fwd(q, kv, kv, last=128, **shared)
+        short, short_kv = ShapeOnly((1, HEADS, 128, dim), dtype), ShapeOnly((1, KV_HEADS, 128, dim), dtype)
+        triangle_fwd(short, short_kv, short_kv, last=256, **shared)
+
+    variant = f"D={dim} {dtype}{' padded' if padded else ''}"
+    return [{"variant": variant, **row} for row in compile_calls(arch, calls)]
+
+
 def main(argv=None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
@@ -148,6 +165,7 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("--bidirectional", action="store_true")
     parser.add_argument("--padded", action="store_true")
     parser.add_argument("--attend-grid", action="store_true", help="only the attention kernel, over its settings")
+    parser.add_argument("--triangle", action="store_true", help="only TriangleMix's kernels")
     parser.add_argument("--portable", action="store_true", help="the portable attention kernel on Hopper, too")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
@@ -157,8 +175,10 @@ def main(argv=None) -> list[dict]:
     for arch in args.arch:
         for dim, dtype in itertools.product(args.dim, args.dtype) if args.attend_grid else ():
             rows += attend_grid(arch, dim, dtype)
+        for dim, dtype in itertools.product(args.dim, args.dtype) if args.triangle else ():
+            rows += triangle(arch, dim, dtype, args.padded)
         every = itertools.product(args.dim, args.dtype, args.key_block, args.method)
-        for dim, dtype, block, method in () if args.attend_grid else every:
+        for dim, dtype, block, method in () if args.attend_grid or args.triangle else every:
             rows += pipeline(arch, dim, dtype, not args.bidirectional, block, args.padded, method)
     if args.json:
         print(json.dumps(rows))

@@ -1,7 +1,8 @@
-"""Ask Qwen2.5-VL about images or a video, with Pyramid Sparse Attention.
+"""Ask Qwen2.5-VL about images or a video, with Pyramid Sparse Attention, TriangleMix or both.
 
 python qwen2.5-vl/infer_qwen2_5_vl_psa.py --type video --input v.mp4 --prompt "请描述这个视频" --use-psa
 python qwen2.5-vl/infer_qwen2_5_vl_psa.py --model demo --type image --input demo/sample.jpg --prompt "What is this?"
+python qwen2.5-vl/infer_qwen2_5_vl_psa.py --type video --input v.mp4 --attention mix --triangle-layers 14-27
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ for notice in ("No ccache found", "Setuptools is replacing distutils", "To copy 
 logging.getLogger("PaddleFormers").addFilter(lambda record: record.levelno >= logging.ERROR)
 
 from psa_paddle.config import BACKENDS, MASK_MODES, AttentionConfig  # noqa: E402
+from psa_paddle.integrations.choice import ATTENTIONS  # noqa: E402
 from psa_paddle.integrations.inference import DEFAULT_MODEL, QwenVLInference, check_request, format_stats  # noqa: E402
 from psa_paddle.integrations.loading import DTYPES, LIBRARIES, check_library  # noqa: E402
+from psa_paddle.trianglemix import TriangleMixConfig  # noqa: E402
 from psa_paddle.utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, load_image, load_video  # noqa: E402
 from psa_paddle.utils.psa_logger import write_json  # noqa: E402
 
@@ -31,6 +34,7 @@ __all__ = ["QwenVLInference", "main"]
 
 PROMPTS = {"image": "请描述这张图片", "video": "请描述这个视频"}
 PSA_FLAGS = ("query_block", "key_block", "xattn_stride", "mask_mode", "mask_ratios", "text_length", "backend")
+TRIANGLE_FLAGS = ("num_sink_tokens", "sliding_window_size", "num_last_tokens")
 VIDEO_FLAGS = ("fps", "max_frames")
 
 
@@ -50,6 +54,21 @@ def parse_ratios(text: str) -> dict:
     return ratios
 
 
+def parse_layers(text: str) -> list[int]:
+    """``"2,5,8-11"`` -> [2, 5, 8, 9, 10, 11]."""
+    layers = []
+    for part in text.split(","):
+        first, dash, last = part.partition("-")
+        try:
+            found = range(int(first), int(last if dash else first) + 1)
+        except ValueError:
+            found = ()
+        if not found:
+            raise ValueError(f"--triangle-layers part '{part}' must look like 5 or 8-11.")
+        layers += found
+    return layers
+
+
 def build_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--type", choices=("image", "video"), default="image", help="kind of --input (default: image)")
@@ -65,8 +84,18 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--library", choices=("auto", *LIBRARIES), default="auto", help="whose model (default: auto)")
     parser.add_argument("--stream", action="store_true", help="print tokens as they are made")
     parser.add_argument("--stats-json", type=Path, metavar="FILE", help="write the statistics there")
-    psa = parser.add_argument_group("Pyramid Sparse Attention (all need --use-psa)")
-    psa.add_argument("--use-psa", action="store_true", help="prefill with Pyramid Sparse Attention")
+    parser.add_argument(
+        "--attention", choices=ATTENTIONS, help="how to prefill (default: dense, or psa with --use-psa)"
+    )
+    triangle = parser.add_argument_group("TriangleMix (all need --attention trianglemix or mix)")
+    triangle.add_argument("--triangle-layers", metavar="L", help="layers that take it, for example 2,5,8-11")
+    triangle.add_argument(
+        "--num-sink-tokens", type=int, help="index of the last token that all queries see (default: 4)"
+    )
+    triangle.add_argument("--sliding-window-size", type=int, help="tokens that a query looks back (default: 32)")
+    triangle.add_argument("--num-last-tokens", type=int, help="rows at the end that see every key (default: 64)")
+    psa = parser.add_argument_group("Pyramid Sparse Attention (all need --use-psa or --attention psa or mix)")
+    psa.add_argument("--use-psa", action="store_true", help="the same as --attention psa")
     psa.add_argument("--query-block", type=int, help="rows of a query block: 64 or 128")
     psa.add_argument("--key-block", type=int, help="keys of a key block: 32, 64 or 128")
     psa.add_argument("--xattn-stride", type=int, help="stride of the importance estimate: 4, 8, 16 or 32")
@@ -78,17 +107,42 @@ def build_parser() -> argparse.ArgumentParser:
     return parser
 
 
+def attention_of(args) -> str:
+    """What --attention or --use-psa ask for."""
+    if args.use_psa and args.attention not in (None, "psa"):
+        raise ValueError(
+            f"--use-psa is --attention psa and contradicts --attention {args.attention}; drop one of them."
+        )
+    return args.attention or ("psa" if args.use_psa else "dense")
+
+
+def given_flags(args, names) -> dict:
+    return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
+
+
 def psa_config(args) -> AttentionConfig | None:
-    """The configuration that the flags ask for; None without --use-psa."""
-    given = {name: getattr(args, name) for name in PSA_FLAGS if getattr(args, name) is not None}
-    if not args.use_psa:
-        unused = [*given, *(["log_dir"] if args.log_dir else [])]
-        if unused:
-            raise ValueError(f"--{unused[0].replace('_', '-')} does nothing without --use-psa; add it.")
+    """The configuration that the flags ask for; None where attention is dense."""
+    attention, given = attention_of(args), given_flags(args, PSA_FLAGS)
+    useless = {"dense": [*given, *given_flags(args, ["log_dir"])], "trianglemix": set(given) - {"backend"}}
+    for name in useless.get(attention, ()):
+        raise ValueError(f"--{name.replace('_', '-')} does nothing without --use-psa or --attention mix; add one.")
+    if attention == "dense":
         return None
     if "mask_ratios" in given:
         given["mask_ratios"] = parse_ratios(given["mask_ratios"])
     return AttentionConfig(**given)
+
+
+def triangle_config(args) -> TriangleMixConfig | None:
+    """The pattern and the layers that the flags ask for; None where no layer takes it."""
+    given = given_flags(args, (*TRIANGLE_FLAGS, "triangle_layers"))
+    if attention_of(args) not in ("trianglemix", "mix"):
+        for name in given:
+            raise ValueError(f"--{name.replace('_', '-')} does nothing without --attention trianglemix or mix; add it.")
+        return None
+    if "triangle_layers" not in given:
+        raise ValueError("--attention trianglemix and mix need --triangle-layers, for example 14-27.")
+    return TriangleMixConfig(triangle_layer_indices=parse_layers(given.pop("triangle_layers")), **given)
 
 
 def load_inputs(args):
@@ -133,14 +187,14 @@ def text_streamer(model: QwenVLInference):
 def run(args) -> None:
     prompt = PROMPTS[args.type] if args.prompt is None else args.prompt
     check_request(prompt, args.max_tokens)
-    config = psa_config(args)
+    choice = dict(attention=attention_of(args), psa_config=psa_config(args), triangle_config=triangle_config(args))
     if args.stats_json is not None and not args.stats_json.resolve().parent.is_dir():
         raise ValueError(f"--stats-json: the folder of '{args.stats_json}' does not exist; make it first.")
     library = check_library(args.library)
     quiet_libraries(library)
     inputs = load_inputs(args)
-    keywords = {"log_dir": args.log_dir, "library": library}
-    model = QwenVLInference(args.model, args.dtype, args.use_psa, config, args.cache_dir, **keywords)
+    keywords = {"cache_dir": args.cache_dir, "log_dir": args.log_dir, "library": library}
+    model = QwenVLInference(args.model, args.dtype, **keywords, **choice)
     streamer = text_streamer(model) if args.stream else None
     if args.type == "image":
         answer = model.inference_multi_image(

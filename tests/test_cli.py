@@ -4,8 +4,9 @@ import json
 import subprocess
 import sys
 
+import numpy as np
 import pytest
-from infer_qwen2_5_vl_psa import main, parse_ratios
+from infer_qwen2_5_vl_psa import main, parse_layers, parse_ratios
 from shared_demo import ROOT
 from shared_http import Stream, folder, serving
 
@@ -32,6 +33,24 @@ def test_video_with_psa(capsys, tmp_path):
     assert len(list((tmp_path / "log").iterdir())) == 2
 
 
+def test_video_with_both_attentions(capsys, tmp_path):
+    stats = tmp_path / "stats.json"
+    video = [*ASK, "--type", "video", "--input", VIDEO, "--fps", "2"]  # more than 2,048 tokens
+    pattern = ["--num-sink-tokens", "8", "--sliding-window-size", "100", "--num-last-tokens", "50"]
+    flags = ["--attention", "mix", "--triangle-layers", "1-2", *pattern, "--query-block", "64", "--backend", "eager"]
+    assert main([*video, *flags, "--stats-json", str(stats)]) == 0
+    saved = json.loads(stats.read_text())
+    assert "mix: TriangleMix in layers 1, 2, PSA in the others" in capsys.readouterr().out
+    assert saved["attention"] == "mix" and saved["triangle_layers"] == [1, 2] and saved["sequence_length"] > 2048
+    assert saved["config"]["query_block"] == 64 and saved["config"]["trianglemix"]["sliding_window_size"] == 100
+    assert saved["layers_dense"] == 0
+    n = saved["sequence_length"]
+    rows = np.arange(1, n + 1)
+    seen = np.where(n - rows + 1 < 50, rows, np.minimum(rows, 8 + 100 + 2)).sum()
+    sparsity = [row["sparsity"] for row in saved["layers"]]
+    assert sparsity[1] == sparsity[2] == pytest.approx(1 - seen / rows.sum()) and sparsity[0] != sparsity[1]
+
+
 def test_stream_prints_the_same_answer(capsys):
     assert main(ON_IMAGE) == 0
     plain = capsys.readouterr().out
@@ -51,6 +70,7 @@ def cut(path, source, share=0.5) -> str:
 
 
 PSA = [*ON_IMAGE, "--use-psa"]
+MIX = [*ON_IMAGE, "--attention", "mix"]
 REFUSED = {
     "library that is not installed": (lambda d: [*ON_IMAGE, "--library", "paddlemix"], "paddlemix is not installed"),
     "missing file": (lambda d: [*ASK, "--input", str(d / "no.jpg")], "does not exist"),
@@ -79,6 +99,21 @@ REFUSED = {
     "ratios that are no ratios": (lambda d: [*PSA, "--mask-ratios", "half"], "must look like LEVEL:FROM-TO"),
     "a level twice": (lambda d: [*PSA, "--mask-ratios", "1:0-0.4,1:0.4-1"], "names level 1 twice"),
     "psa flag without --use-psa": (lambda d: [*ON_IMAGE, "--key-block", "32"], "does nothing without --use-psa"),
+    "psa flag with trianglemix": (
+        lambda d: [*ON_IMAGE, "--attention", "trianglemix", "--triangle-layers", "1", "--key-block", "32"],
+        "--key-block does nothing",
+    ),
+    "two attentions": (lambda d: [*MIX, "--use-psa", "--triangle-layers", "1"], "contradicts --attention mix"),
+    "mix without layers": (lambda d: MIX, "need --triangle-layers"),
+    "layers without mix": (lambda d: [*PSA, "--triangle-layers", "1"], "does nothing without --attention trianglemix"),
+    "layers that are no numbers": (lambda d: [*MIX, "--triangle-layers", "1,two"], "part 'two' must look like"),
+    "layers backwards": (lambda d: [*MIX, "--triangle-layers", "5-3"], "part '5-3' must look like"),
+    "a layer twice": (lambda d: [*MIX, "--triangle-layers", "1,0-2"], "names a layer twice"),
+    "a layer that the model lacks": (lambda d: [*MIX, "--triangle-layers", "99"], "exceed"),
+    "negative window": (
+        lambda d: [*MIX, "--triangle-layers", "1", "--sliding-window-size", "-1"],
+        "sliding_window_size must be at least 0",
+    ),
     "triton without a GPU": (lambda d: [*PSA, "--backend", "triton"], "needs an NVIDIA GPU"),
     "model without config": (lambda d: [*ON_IMAGE, "--model", str(d)], "has no config.json"),
     "no such model": (lambda d: [*ON_IMAGE, "--model", str(d / "x")], "neither a folder here nor a hub name"),
@@ -131,3 +166,7 @@ def test_as_a_process():
 
 def test_parse_ratios():
     assert parse_ratios("1:0-0.6,0:0.6-1") == {1: (0.0, 0.6), 0: (0.6, 1.0)}
+
+
+def test_parse_layers():
+    assert parse_layers("2,5,8-11") == [2, 5, 8, 9, 10, 11] and parse_layers("0") == [0]

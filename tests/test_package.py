@@ -29,6 +29,11 @@ def test_config_needs_no_paddle():
     assert done.returncode == 0 and done.stdout.strip().isdigit(), done.stderr
 
 
+def test_triangle_kernels_need_no_paddle():
+    done = run("from psa_paddle.kernels.triangle import triangle_fwd; print(triangle_fwd.__name__)")
+    assert done.returncode == 0 and done.stdout.strip() == "triangle_fwd", done.stderr
+
+
 @pytest.mark.parametrize("name", ["pyramid_attention", "PyramidAdaptiveBlockSparseAttn", "PSAAttention"])
 def test_operator_without_paddle_says_what_to_install(name):
     done = run(f"from psa_paddle import {name}")

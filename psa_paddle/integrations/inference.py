@@ -1,4 +1,4 @@
-"""Ask Qwen2.5-VL about images or a video, with or without Pyramid Sparse Attention."""
+"""Ask Qwen2.5-VL about images or a video, with dense or sparse attention."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ import numpy as np
 import paddle
 
 from ..config import AttentionConfig
+from ..trianglemix import TriangleMixConfig
 from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, Clip, load_image, load_video
 from ..utils.psa_logger import PSALogger
+from .choice import AttentionChoice
 from .generation import TokenClock, cached_generation
 from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
-from .qwen2_5_vl import plug_of, replace_attention_with_psa
+from .qwen2_5_vl import plug_of, replace_attention
 from .summary import totals
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -44,7 +46,7 @@ def check_request(prompt: str, max_tokens: int) -> None:
 
 
 class QwenVLInference:
-    """Qwen2.5-VL on PaddleFormers or PaddleMIX, with or without Pyramid Sparse Attention.
+    """Qwen2.5-VL on PaddleFormers or PaddleMIX: dense, Pyramid Sparse Attention, TriangleMix or both.
 
     Args:
         model_name: a folder with a Hugging Face checkpoint, a hub name, or ``"demo"`` for the bundled tiny one.
@@ -52,8 +54,11 @@ class QwenVLInference:
         use_psa: prefill with Pyramid Sparse Attention.
         psa_config: ``AttentionConfig()`` by default.
         cache_dir: where downloaded weights are kept.
-        log_dir: folder for a sparsity log of every request (needs ``use_psa``).
+        log_dir: folder for a sparsity log of every request (needs sparse attention).
         library: ``"paddleformers"``, ``"paddlemix"``, or ``"auto"`` for the first of them that is installed.
+        attention: ``"dense"``, ``"psa"`` (as ``use_psa``), ``"trianglemix"`` in chosen layers and dense elsewhere, or
+            ``"mix"``: TriangleMix in chosen layers and PSA in the others.
+        triangle_config, triangle_layers: TriangleMix's pattern and layers, see ``AttentionChoice``.
 
     Raises:
         ValueError, TypeError: a model, dtype or configuration that cannot be used, in one sentence.
@@ -69,25 +74,38 @@ class QwenVLInference:
         *,
         log_dir: str | None = None,
         library: str = "auto",
+        attention: str | None = None,
+        triangle_config: TriangleMixConfig | None = None,
+        triangle_layers: list[int] | None = None,
     ):
-        if not use_psa and (psa_config is not None or log_dir is not None):
-            raise ValueError("psa_config and log_dir do nothing without use_psa=True.")
-        psa_config = psa_config or AttentionConfig()
-        if use_psa:
-            check_backend(psa_config)
+        if use_psa and attention not in (None, "psa"):
+            raise ValueError(f"use_psa=True is attention='psa', but attention is {attention!r}; give one of them.")
+        attention, choice = attention or ("psa" if use_psa else "dense"), None
+        settings = (psa_config, triangle_config, triangle_layers)
+        if attention != "dense":
+            choice = AttentionChoice(attention, *settings)
+            check_backend(choice.psa)
+        elif log_dir is not None or any(x is not None for x in settings):
+            raise ValueError("psa_config, triangle_* and log_dir do nothing without use_psa=True or attention=...")
         self.library = check_library(library)
         self.model_name = model_name
         self.dtype = usable_dtype(dtype)
         self.log_dir = log_dir
         folder = demo_folder() if model_name == "demo" else model_name
         self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
-        if use_psa:
-            replace_attention_with_psa(self.model, psa_config)
+        if choice is not None:
+            replace_attention(self.model, choice)
         self._last: dict | None = None
 
     @property
     def use_psa(self) -> bool:
-        return plug_of(self.model) is not None
+        return self.attention in ("psa", "mix")
+
+    @property
+    def attention(self) -> str:
+        """``"dense"``, ``"psa"``, ``"trianglemix"`` or ``"mix"``."""
+        plug = plug_of(self.model)
+        return "dense" if plug is None else plug.choice.attention
 
     def inference_image(self, path, prompt: str, max_tokens: int = 512, *, max_pixels=None, streamer=None) -> str:
         """Answer a prompt about one image: a path, an http(s) URL, a PIL image or a uint8 array [H, W, 3]."""
@@ -158,7 +176,7 @@ class QwenVLInference:
         memory = paddle.device.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
         self._last = {**clock.timings(), **self._lengths(inputs["input_ids"]), "peak_memory_bytes": memory}
         if plug is not None and self.log_dir is not None:
-            with PSALogger(self.log_dir, plug.config) as logger:
+            with PSALogger(self.log_dir, plug.choice) as logger:
                 for layer, call in plug.calls:
                     logger.log(layer, call)
         return tokenizer.decode(ids[0].tolist(), skip_special_tokens=True).strip()
@@ -178,12 +196,25 @@ class QwenVLInference:
             raise RuntimeError("there are no statistics before the first request.")
         plug = plug_of(self.model)
         device = {"model": self.model_name, "library": self.library, "device": paddle.get_device(), "dtype": self.dtype}
-        sparse = {} if plug is None else {**totals(plug.calls), "config": plug.config.as_dict()}
-        return {**device, "use_psa": plug is not None, **self._last, **sparse}
+        sparse = {} if plug is None else {**totals(plug.calls), "config": plug.choice.as_dict()}
+        kind = {"use_psa": self.use_psa, "attention": self.attention}
+        if self.attention in ("trianglemix", "mix"):
+            kind["triangle_layers"] = plug.triangle_layers
+        return {**device, **kind, **self._last, **sparse}
 
     def print_stats(self) -> None:
         """Print ``stats()`` for a person."""
         print(format_stats(self.stats()))
+
+
+def describe_attention(s: dict) -> str:
+    """Which layers do what, in words."""
+    if "triangle_layers" not in s:
+        return s["attention"]
+    others = "PSA" if s["attention"] == "mix" else "dense"
+    return (
+        f"{s['attention']}: TriangleMix in layers {', '.join(map(str, s['triangle_layers']))}, {others} in the others"
+    )
 
 
 def peak_resident_bytes() -> int:
@@ -202,9 +233,10 @@ def format_stats(s: dict) -> str:
         f"Decode      {speed}, {s['new_tokens']} tokens",
         f"Memory      {s['peak_memory_bytes'] / 2**20:.0f} MiB at the peak",
     ]
-    if not s["use_psa"]:
+    if s["attention"] == "dense":
         return "\n".join([*lines, "Attention   dense (no --use-psa)"])
     lines += [
+        f"Attention   {describe_attention(s)}",
         f"Sparsity    {s['average_sparsity']:.1%} of the attention work was skipped, on average over the layers",
         f"Layers      {s['layers_sparse']} sparse, {s['layers_dense']} dense, backend {'/'.join(s['backends'])}",
     ]

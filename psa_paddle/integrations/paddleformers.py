@@ -1,4 +1,4 @@
-"""Plug Pyramid Sparse Attention into PaddleFormers' Qwen2.5-VL, and take it out again.
+"""Plug Pyramid Sparse Attention, TriangleMix or both into PaddleFormers' Qwen2.5-VL, and take them out again.
 
 The plug goes through PaddleFormers' own attention registry: nothing is subclassed, no sublayer is added, no weight is
 copied. Prefill (more than one query row) is sparse; decode, and whatever the operator cannot express, runs through the
@@ -7,14 +7,13 @@ attention that the model had, and the statistics say why.
 
 from __future__ import annotations
 
-from contextlib import contextmanager
-
 import numpy as np
 import paddle
 
 from ..attention import pyramid_attention
-from ..config import DEFAULT_TEXT_LENGTH, HEAD_DIMS, AttentionConfig
+from ..config import DEFAULT_TEXT_LENGTH, HEAD_DIMS
 from ..stats import CallStats, merge_calls
+from .choice import AttentionChoice, dense_prefill, triangle_prefill
 from .generation import mend_generation
 from .patches import Patches
 
@@ -31,19 +30,22 @@ def _registry():
 
 
 class Plug:
-    """One model with PSA plugged in, and what its layers did since ``reset``.
+    """One model with sparse attention plugged in, and what its layers did since ``reset``.
 
-    calls: (layer number, ``CallStats``) of every prefill call; decode_calls: calls with one query row, all layers.
+    choice: which attention each layer prefills with; config: PSA's part of it; calls: (layer number, ``CallStats``) of
+    every prefill call; decode_calls: calls with one query row, all layers.
     """
 
-    def __init__(self, model, config: AttentionConfig):
-        self.config = config
+    def __init__(self, model, choice: AttentionChoice):
+        self.choice = choice
+        self.config = config = choice.psa
         self.calls: list[tuple[int, CallStats]] = []
         self.decode_calls = 0
         self._text_lengths = [config.forced_text]
         self._kv_start: list[int] | None = None
         self._text = self._text_model(model)
         self._layers = [layer.self_attn for layer in self._text.layers]
+        self.triangle_layers = [i for i in range(len(self._layers)) if choice.of_layer(i) == "trianglemix"]
         tokens = (model.config.image_token_id, model.config.video_token_id)
         self._vision_tokens = np.array([t for t in tokens if t is not None])
         self._patches = Patches()
@@ -145,7 +147,7 @@ class Plug:
                 **kwargs,
             )
         else:
-            out, call = self._sparse(query, key, value, scaling)
+            out, call = self._prefill(layer.layer_idx, query, key, value, scaling)
             result = out.reshape([b, lq, h * d]), None
         if reason == DECODE:
             self.decode_calls += 1
@@ -153,8 +155,17 @@ class Plug:
             self.calls.append((layer.layer_idx, call))
         return result
 
+    def _prefill(self, layer_idx: int, query, key, value, scaling):
+        """``([B, Lq, H, D], CallStats)`` of the layer's own kind."""
+        kind, backend, starts = self.choice.of_layer(layer_idx), self.config.backend, self._kv_start
+        if kind == "trianglemix":
+            return triangle_prefill(query, key, value, self.choice.triangle, backend, scaling, starts)
+        if kind == "dense":
+            return dense_prefill(query, key, value, backend, scaling, starts)
+        return self._sparse(query, key, value, scaling)
+
     def _sparse(self, query, key, value, scaling):
-        """``([B, Lq, H, D], CallStats)``; sample by sample where the questions differ in length."""
+        """``([B, Lq, H, D], CallStats)`` of PSA; sample by sample where the questions differ in length."""
         batch, lengths, starts = query.shape[0], self._text_lengths, self._kv_start
         if len(set(lengths)) == 1:
             config = self.config.replace(text_length=lengths[0])
@@ -193,53 +204,33 @@ def _psa_attention_forward(
     )
 
 
-def check_config(psa_config: AttentionConfig | None) -> AttentionConfig:
-    """The configuration of a plug for Qwen2.5-VL, ``AttentionConfig()`` by default; errors as the plug's."""
-    config = psa_config or AttentionConfig()
-    if not isinstance(config, AttentionConfig):
-        raise TypeError(f"psa_config must be an AttentionConfig, got {type(config).__name__}.")
-    if not config.causal:
-        raise ValueError("Qwen2.5-VL's text layers are causal; give an AttentionConfig with causal=True.")
-    if config.warmup_steps:
-        raise ValueError("warmup_steps counts denoising steps and has no meaning for Qwen2.5-VL; leave it at 0.")
-    return config
-
-
-def replace_attention_with_psa(model, psa_config: AttentionConfig | None = None):
-    """Make a PaddleFormers Qwen2.5-VL model prefill with Pyramid Sparse Attention; returns the same model.
-
-    Args:
-        model: ``Qwen2_5_VLForConditionalGeneration``.
-        psa_config: ``AttentionConfig()`` by default. With ``text_length=None`` the tokens after the last vision token
-            stay at full resolution. A model that is plugged in already gets the new configuration.
+def replace_attention(model, choice: AttentionChoice):
+    """Make a PaddleFormers Qwen2.5-VL model prefill as ``choice`` says, until ``restore_attention``; returns it.
 
     Raises:
-        TypeError: not such a model. ValueError: a bidirectional configuration.
+        TypeError: not such a model. ValueError: triangle layers that the model does not have.
     """
-    config = check_config(psa_config)
-    if not hasattr(getattr(model, "model", None), "language_model"):
-        raise TypeError(f"expected PaddleFormers' Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
+    choice.check_layers(len(check_model(model).layers))
     restore_attention(model)
     _registry().AttentionInterface.register(NAME, _psa_attention_forward)
-    Plug(model, config)
+    Plug(model, choice)
     return model
 
 
+def check_model(model):
+    """The text model of PaddleFormers' Qwen2.5-VL; TypeError for another model."""
+    text = getattr(getattr(model, "model", None), "language_model", None)
+    if text is None:
+        raise TypeError(f"expected PaddleFormers' Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
+    return text
+
+
 def restore_attention(model):
-    """Undo ``replace_attention_with_psa``; does nothing on a model that is not plugged in. Returns the model."""
+    """Undo ``replace_attention``; does nothing on a model that is not plugged in. Returns the model."""
     plug = plug_of(model)
     if plug is not None:
         plug.remove()
     return model
-
-
-@contextmanager
-def psa_attention_in(model, psa_config: AttentionConfig | None = None):
-    """``with psa_attention_in(model): ...`` plugs in, and restores whatever happens inside."""
-    try:
-        yield replace_attention_with_psa(model, psa_config)
-    finally:
-        restore_attention(model)
 
 
 def plug_of(model) -> Plug | None:

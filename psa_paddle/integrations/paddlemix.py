@@ -1,4 +1,4 @@
-"""Plug Pyramid Sparse Attention into PaddleMIX's Qwen2.5-VL, and take it out again.
+"""Plug Pyramid Sparse Attention, TriangleMix or both into PaddleMIX's Qwen2.5-VL, and take it out again.
 
 PaddleMIX has a class for each kind of attention (eager, SDPA, flash) and no registry, so the plug gives each attention
 layer another ``forward``: same weights, same KV cache tuples. Nothing of PaddleMIX is imported. What the operator
@@ -12,9 +12,10 @@ from functools import partial
 import numpy as np
 import paddle
 
-from ..config import HEAD_DIMS, AttentionConfig
+from ..config import HEAD_DIMS
 from ..stats import CallStats
-from .paddleformers import DECODE, Plug, check_config, restore_attention
+from .choice import AttentionChoice
+from .paddleformers import DECODE, Plug, restore_attention
 
 ATTENTION = "Qwen2_5_VLAttention"  # the eager class, which the SDPA and flash classes extend
 
@@ -111,7 +112,7 @@ class MixPlug(Plug):
         q, k, v = self._qkv(layer, hidden_states, position_ids, rest.get("position_embeddings"))
         if past_key_value is not None:
             k, v = (paddle.concat([old, new], axis=2) for old, new in zip(past_key_value, (k, v), strict=True))
-        out, call = self._attend_padded(q, k, v) if decoding else self._sparse(q, k, v, None)
+        out, call = self._attend_padded(q, k, v) if decoding else self._prefill(layer.layer_idx, q, k, v, None)
         if not decoding:
             self.calls.append((layer.layer_idx, call))
         return layer.o_proj(out.reshape([batch, length, -1])), None, (k, v) if rest.get("use_cache") else None
@@ -142,19 +143,15 @@ class MixPlug(Plug):
             self.config = everything
 
 
-def replace_attention_with_psa(model, psa_config: AttentionConfig | None = None):
-    """Make a PaddleMIX Qwen2.5-VL model prefill with Pyramid Sparse Attention; returns the same model.
-
-    Args:
-        model: ``Qwen2_5_VLForConditionalGeneration`` with eager, SDPA or flash attention.
-        psa_config: as for PaddleFormers.
+def replace_attention(model, choice: AttentionChoice):
+    """Make a PaddleMIX Qwen2.5-VL model prefill as ``choice`` says, until ``restore_attention``; returns it.
 
     Raises:
-        TypeError: not such a model. ValueError: a bidirectional configuration.
+        TypeError: not such a model. ValueError: triangle layers that the model does not have.
     """
-    config = check_config(psa_config)
     if not is_paddlemix_qwen(model):
         raise TypeError(f"expected PaddleMIX's Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
+    choice.check_layers(len(model.model.layers))
     restore_attention(model)
-    MixPlug(model, config)
+    MixPlug(model, choice)
     return model

@@ -1,4 +1,4 @@
-"""Plug Pyramid Sparse Attention into Qwen2.5-VL, of PaddleFormers or of PaddleMIX, and take it out again."""
+"""Plug sparse attention into Qwen2.5-VL, of PaddleFormers or of PaddleMIX, and take it out again."""
 
 from __future__ import annotations
 
@@ -6,31 +6,54 @@ from contextlib import contextmanager
 
 from ..config import AttentionConfig
 from . import paddleformers, paddlemix
+from .choice import AttentionChoice
 from .paddleformers import plug_of, restore_attention
 
-__all__ = ["plug_of", "psa_attention_in", "replace_attention_with_psa", "restore_attention"]
+__all__ = [
+    "attention_in", "plug_of", "psa_attention_in", "replace_attention", "replace_attention_with_psa",
+    "restore_attention",
+]  # fmt: skip
+
+
+def replace_attention(model, choice: AttentionChoice):
+    """Make a Qwen2.5-VL model prefill as ``choice`` says, until ``restore_attention``; returns the same model.
+
+    Args:
+        model: ``Qwen2_5_VLForConditionalGeneration`` of PaddleFormers, or of PaddleMIX with eager, SDPA or flash
+            attention. One that is plugged in already gets the new choice.
+
+    Raises:
+        TypeError: not such a model. ValueError: triangle layers that the model does not have.
+    """
+    library = paddlemix if paddlemix.is_paddlemix_qwen(model) else paddleformers
+    return library.replace_attention(model, choice)
 
 
 def replace_attention_with_psa(model, psa_config: AttentionConfig | None = None):
     """Make a Qwen2.5-VL model prefill with Pyramid Sparse Attention; returns the same model.
 
     Args:
-        model: ``Qwen2_5_VLForConditionalGeneration`` of PaddleFormers, or of PaddleMIX with eager, SDPA or flash
-            attention.
+        model: as for ``replace_attention``.
         psa_config: ``AttentionConfig()`` by default. With ``text_length=None`` the tokens after the last vision token
-            stay at full resolution. A model that is plugged in already gets the new configuration.
+            stay at full resolution.
 
     Raises:
-        TypeError: not such a model. ValueError: a bidirectional configuration.
+        TypeError: not such a model, or not an ``AttentionConfig``. ValueError: a bidirectional configuration.
     """
-    library = paddlemix if paddlemix.is_paddlemix_qwen(model) else paddleformers
-    return library.replace_attention_with_psa(model, psa_config)
+    return replace_attention(model, AttentionChoice("psa", psa_config))
+
+
+@contextmanager
+def attention_in(model, choice: AttentionChoice):
+    """``with attention_in(model, choice): ...`` plugs in, and restores whatever happens inside."""
+    try:
+        yield replace_attention(model, choice)
+    finally:
+        restore_attention(model)
 
 
 @contextmanager
 def psa_attention_in(model, psa_config: AttentionConfig | None = None):
     """``with psa_attention_in(model): ...`` plugs in, and restores whatever happens inside."""
-    try:
-        yield replace_attention_with_psa(model, psa_config)
-    finally:
-        restore_attention(model)
+    with attention_in(model, AttentionChoice("psa", psa_config)):
+        yield model

@@ -1,4 +1,5 @@
-"""The triangle pattern in time and memory linear in the length, with Paddle ops only: no L x L tensor."""
+"""The triangle pattern in time and memory linear in the length: no L x L tensor. The Triton kernel on CUDA tensors,
+Paddle ops on every device."""
 
 from __future__ import annotations
 
@@ -9,9 +10,10 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from ..attention import check_kv_start, check_qkv, check_scale
+from ..attention import check_kv_start, check_qkv, check_scale, pick_backend
 from ..config import AttentionConfig
 from ..eager.attend import MASKED
+from ..stats import CallStats
 from .config import check_int
 
 ROWS = 128  # query rows of a block
@@ -30,6 +32,14 @@ class Pattern:
         """Position of the first row that sees every key before it."""
         return max(0, lk - self.last + 1)
 
+    def seen_pairs(self, lq: int, lk: int) -> int:
+        """Pairs of a query and a key that it sees, for the last ``lq`` of ``lk`` positions."""
+        most = self.sink + 1 + self.window + 1  # keys that a row of the band sees
+        start = lk - lq
+        full = max(start, self.first_full(lk))
+        knee = min(max(most, start), full)  # up to here a row of the band sees every key before it
+        return _sum_to(knee) - _sum_to(start) + (full - knee) * most + _sum_to(lk) - _sum_to(full)
+
     def ranges(self, first: int, stop: int, full: bool) -> list[tuple[int, int]]:
         """Ranges of keys that some query at a position in [first, stop) sees."""
         low = max(0, first - self.window)
@@ -47,6 +57,10 @@ class Pattern:
         if not full:
             hidden |= (cols > self.sink) & (cols < rows - self.window)
         return hidden if hidden.any() else None
+
+
+def _sum_to(n: int) -> int:
+    return n * (n + 1) // 2
 
 
 def cut(ranges: list[tuple[int, int]], width: int):
@@ -177,6 +191,9 @@ def triangle_attention(
     num_last_tokens: int,
     scale: float | None = None,
     kv_start: Sequence[int] | None = None,
+    backend: str = "auto",
+    heads_last: bool = False,
+    return_stats: bool = False,
 ):
     """Causal attention over TriangleMix's pattern (arXiv:2507.21526), in time and memory linear in the length.
 
@@ -190,16 +207,22 @@ def triangle_attention(
         scale: factor of the logits, 1 / sqrt(D) by default.
         kv_start: [B] ints, the first real token of each sample of a left-padded batch. Each sample is computed as if
             it came alone, its sink at its own start; the rows of its padding are zeros.
+        backend: ``"auto"`` (Triton on a CUDA tensor unless gradients are wanted, eager elsewhere), ``"triton"`` or
+            ``"eager"``.
+        heads_last: return [B, Lq, H, D], the layout that an output projection wants.
+        return_stats: also return a ``CallStats``, whose work counts pairs of tokens.
 
     Returns:
-        [B, H, Lq, D] in q's dtype.
+        [B, H, Lq, D] or [B, Lq, H, D] in q's dtype, or (that, ``CallStats``).
 
     Raises:
         TypeError: not Paddle tensors, unsupported or different dtypes, token counts that are not integers.
         ValueError: shapes that do not fit, more queries than keys, a negative count, a scale or kv_start that makes no
-            sense.
+            sense, an unknown backend; ``backend="triton"`` on tensors that are not on a CUDA device, or where
+            gradients are wanted, which the kernel does not have. ImportError: no Triton, or one that is too old.
     """
-    check_qkv(q, k, v, AttentionConfig())
+    config = AttentionConfig(backend=backend)
+    check_qkv(q, k, v, config)
     pattern = Pattern(
         check_int("num_sink_tokens", num_sink_tokens),
         check_int("sliding_window_size", sliding_window_size),
@@ -207,12 +230,48 @@ def triangle_attention(
     )
     scale = check_scale(scale, q.shape[3])
     starts = check_kv_start(kv_start, q.shape[0], k.shape[2])
+    chosen = _pick_backend(q, k, v, config)
+    out = {"eager": _eager, "triton": _triton}[chosen](q, k, v, starts, pattern, scale, heads_last)
+    return (out, _stats(chosen, q, k, starts, pattern)) if return_stats else out
+
+
+def _pick_backend(q, k, v, config: AttentionConfig) -> str:
+    """``attention.pick_backend``, but ``"auto"`` stays with the backend that has gradients where they are wanted."""
+    chosen = pick_backend(q, config)
+    if chosen == "triton" and paddle.is_grad_enabled() and not all(x.stop_gradient for x in (q, k, v)):
+        if config.backend == "triton":
+            raise ValueError("the Triton backend has no gradients; call it under paddle.no_grad() or use 'eager'.")
+        return "eager"
+    return chosen
+
+
+def _stats(backend: str, q, k, starts: list[int], pattern: Pattern) -> CallStats:
+    lq, lk = q.shape[2], k.shape[2]
+    lengths = tuple((min(lq, lk - start), lk - start) for start in starts)
+    every = Pattern(0, 0, lk + 1)
+    work = np.array([[pattern.seen_pairs(*n)] * q.shape[1] for n in lengths], np.float64)
+    return CallStats(backend, "sparse", "", lengths, [work], [every.seen_pairs(*n) for n in lengths])
+
+
+def _triton(q, k, v, starts: list[int], pattern: Pattern, scale: float, heads_last: bool):
+    from ..kernels.triangle import triangle_fwd
+
+    q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
+    padded = paddle.to_tensor(starts, dtype="int32", place=q.place) if any(starts) else None
+    return triangle_fwd(
+        q, k, v, scale=scale, sink=pattern.sink, window=pattern.window, last=pattern.last, kv_start=padded,
+        heads_last=heads_last,
+    )  # fmt: skip
+
+
+def _eager(q, k, v, starts: list[int], pattern: Pattern, scale: float, heads_last: bool):
     if len(set(starts)) == 1:
-        return _without_padding(q, k, v, starts[0], pattern, scale)
-    samples = (slice(b, b + 1) for b in range(len(starts)))
-    return paddle.concat(
-        [_without_padding(q[b], k[b], v[b], start, pattern, scale) for b, start in zip(samples, starts, strict=True)]
-    )
+        out = _without_padding(q, k, v, starts[0], pattern, scale)
+    else:
+        rows = [slice(b, b + 1) for b in range(len(starts))]
+        out = [_without_padding(q[b], k[b], v[b], s, pattern, scale) for b, s in zip(rows, starts, strict=True)]
+        out = paddle.concat(out)
+    return out.transpose([0, 2, 1, 3]) if heads_last else out
 
 
 def _without_padding(q, k, v, start: int, pattern: Pattern, scale: float):

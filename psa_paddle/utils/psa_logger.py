@@ -7,7 +7,6 @@ import os
 from datetime import datetime
 from pathlib import Path
 
-from ..config import AttentionConfig
 from ..stats import CallStats
 
 
@@ -36,14 +35,14 @@ class PSALogger:
 
     Args:
         log_dir: folder, made when needed.
-        config: recorded in the summary.
+        config: recorded in the summary, an ``AttentionConfig`` or what else has an ``as_dict``.
         session_name: file name stem; ``psa_<date>_<time>`` by default.
 
     Raises:
         NotADirectoryError, PermissionError: when log_dir cannot be made, at construction.
     """
 
-    def __init__(self, log_dir, config: AttentionConfig, session_name: str | None = None):
+    def __init__(self, log_dir, config, session_name: str | None = None):
         self.log_dir = Path(log_dir)
         self.log_dir.mkdir(parents=True, exist_ok=True)
         self.config = config

@@ -8,7 +8,7 @@ from PIL import Image
 from shared_demo import ALL_ONE, ROOT, SPARSE
 
 from psa_paddle.integrations.inference import QwenVLInference
-from psa_paddle.integrations.paddleformers import plug_of, restore_attention
+from psa_paddle.integrations.qwen2_5_vl import plug_of, restore_attention
 from psa_paddle.utils.media import load_video
 
 VIDEO, IMAGE = ROOT / "demo" / "sample.mp4", ROOT / "demo" / "sample.jpg"

@@ -8,7 +8,7 @@ from shared_demo import ALL_ONE, ROOT, SPARSE, greedy
 
 from psa_paddle import AttentionConfig
 from psa_paddle.integrations.generation import cached_generation
-from psa_paddle.integrations.paddleformers import (
+from psa_paddle.integrations.qwen2_5_vl import (
     plug_of,
     psa_attention_in,
     replace_attention_with_psa,

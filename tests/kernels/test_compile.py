@@ -41,6 +41,29 @@ def test_portable_attention_kernel_has_no_spills_on_hopper():
     assert len(rows) == 1 and rows[0]["spilled"] <= SPILLED, rows
 
 
+TRIANGLE = ["triangle_band", "triangle_full", "triangle_combine", "triangle_full"]  # the last one is not split
+
+
+@pytest.mark.parametrize(
+    "arch, shared_limit", [(80, 166912), (90, 232448), (100, 232448)], ids=["sm_80", "sm_90", "sm_100"]
+)
+def test_triangle_kernels_compile_and_fit(arch, shared_limit):
+    rows = report("--triangle", "--arch", str(arch), "--dim", "64", "128")
+    assert [row["kernel"] for row in rows] == 2 * TRIANGLE
+    for row in rows:
+        assert row["shared"] <= shared_limit and row["spilled"] <= SPILLED, row
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--dim", "80", "--dtype", "float16"], ["--dim", "96", "--padded"], ["--dim", "32", "128", "--dtype", "float32"]],
+    ids=["D=80", "padded", "float32"],
+)
+def test_triangle_kernels_have_no_spills_on_hopper(args):
+    rows = report("--triangle", "--arch", "90", *args)
+    assert len(rows) >= len(TRIANGLE) and all(row["spilled"] <= SPILLED for row in rows), rows
+
+
 VARIANTS = {
     "bidirectional": ["--bidirectional", "--dim", "128", "--dtype", "float16"],
     "padded batch": ["--padded", "--dim", "128"],

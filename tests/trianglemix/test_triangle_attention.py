@@ -230,6 +230,14 @@ def test_fuzz_ranges_hold_what_is_visible(pattern, lk, rows, width):
             assert np.array_equal(got, mask[first:stop])
 
 
+@settings(max_examples=200, deadline=None)
+@given(st.tuples(*[st.integers(0, 60)] * 3), st.integers(1, 60), st.integers(0, 59))
+def test_fuzz_count_of_visible_pairs(pattern, lk, skipped):
+    mask = TriangleMixMaskGenerator(TriangleMixConfig(*pattern))._create_triangle_mask(lk, "cpu", "bool").numpy()
+    lq = max(1, lk - skipped)
+    assert Pattern(*pattern).seen_pairs(lq, lk) == mask[lk - lq :].sum()
+
+
 GOOD = [paddle.zeros([1, 4, 64, 32]), paddle.zeros([1, 2, 96, 32]), paddle.zeros([1, 2, 96, 32])]
 COUNTS = {"num_sink_tokens": 1, "sliding_window_size": 2, "num_last_tokens": 3}
 REFUSED = {

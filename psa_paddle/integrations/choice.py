@@ -1,0 +1,135 @@
+"""Which attention each layer of a plugged model prefills with, and the calls that are not PSA's."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+
+import paddle
+
+from ..attention import pyramid_attention
+from ..config import AttentionConfig
+from ..stats import CallStats, merge_calls
+from ..trianglemix import TriangleMixAttention, TriangleMixConfig, TriangleMixMaskGenerator, triangle_attention
+from ..trianglemix.masks import DENSE_UP_TO
+
+ATTENTIONS = ("dense", "psa", "trianglemix", "mix")
+
+
+@dataclass(frozen=True)
+class AttentionChoice:
+    """``psa`` in every layer, ``trianglemix`` in chosen layers and dense elsewhere, or ``mix``: TriangleMix in chosen
+    layers and PSA elsewhere.
+
+    Args:
+        attention: ``"psa"``, ``"trianglemix"`` or ``"mix"``.
+        psa: ``AttentionConfig()`` by default; ``"trianglemix"`` reads its backend alone.
+        triangle: the pattern and its layers, ``TriangleMixConfig()`` by default; None with ``"psa"``.
+        triangle_layers: the layers, instead of those that ``triangle`` names.
+
+    Raises:
+        TypeError: configurations of another class, layers that are not integers. ValueError: an unknown attention,
+            settings without effect, no triangle layers, or a configuration that makes no sense for a language model.
+    """
+
+    attention: str = "psa"
+    psa: AttentionConfig | None = None
+    triangle: TriangleMixConfig | None = None
+    triangle_layers: list[int] | None = None
+
+    def __post_init__(self) -> None:
+        if self.attention not in ATTENTIONS[1:]:
+            raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, got {self.attention!r}.")
+        psa = AttentionConfig() if self.psa is None else self.psa
+        if not isinstance(psa, AttentionConfig):
+            raise TypeError(f"psa_config must be an AttentionConfig, got {type(psa).__name__}.")
+        if not psa.causal:
+            raise ValueError("Qwen2.5-VL's text layers are causal; give an AttentionConfig with causal=True.")
+        if psa.warmup_steps:
+            raise ValueError("warmup_steps counts denoising steps and has no meaning for Qwen2.5-VL; leave it at 0.")
+        if self.attention == "trianglemix" and psa != AttentionConfig(backend=psa.backend):
+            raise ValueError(
+                "attention 'trianglemix' reads psa_config's backend alone; use 'mix' for PSA in other layers."
+            )
+        object.__setattr__(self, "psa", psa)
+        object.__setattr__(self, "triangle", self._triangle())
+
+    def _triangle(self) -> TriangleMixConfig | None:
+        given = self.triangle is not None or self.triangle_layers is not None
+        if self.attention == "psa":
+            if given:
+                raise ValueError("triangle_config and triangle_layers need attention 'trianglemix' or 'mix'.")
+            return None
+        config = TriangleMixConfig() if self.triangle is None else self.triangle
+        if not isinstance(config, TriangleMixConfig):
+            raise TypeError(f"triangle_config must be a TriangleMixConfig, got {type(config).__name__}.")
+        if self.triangle_layers is not None:
+            config = replace(config, triangle_layer_indices=self.triangle_layers, num_triangle_layers=None)
+        if not config.triangle_layer_indices and not config.num_triangle_layers:
+            raise ValueError(
+                f"attention '{self.attention}' needs the layers that TriangleMix takes: give triangle_layers, or a "
+                "triangle_config that names them."
+            )
+        return config
+
+    def check_layers(self, layers: int) -> None:
+        """ValueError when the configuration names layers, or a number of them, that a model of ``layers`` has not."""
+        if self.triangle is not None:
+            TriangleMixAttention(self.triangle, layers)
+
+    def of_layer(self, layer: int) -> str:
+        """``"psa"``, ``"trianglemix"`` or ``"dense"``."""
+        if self.triangle is not None and TriangleMixMaskGenerator(self.triangle).should_use_triangle(layer):
+            return "trianglemix"
+        return "dense" if self.attention == "trianglemix" else "psa"
+
+    def as_dict(self) -> dict:
+        """The settings that have an effect, in plain types."""
+        if self.triangle is None:
+            return self.psa.as_dict()
+        psa = self.psa.as_dict() if self.attention == "mix" else {"backend": self.psa.backend}
+        return {**psa, "trianglemix": asdict(self.triangle)}
+
+
+def triangle_prefill(query, key, value, config: TriangleMixConfig, backend: str, scale: float, starts):
+    """``([B, Lq, H, D], CallStats)`` of a triangle layer; samples of at most 2048 keys run dense, as in the masks.
+    Where a prompt comes in chunks, the last rows of each chunk see every key so far."""
+    batch = query.shape[0]
+    starts = [0] * batch if starts is None else starts
+    short = [key.shape[2] - start <= DENSE_UP_TO for start in starts]
+    if len(set(short)) == 1:
+        return _triangle_call(query, key, value, config, backend, scale, starts, short[0])
+    parts = [
+        _triangle_call(
+            *(x[i : i + 1] for x in (query, key, value)), config, backend, scale, starts[i : i + 1], short[i]
+        )
+        for i in range(batch)
+    ]
+    return paddle.concat([out for out, _ in parts]), merge_calls([call for _, call in parts])
+
+
+def _triangle_call(query, key, value, config, backend: str, scale: float, starts, short: bool):
+    out, call = triangle_attention(
+        query,
+        key,
+        value,
+        num_sink_tokens=config.num_sink_tokens,
+        sliding_window_size=config.sliding_window_size,
+        num_last_tokens=key.shape[2] + 1 if short else config.num_last_tokens,  # every row is among the last: dense
+        scale=scale,
+        kv_start=starts,
+        backend=backend,
+        heads_last=True,
+        return_stats=True,
+    )
+    if short:
+        call = CallStats(call.backend, "dense", f"no more than {DENSE_UP_TO} keys", call.lengths)
+    return out, call
+
+
+def dense_prefill(query, key, value, backend: str, scale: float, starts):
+    """``([B, Lq, H, D], CallStats)`` of a layer that TriangleMix leaves dense; knows left padding."""
+    config = AttentionConfig(backend=backend, dense_below=key.shape[2] + 1)
+    out, call = pyramid_attention(
+        query, key, value, config, scale=scale, kv_start=starts, heads_last=True, return_stats=True
+    )
+    return out, CallStats(call.backend, "dense", "not a triangle layer", call.lengths)
