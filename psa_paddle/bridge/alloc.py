@@ -77,6 +77,17 @@ def arch(like, kernel) -> int:
     return 10 * major + minor
 
 
+def multiprocessors(like, kernel) -> int:
+    """How many multiprocessors ``like``'s device has; 2 in the interpreter."""
+    if interpreting(kernel):
+        return 2
+    if framework_of(like) == PADDLE:
+        from .driver import multiprocessors
+
+        return multiprocessors(like.place.gpu_device_id())
+    return sys.modules[TORCH].cuda.get_device_properties(like.device).multi_processor_count
+
+
 def launch(kernel, grid: tuple[int, ...], *, like, **kwargs) -> None:
     """Run ``kernel[grid](**kwargs)`` on ``like``'s device and its framework's current stream.
 

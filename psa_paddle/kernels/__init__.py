@@ -4,8 +4,9 @@ pyramid -> importance -> select -> attend; ``psa_fwd`` chains them.
 """
 
 from .attend import attend_fwd
-from .importance import pooling_fwd, xattn_fwd
+from .importance import xattn_fwd
 from .operator import psa_fwd, select_blocks
+from .pooling import pooling_fwd
 from .pyramid import pyramid_fwd
 from .selection import Selection, lists_from_levels, select_fwd
 
