@@ -88,8 +88,12 @@ def compile_calls(arch: int, calls) -> list[dict]:
         rows.append({"kernel": name, "arch": arch, "warps": meta.num_warps, "stages": meta.num_stages,
                      **resources(compiled)})  # fmt: skip
 
-    fakes = dict(launch=launch, empty=lambda shape, dtype, like: ShapeOnly(shape, dtype), arch=lambda x, kernel: arch,
-                 multiprocessors=lambda x, kernel: 132)
+    fakes = dict(
+        launch=launch,
+        empty=lambda shape, dtype, like: ShapeOnly(shape, dtype),
+        arch=lambda x, kernel: arch,
+        multiprocessors=lambda x, kernel: 132,
+    )
     previous = driver._active
     driver.set_active(NoDevice(arch))
     try:

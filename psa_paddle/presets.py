@@ -14,7 +14,7 @@ from pathlib import Path
 
 import yaml
 
-from .psa_module import PSAConfig
+from .psa_config import PSAConfig
 
 PRESET_FILE = Path(__file__).resolve().parents[1] / "configs" / "attention_config.yaml"
 DIVISORS = ("width_divisor", "height_divisor", "depth_divisor")

@@ -10,7 +10,8 @@ import pytest
 from shared import RATIOS, error_budget, smooth_qkv
 
 from psa_paddle import reference as ref
-from psa_paddle.psa_module import DEFAULT_RATIOS, PSAAttention, PSAConfig, psa_attention
+from psa_paddle.psa_config import DEFAULT_RATIOS, PSAConfig
+from psa_paddle.psa_module import PSAAttention, psa_attention
 
 BASE = PSAConfig(mask_ratios=RATIOS, dense_below=0)
 OLD = BASE.replace(attn_impl="old_mask_type", block_n=128, use_sim_mask=True)

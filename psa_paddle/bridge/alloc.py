@@ -59,6 +59,17 @@ def empty(shape, dtype: str, like):
     return module._C_ops.empty(list(shape), getattr(module, dtype), like.place)
 
 
+def from_host(array: np.ndarray, like):
+    """A copy of a NumPy array as a tensor of ``like``'s framework on ``like``'s device; the host waits for it."""
+    framework = framework_of(like)
+    if framework == NUMPY:
+        return array.copy()
+    module = sys.modules[framework]
+    if framework == TORCH:
+        return module.tensor(array, device=like.device)
+    return module.to_tensor(array, place=like.place)
+
+
 def interpreting(kernel) -> bool:
     """Whether ``kernel`` was decorated under ``TRITON_INTERPRET=1``."""
     return not isinstance(kernel, JITFunction)
