@@ -29,6 +29,14 @@ def test_config_needs_no_paddle():
     assert done.returncode == 0 and done.stdout.strip().isdigit(), done.stderr
 
 
+def test_presets_and_token_orders_need_no_paddle():
+    done = run(
+        "from psa_paddle import PSAConfig, load_preset, kernels\nfrom psa_paddle.rearrange import STA\n"
+        "print(load_preset('Wan2.1_14b').config.rearrange_method, PSAConfig().block_n, STA((2, 3, 4)).grid)"
+    )
+    assert done.stdout.strip() == "Gilbert 64 (2, 3, 4)", done.stderr
+
+
 @pytest.mark.parametrize("name", ["pyramid_attention", "PyramidAdaptiveBlockSparseAttn", "PSAAttention"])
 def test_operator_without_paddle_says_what_to_install(name):
     done = run(f"from psa_paddle import {name}")
