@@ -1,12 +1,16 @@
 """Importing: lazily, and with a helpful sentence where there is no Paddle."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import psa_paddle
+from psa_paddle.presets import PRESET_FILE
 
+ROOT = Path(__file__).resolve().parents[1]
 BLOCK_PADDLE = """
 import sys
 class NoPaddle:
@@ -52,3 +56,15 @@ def test_public_names_exist():
 def test_unknown_name():
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = psa_paddle.no_such_thing
+
+
+def test_presets_are_installed_with_the_package(tmp_path):
+    """What the build copies is enough to load a preset from anywhere, and the repository holds one copy only."""
+    pytest.importorskip("setuptools")
+    command = [sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "base", "--build-lib", tmp_path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    code = "import psa_paddle; print(psa_paddle.__file__); print(psa_paddle.load_preset('Wan2.1_14b').name)"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == [str(tmp_path / "psa_paddle" / "__init__.py"), "psa_balanced"], done.stderr
+    assert os.path.samefile(ROOT / "configs" / "attention_config.yaml", PRESET_FILE)
