@@ -31,7 +31,7 @@ TABLES = {
     # RESIDENT: programs that a multiprocessor holds at a time. Some bytes spill at D=64 and in causal calls, none in
     # the loops.
     "pooling": (
-        ((128, 2, 90), dict(BLOCK_A=128, BLOCK_B=128, CHUNK=32, RESIDENT=2, num_warps=8, num_stages=2, maxnreg=128)),
+        ((128, 2, 90), dict(BLOCK_A=128, BLOCK_B=128, CHUNK=128, RESIDENT=2, num_warps=8, num_stages=2, maxnreg=128)),
         ((128, 2, 80), dict(BLOCK_A=64, BLOCK_B=64, CHUNK=16, RESIDENT=2, num_warps=4, num_stages=2)),
         ((128, 4, 80), dict(BLOCK_A=32, BLOCK_B=32, CHUNK=16, RESIDENT=2, num_warps=4, num_stages=2)),
         ((128, 4, 0), dict(BLOCK_A=32, BLOCK_B=32, CHUNK=4, RESIDENT=1, num_warps=4, num_stages=1)),
