@@ -6,6 +6,7 @@ import pytest
 from kernels.kernel_cases import tensor
 
 from psa_paddle import eager
+from psa_paddle.kernels import tuning
 from psa_paddle.kernels.kmeans import assign_tokens, cluster_tokens, seed_centres, update_centres
 from psa_paddle.kernels.sort import sort_tokens
 from psa_paddle.rearrange import Hybrid, SemanticAware
@@ -18,6 +19,7 @@ SHAPES = {
     "text last": (2, 2, 300, 0, 33, 17, 64),
     "two chunks": (1, 1, 513, 2, 2, 70, 32),
 }
+KINDS = [("float32", "blhd"), ("float16", "sliced")]
 
 
 def inputs(name, dtype="float32", seed=0):
@@ -36,8 +38,7 @@ def labels_of(x, base, centres, first, n):
     return tokens @ c.transpose(0, 1, 3, 2) - 0.5 * (c**2).sum(-1)[:, :, None]
 
 
-@pytest.mark.parametrize("layout", ["bhld", "blhd", "sliced"])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype, layout", KINDS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_assigns_to_the_nearest_centre(name, dtype, layout):
     host, base, span, clusters = inputs(name, dtype)
@@ -67,8 +68,10 @@ def test_equal_centres_take_the_first_and_nan_stays_in_its_head():
     assert np.isfinite(state.numpy()[0, 0]).all()
 
 
+@pytest.mark.parametrize("scan_block", [32, 4096], ids=["counts in parts", "counts at once"])
 @pytest.mark.parametrize("name", SHAPES)
-def test_sorts_as_a_stable_sort_does(name):
+def test_sorts_as_a_stable_sort_does(name, scan_block, monkeypatch):
+    monkeypatch.setattr(tuning, "SCAN_BLOCK", scan_block)
     _, base, span, clusters = inputs(name)
     b, h, n = *SHAPES[name][:2], span["n"]
     labels = np.random.default_rng(1).integers(0, clusters, (b, h, n)).astype(np.int32)
@@ -83,8 +86,7 @@ def test_sorts_as_a_stable_sort_does(name):
     assert np.array_equal(starts.numpy()[..., 0], begins) and starts.shape[3] == chunks
 
 
-@pytest.mark.parametrize("layout", ["bhld", "sliced"])
-@pytest.mark.parametrize("dtype", ["float32", "float16"])
+@pytest.mark.parametrize("dtype, layout", KINDS)
 @pytest.mark.parametrize("name", SHAPES)
 def test_centres_become_means(name, dtype, layout):
     host, base, span, clusters = inputs(name, dtype)
