@@ -9,7 +9,7 @@ import dataclasses
 
 import paddle
 
-from .attention import check_qkv, pyramid_attention
+from .attention import DENSE_BELOW, check_qkv, pick_backend, pyramid_attention
 from .layers import WarmupSteps
 from .psa_config import PSAConfig
 from .rearrange import METHODS, Rearrangement
@@ -69,7 +69,8 @@ class PSAAttention(paddle.nn.Layer):
             text_length: text tokens in the sequence. They stay at full resolution, and out of the rearrangement.
             text_first: whether text stands before the vision tokens (CogVideoX) or after them. Causal attention can
                 keep only text that comes last.
-            timestep: the denoising timestep, needed when ``warmup_steps`` is set.
+            timestep: the denoising timestep, needed when ``warmup_steps`` is set; a number (the host waits for one on a
+                GPU).
             scale: factor of the logits, 1 / sqrt(D) by default.
             heads_last: return [B, Lq, H, D], the layout that an output projection wants.
 
@@ -88,16 +89,22 @@ class PSAAttention(paddle.nn.Layer):
         if text_length > min(q.shape[2], k.shape[2]):
             raise ValueError(f"text_length {text_length} exceeds {q.shape[2]} queries or {k.shape[2]} keys.")
         order = self._rearrangement(grid, text_length, text_first, causal)
+        if order is not None:
+            order.vision_tokens(q, k)  # refuse what does not fit before the warm-up is over
         warming_up = self._warmup.warming_up(timestep)
         if warming_up:
-            order, config = None, config.replace(dense_below=k.shape[2] + 1)
+            config = config.replace(dense_below=k.shape[2] + 1)
+        below = DENSE_BELOW[pick_backend(q, config)] if config.dense_below is None else config.dense_below
+        if k.shape[2] < below:  # dense attention is the same in any order
+            order = None
         if order is None:
             out, call = pyramid_attention(q, k, v, config, scale=scale, heads_last=heads_last, return_stats=True)
         else:
             q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
             plan = order.plan(q, k)
-            moved = (plan.permute(q), plan.permute_kv(k), plan.permute_kv(v))
-            out, call = pyramid_attention(*moved, config, scale=scale, return_stats=True)
+            out, call = pyramid_attention(
+                plan.permute(q), plan.permute_kv(k), plan.permute_kv(v), config, scale=scale, return_stats=True
+            )
             out = plan.restore(out, heads_last)
         if warming_up:
             call.reason = "warm-up step"

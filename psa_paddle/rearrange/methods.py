@@ -60,10 +60,12 @@ class Rearrangement:
         """
         raise NotImplementedError
 
-    def reset(self) -> None:
-        """Forget what earlier calls left."""
+    def vision_tokens(self, q, k) -> int:
+        """How many vision tokens q and k have.
 
-    def _vision_tokens(self, q, k) -> int:
+        Raises:
+            ValueError: lengths that are not the grid and the text.
+        """
         length = q.shape[2]
         if k.shape[2] != length:
             raise ValueError(f"rearrangement needs as many keys as queries, got {length} and {k.shape[2]}.")
@@ -77,6 +79,9 @@ class Rearrangement:
             raise ValueError(f"no vision tokens: {length} tokens, {self.text_length} of them text.")
         return vision
 
+    def reset(self) -> None:
+        """Forget what earlier calls left."""
+
     def _table(self, kind: tuple, vision_order, backend, like):
         """The order of all tokens on ``like``'s device, int32 [L]; ``vision_order()`` is that of the vision tokens."""
         text = (self.text_length, self.text_first, self.text_to_end)
@@ -87,7 +92,7 @@ class _Fixed(Rearrangement):
     """One order for all heads and calls."""
 
     def plan(self, q, k) -> Permutation:
-        vision, backend = self._vision_tokens(q, k), backend_of(q, self.backend)
+        vision, backend = self.vision_tokens(q, k), backend_of(q, self.backend)
         order = self._table(self._kind(vision), lambda: self._vision_order(vision), backend, q)
         return Permutation(order, order, backend)
 
@@ -174,7 +179,7 @@ class SemanticAware(_Clustered):
         self._q, self._k = TokenClusters(q_clusters), TokenClusters(k_clusters)
 
     def plan(self, q, k) -> Permutation:
-        n, backend = self._vision_tokens(q, k), backend_of(q, self.backend)
+        n, backend = self.vision_tokens(q, k), backend_of(q, self.backend)
         return Permutation(self._sorted(q, self._q, n, backend), self._sorted(k, self._k, n, backend), backend)
 
     def reset(self) -> None:
@@ -193,7 +198,7 @@ class Hybrid(_Clustered):
         self._k = TokenClusters(k_clusters)
 
     def plan(self, q, k) -> Permutation:
-        n, backend = self._vision_tokens(q, k), backend_of(q, self.backend)
+        n, backend = self.vision_tokens(q, k), backend_of(q, self.backend)
         return Permutation(self._base(n, backend, q), self._sorted(k, self._k, n, backend), backend)
 
     def reset(self) -> None:
