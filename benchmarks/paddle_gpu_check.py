@@ -287,13 +287,10 @@ class PaddleSide:
 
     def run_all(self) -> None:
         checks = [(self.check_case, number, case) for number, case in enumerate(CASES)]
-        for check, *args in [
-            *checks,
-            (self.check_orders,),
-            (self.check_streams,),
-            (self.check_manners,),
-            (self.check_overhead,),
-        ]:
+        checks += [
+            (check,) for check in (self.check_orders, self.check_streams, self.check_manners, self.check_overhead)
+        ]
+        for check, *args in checks:
             try:
                 check(*args)
             except Exception as error:  # one check that breaks must not hide the others
