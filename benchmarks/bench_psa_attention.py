@@ -3,6 +3,7 @@
     python benchmarks/bench_psa_attention.py                # Wan2.1 14B's and CogVideoX 5B's shapes, every token order
     python benchmarks/bench_psa_attention.py --check        # numerics first, then the table; exit status 1 on failure
     python benchmarks/bench_psa_attention.py --shapes wan --methods none --block-n 128 --importance xattn
+    python benchmarks/bench_psa_attention.py --shapes wan --pooling-settings   # only the importance, by tile sizes
 
 Each row times what PSAAttention launches for one call with its default configuration: the plan (nothing for a fixed
 order, k-means for clusters; cold: the first call), permutation of q, k and v, pyramid, importance, selection,
@@ -13,9 +14,11 @@ and Triton, no Paddle.
 """
 
 import argparse
+import itertools
 import platform
 import subprocess
 import sys
+from unittest import mock
 
 import torch
 import triton
@@ -24,6 +27,7 @@ from gpu_inputs import field
 from torch.nn.attention import SDPBackend
 
 from psa_paddle import kernels
+from psa_paddle.kernels import tuning
 from psa_paddle.psa_config import PSAConfig
 from psa_paddle.rearrange import METHODS
 
@@ -139,6 +143,36 @@ def stages(row: dict, qkv, call: dict, blocks: dict) -> None:
     )
 
 
+# (rows, keys, warps, stages, programs at a time, registers) of the pooling importance
+POOLING = (
+    (128, 128, 8, 2, 2, 128), (128, 128, 8, 2, 2, None), (128, 128, 8, 3, 1, None), (128, 64, 8, 2, 3, 80),
+    (128, 64, 8, 3, 2, 128), (256, 128, 16, 3, 1, 128), (128, 256, 8, 2, 1, None), (64, 128, 4, 2, 2, None),
+)  # fmt: skip
+
+
+def pooling_settings(shape: str, args) -> None:
+    """Time the importance with each of ``POOLING`` in place of tuning.py's."""
+    heads, grid, text, dim = SHAPES[shape]
+    q, k, _ = field(grid, heads, dim, torch.bfloat16, args.correlation, text=text)
+    sampled = -(-q.shape[2] // 4)
+    print("| shape | N | rows | keys | warps | stages | resident | registers | ms | TFLOP/s |\n|" + "---|" * 10)
+    for key_block, values in itertools.product((64, 128), POOLING):
+        rows, keys, warps, stages, resident, registers = values
+        settings = dict(BLOCK_A=rows, BLOCK_B=keys, CHUNK=64, RESIDENT=resident, num_warps=warps, num_stages=stages)
+        settings |= {} if registers is None else {"maxnreg": registers}
+        with mock.patch.object(tuning, "pick", lambda *_, settings=settings: settings):
+            call = dict(scale=dim**-0.5, causal=False, query_block=128, key_block=key_block)
+            try:
+                ms = time_ms(lambda call=call: kernels.pooling_fwd(q, k, **call))
+            except triton.runtime.errors.OutOfResources as error:
+                print(f"| {shape} | {key_block} | " + " | ".join(map(str, values)) + f" | {error} | |", flush=True)
+                continue
+        tflops = 2 * heads * dim * sampled**2 / ms / 1e9
+        print(
+            f"| {shape} | {key_block} | " + " | ".join(map(str, values)) + f" | {ms:.2f} | {tflops:.0f} |", flush=True
+        )
+
+
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
@@ -147,11 +181,16 @@ def main():
     parser.add_argument("--block-n", type=int, choices=(32, 64, 128), default=64)
     parser.add_argument("--correlation", type=float, default=8.0, help="tokens over which the field is alike")
     parser.add_argument("--check", action="store_true", help="numerics first")
+    parser.add_argument("--pooling-settings", action="store_true", help="only time the importance by tile sizes")
     parser.add_argument("--csv", help="also write the rows there")
     args = parser.parse_args()
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, "
           f"Python {platform.python_version()}, commit {commit or '?'}")  # fmt: skip
+    if args.pooling_settings:
+        for shape in args.shapes:
+            pooling_settings(shape, args)
+        return
     failed = 0
     if args.check:
         from gpu_check_tokens import check_all
