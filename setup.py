@@ -16,6 +16,7 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["psa_paddle", "psa_paddle.*"]),
+    package_data={"psa_paddle": ["configs/*.yaml"]},
     python_requires=">=3.10,<3.13",
     # Paddle itself comes from requirements.txt or the gpu extra: a CPU and a GPU build exclude each other.
     install_requires=["numpy", "paddleformers==1.2.0", "decord>=0.6", "pillow", "pyyaml", "requests"],

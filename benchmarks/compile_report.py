@@ -1,8 +1,9 @@
 """Compile every kernel for GPUs that need not be there, through the launchers that production uses.
 
 Prints registers, spilled bytes, static and dynamic shared memory of each kernel, target and variant; ``--json`` for
-machines. The tests read the JSON. Usage: python benchmarks/compile_report.py [--arch 90] [--dim 64 128] [--attend-grid]
-or --triangle for TriangleMix's kernels.
+machines. The tests read the JSON.
+
+    python benchmarks/compile_report.py [--arch 90] [--dim 64 128] [--attend-grid | --tokens | --triangle]
 """
 
 from __future__ import annotations
@@ -27,7 +28,15 @@ from triton.runtime import driver  # noqa: E402
 
 from psa_paddle import bridge  # noqa: E402
 from psa_paddle.bridge import alloc  # noqa: E402
-from psa_paddle.kernels import attend_fwd, lists_from_levels, psa_fwd, tuning  # noqa: E402
+from psa_paddle.kernels import (  # noqa: E402
+    attend_fwd,
+    cluster_tokens,
+    lists_from_levels,
+    permute_tokens,
+    psa_fwd,
+    restore_tokens,
+    tuning,
+)
 from psa_paddle.kernels.triangle import triangle_fwd  # noqa: E402
 
 INTERVALS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.97), (0, 0.97, 1.0))
@@ -90,7 +99,12 @@ def compile_calls(arch: int, calls) -> list[dict]:
         rows.append({"kernel": name, "arch": arch, "warps": meta.num_warps, "stages": meta.num_stages,
                      **resources(compiled)})  # fmt: skip
 
-    fakes = dict(launch=launch, empty=lambda shape, dtype, like: ShapeOnly(shape, dtype), arch=lambda x, kernel: arch)
+    fakes = dict(
+        launch=launch,
+        empty=lambda shape, dtype, like: ShapeOnly(shape, dtype),
+        arch=lambda x, kernel: arch,
+        multiprocessors=lambda x, kernel: 132,
+    )
     previous = driver._active
     driver.set_active(NoDevice(arch))
     try:
@@ -116,6 +130,19 @@ def pipeline(arch: int, dim: int, dtype: str, causal: bool, key_block: int, padd
 
     variant = f"D={dim} {dtype} N={key_block} {'causal' if causal else 'full'}{' padded' if padded else ''} {method}"
     return [{"variant": variant, **row} for row in compile_calls(arch, calls)]
+
+
+def token_orders(arch: int, dim: int, dtype: str) -> list[dict]:
+    """The kernels of a token order by clusters: k-means, sort, permutation and its inverse."""
+    x, base = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((LENGTH,), "int32")
+
+    def calls():
+        order, _ = cluster_tokens(x, base, first=0, n=LENGTH - 226, n_clusters=256, iterations=1)
+        permute_tokens(x, order)
+        restore_tokens(x, base, heads_last=True)
+
+    found = {(row["kernel"], *list(row.values())[2:]): row for row in compile_calls(arch, calls)}
+    return [{"variant": f"D={dim} {dtype}", **row} for row in found.values()]
 
 
 def attend_once(arch: int, dim: int, dtype: str, key_block: int, settings: dict) -> list[dict]:
@@ -166,6 +193,7 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("--padded", action="store_true")
     parser.add_argument("--attend-grid", action="store_true", help="only the attention kernel, over its settings")
     parser.add_argument("--triangle", action="store_true", help="only TriangleMix's kernels")
+    parser.add_argument("--tokens", action="store_true", help="only the kernels that reorder tokens")
     parser.add_argument("--portable", action="store_true", help="the portable attention kernel on Hopper, too")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
@@ -173,12 +201,15 @@ def main(argv=None) -> list[dict]:
     if args.portable:
         mock.patch.object(bridge, "has_gluon", lambda: False).start()
     for arch in args.arch:
-        for dim, dtype in itertools.product(args.dim, args.dtype) if args.attend_grid else ():
+        shapes = list(itertools.product(args.dim, args.dtype))
+        for dim, dtype in shapes if args.attend_grid else ():
             rows += attend_grid(arch, dim, dtype)
-        for dim, dtype in itertools.product(args.dim, args.dtype) if args.triangle else ():
+        for dim, dtype in shapes if args.triangle else ():
             rows += triangle(arch, dim, dtype, args.padded)
+        for dim, dtype in shapes if args.tokens else ():
+            rows += token_orders(arch, dim, dtype)
         every = itertools.product(args.dim, args.dtype, args.key_block, args.method)
-        for dim, dtype, block, method in () if args.attend_grid or args.triangle else every:
+        for dim, dtype, block, method in () if args.attend_grid or args.triangle or args.tokens else every:
             rows += pipeline(arch, dim, dtype, not args.bidirectional, block, args.padded, method)
     if args.json:
         print(json.dumps(rows))

@@ -43,4 +43,26 @@ def frames(length, heads, kv_heads, dim, dtype, seed=0, frame=1024):
     return tuple(x.to(dtype).contiguous() for x in (q, k, v))
 
 
+def field(grid, heads, dim, dtype, correlation=8.0, noise=0.3, text=0, seed=0):
+    """Video-like in three dimensions: q and k [1, heads, text + L, dim] are random waves over the grid's L tokens in
+    raster order, alike over about ``correlation`` tokens; v are others; ``text`` independent tokens come first."""
+    g = torch.Generator(device="cuda").manual_seed(seed)
+    axes = [torch.arange(n, device="cuda", dtype=torch.float32) for n in grid]
+    cells = torch.stack(torch.meshgrid(*axes, indexing="ij"), -1).reshape(-1, 3) / correlation
+
+    def randn(*shape):
+        return torch.randn(*shape, device="cuda", generator=g)
+
+    def waves():
+        phase = 2 * torch.pi * torch.rand(dim, device="cuda", generator=g)
+        return 2**0.5 * torch.cos(cells @ randn(3, dim) + phase)
+
+    def tokens(base):
+        return torch.cat([randn(text, dim), base + noise * randn(len(cells), dim)]).to(dtype)
+
+    shared = [waves() for _ in range(heads)]
+    q, k = (torch.stack([tokens(base) for base in shared])[None] for _ in "qk")
+    return q, k, torch.stack([tokens(waves()) for _ in range(heads)])[None]
+
+
 INPUTS = {"structured": structured, "uniform": uniform, "frames": frames}

@@ -7,6 +7,7 @@ paddle`` reads them, runs the operator on Paddle tensors with the import of torc
 
 - output, levels and work: bitwise torch's; output: within gpu_check.py's budget of the float64 reference given the
   same level map (twice the error of dense attention in the inputs' precision, plus rounding);
+- token orders: STA and SemanticAware (k-means twice) move q and k to bitwise torch's places, and back to q's own;
 - streams: kernels follow ``stream_guard``. A kernel holds a stream for half a second; an operator behind it must not
   have written its output meanwhile, one on the default stream must have;
 - manners: the active Triton driver and the CUDA context are left as they were, also when a launch raises;
@@ -31,6 +32,7 @@ import triton
 import triton.language as tl
 
 from psa_paddle import bridge, kernels, reference
+from psa_paddle.rearrange import METHODS
 
 RATIOS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.9), (0, 0.9, 1.0))
 XATTN = dict(intervals=RATIOS, mode="energybound", method="xattn", stride=8, terms=4, text_length=0)
@@ -51,6 +53,7 @@ CASES = [
     ("left padding", "float16", 2, 4, 2, 300, 500, 64, 64, 32, True, [250, 0], {}),
     ("left padding", "float32", 2, 2, 1, 200, 300, 64, 64, 32, False, [0, 130], {}),
 ]  # fmt: skip
+ORDERS, ORDERED, GRID, TEXT = ("STA", "SemanticAware"), 2, (7, 11, 13), 23  # of the case of that number
 TINY = ("tiny", "bfloat16", 1, 4, 1, 256, 256, 128, 128, 64, True, None, {})
 
 
@@ -79,6 +82,14 @@ def run(case, q, k, v, kv_start, out):
     out, work = kernels.psa_fwd(q, k, v, **args, thresholds=thresholds, out=out)
     cap = kernels.pyramid_fwd(k, v, key_block=n, thresholds=thresholds, kv_start=kv_start)[2]
     return out, work, kernels.select_blocks(q, k, **args, cap=cap, return_levels=True).levels
+
+
+def moved(method, q, k):
+    """q and k in the order of the second plan, and q restored."""
+    order = METHODS[method](GRID, TEXT, text_to_end=True)
+    order.plan(q, k)
+    plan = order.plan(q, k)
+    return plan.permute(q), plan.permute_kv(k), plan.restore(plan.permute(q))
 
 
 def samples(case):
@@ -114,6 +125,10 @@ def torch_side(folder: str) -> None:
         stored |= {name: x.double().cpu().numpy() for name, x in zip(("q64", "k64", "v64"), tensors, strict=True)}
         kv_start = None if starts is None else torch.tensor(starts, dtype=torch.int32, device="cuda")
         out, work, levels = run(case, *tensors, kv_start, torch.full_like(tensors[0], float("nan")))
+        if number == ORDERED:
+            stored |= {
+                f"{m}{i}": x.view(bits).cpu().numpy() for m in ORDERS for i, x in enumerate(moved(m, *tensors[:2]))
+            }
         stored |= dict(out=out.view(bits).cpu().numpy(), work=work.cpu().numpy(), levels=levels.cpu().numpy())
         scale, q, k, v = case[7] ** -0.5, *tensors
         stored["budget"] = np.array([
@@ -183,6 +198,13 @@ class PaddleSide:
         text += "unlike torch: " + ", ".join(unlike) if unlike else "bitwise as torch"
         text += ("" if padding else ", padding not zero") + ("" if genuine else ", not on the GPU")
         self.report(genuine and worst <= 1 and padding and not unlike, text)
+
+    def check_orders(self) -> None:
+        stored, (q, k, _) = self.load(ORDERED, CASES[ORDERED])
+        for method in ORDERS:
+            found = [x.numpy() for x in moved(method, q, k)]
+            same = all(x.tobytes() == stored[f"{method}{i}"].tobytes() for i, x in enumerate(found))
+            self.report(same and found[2].tobytes() == stored["q"].tobytes(), f"token order {method}: bitwise as torch")
 
     def check_streams(self) -> None:
         """What was written while a side stream was held: nothing by an operator on it, all by one elsewhere."""
@@ -265,7 +287,10 @@ class PaddleSide:
 
     def run_all(self) -> None:
         checks = [(self.check_case, number, case) for number, case in enumerate(CASES)]
-        for check, *args in [*checks, (self.check_streams,), (self.check_manners,), (self.check_overhead,)]:
+        checks += [
+            (check,) for check in (self.check_orders, self.check_streams, self.check_manners, self.check_overhead)
+        ]
+        for check, *args in checks:
             try:
                 check(*args)
             except Exception as error:  # one check that breaks must not hide the others

@@ -1,6 +1,6 @@
 """Pyramid Sparse Attention for PaddlePaddle (arXiv:2512.04025), plugged into Qwen2.5-VL.
 
-Names are imported on first use, so that ``psa_paddle.config`` and ``psa_paddle.kernels`` need no Paddle.
+Names are imported on first use, so that the configurations, presets, token orders and kernels need no Paddle.
 """
 
 import importlib
@@ -12,7 +12,7 @@ _HOME = {
     "AttentionConfig": "config",
     "CallStats": "stats",
     "PSAAttention": "psa_module",
-    "PSAConfig": "psa_module",
+    "PSAConfig": "psa_config",
     "Preset": "presets",
     "PyramidAdaptiveBlockSparseAttn": "layers",
     "PyramidAdaptiveBlockSparseAttnTrain": "layers",
@@ -23,7 +23,7 @@ _HOME = {
     "psa_attention": "psa_module",
     "pyramid_attention": "attention",
 }
-_NEED_PADDLE = ("attention", "layers", "presets", "psa_module")
+_NEED_PADDLE = ("attention", "layers", "psa_module")
 
 __all__ = sorted(_HOME)
 

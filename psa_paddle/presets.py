@@ -1,7 +1,7 @@
 """Presets: named configurations for each model, from YAML files that are checked line by line.
 
-The bundled file is configs/attention_config.yaml; the values for the video models are those published with PSA
-(arXiv:2512.04025, github.com/ziplab/Pyramid-Sparse-Attention).
+The bundled file is configs/attention_config.yaml, installed with the package; the values for the video models are those
+published with PSA (arXiv:2512.04025, github.com/ziplab/Pyramid-Sparse-Attention).
 """
 
 from __future__ import annotations
@@ -14,9 +14,9 @@ from pathlib import Path
 
 import yaml
 
-from .psa_module import PSAConfig
+from .psa_config import PSAConfig
 
-PRESET_FILE = Path(__file__).resolve().parents[1] / "configs" / "attention_config.yaml"
+PRESET_FILE = Path(__file__).resolve().parent / "configs" / "attention_config.yaml"
 DIVISORS = ("width_divisor", "height_divisor", "depth_divisor")
 # Where the fields of PSAConfig stand in a preset; the rest have their own name.
 PLACES = {

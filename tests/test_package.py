@@ -1,12 +1,16 @@
 """Importing: lazily, and with a helpful sentence where there is no Paddle."""
 
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 import psa_paddle
+from psa_paddle.presets import PRESET_FILE
 
+ROOT = Path(__file__).resolve().parents[1]
 BLOCK_PADDLE = """
 import sys
 class NoPaddle:
@@ -34,6 +38,14 @@ def test_triangle_kernels_need_no_paddle():
     assert done.returncode == 0 and done.stdout.strip() == "triangle_fwd", done.stderr
 
 
+def test_presets_and_token_orders_need_no_paddle():
+    done = run(
+        "from psa_paddle import PSAConfig, load_preset, kernels\nfrom psa_paddle.rearrange import STA\n"
+        "print(load_preset('Wan2.1_14b').config.rearrange_method, PSAConfig().block_n, STA((2, 3, 4)).grid)"
+    )
+    assert done.stdout.strip() == "Gilbert 64 (2, 3, 4)", done.stderr
+
+
 @pytest.mark.parametrize("name", ["pyramid_attention", "PyramidAdaptiveBlockSparseAttn", "PSAAttention"])
 def test_operator_without_paddle_says_what_to_install(name):
     done = run(f"from psa_paddle import {name}")
@@ -49,3 +61,15 @@ def test_public_names_exist():
 def test_unknown_name():
     with pytest.raises(AttributeError, match="no_such_thing"):
         _ = psa_paddle.no_such_thing
+
+
+def test_presets_are_installed_with_the_package(tmp_path):
+    """What the build copies is enough to load a preset from anywhere, and the repository holds one copy only."""
+    pytest.importorskip("setuptools")
+    command = [sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "base", "--build-lib", tmp_path]
+    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    code = "import psa_paddle; print(psa_paddle.__file__); print(psa_paddle.load_preset('Wan2.1_14b').name)"
+    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
+    assert done.stdout.split() == [str(tmp_path / "psa_paddle" / "__init__.py"), "psa_balanced"], done.stderr
+    assert os.path.samefile(ROOT / "configs" / "attention_config.yaml", PRESET_FILE)

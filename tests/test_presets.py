@@ -7,7 +7,8 @@ import yaml
 from shared import smooth_qkv
 
 from psa_paddle.presets import PresetError, check_presets, list_presets, load_preset
-from psa_paddle.psa_module import PSAAttention, PSAConfig
+from psa_paddle.psa_config import PSAConfig
+from psa_paddle.psa_module import PSAAttention
 
 STRUCTURE = """
 ModelName:

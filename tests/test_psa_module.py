@@ -10,7 +10,8 @@ import pytest
 from shared import RATIOS, error_budget, smooth_qkv
 
 from psa_paddle import reference as ref
-from psa_paddle.psa_module import DEFAULT_RATIOS, PSAAttention, PSAConfig, psa_attention
+from psa_paddle.psa_config import DEFAULT_RATIOS, PSAConfig
+from psa_paddle.psa_module import PSAAttention, psa_attention
 
 BASE = PSAConfig(mask_ratios=RATIOS, dense_below=0)
 OLD = BASE.replace(attn_impl="old_mask_type", block_n=128, use_sim_mask=True)
@@ -214,6 +215,32 @@ def test_call_refuses(case):
     changes, keywords, error, words = CALLS[case]
     with pytest.raises(error, match=words):
         PSAAttention(PSAConfig(**changes))(X, X, X, **keywords)
+
+
+def test_a_wrong_grid_is_refused_before_the_warm_up_is_over():
+    psa = PSAAttention(BASE.replace(rearrange_method="Gilbert", warmup_steps=5))
+    with pytest.raises(ValueError, match="420 tokens"):
+        psa(X, X, X, grid=(3, 10, 14), timestep=999)
+
+
+@pytest.mark.parametrize("method", ["Gilbert", "SemanticAware"])
+def test_a_dense_call_moves_no_token(method, monkeypatch):
+    q, k, v = smooth_qkv(390, 390, 2, 1, 64)
+    psa = PSAAttention(PSAConfig(rearrange_method=method))
+    monkeypatch.setattr("psa_paddle.eager.permute_tokens", None)
+    monkeypatch.setattr("psa_paddle.eager.cluster_tokens", None)
+    out = psa(*tensors(q, k, v), grid=GRID).numpy()[0]
+    assert psa.last_call.mode == "dense"
+    assert np.abs(out - dense(q, k, v)).max() <= error_budget(q[0], k[0], v[0], 0.125, False)
+    with pytest.raises(TypeError):  # a sparse one does
+        PSAAttention(BASE.replace(rearrange_method=method))(*tensors(q, k, v), grid=GRID)
+
+
+def test_heads_last():
+    qkv = tensors(*smooth_qkv(390, 390, 2, 1, 64))
+    for config in (BASE, BASE.replace(rearrange_method="Gilbert"), PSAConfig()):
+        want = psa_attention(*qkv, config, grid=GRID)
+        assert bool((psa_attention(*qkv, config, grid=GRID, heads_last=True) == want.transpose([0, 2, 1, 3])).all())
 
 
 def test_refuses_other_configurations_and_unknown_keywords():

@@ -35,6 +35,17 @@ def has_gluon() -> bool:
 
 check_triton(triton.__version__)
 
-from .alloc import arch, dtype_name, empty, interpreting, launch, strides  # noqa: E402
+from .alloc import arch, dtype_name, empty, from_host, interpreting, launch, multiprocessors, strides  # noqa: E402
 
-__all__ = ["arch", "check_triton", "dtype_name", "empty", "has_gluon", "interpreting", "launch", "strides"]
+__all__ = [
+    "arch",
+    "check_triton",
+    "dtype_name",
+    "empty",
+    "from_host",
+    "has_gluon",
+    "interpreting",
+    "launch",
+    "multiprocessors",
+    "strides",
+]

@@ -59,6 +59,17 @@ def empty(shape, dtype: str, like):
     return module._C_ops.empty(list(shape), getattr(module, dtype), like.place)
 
 
+def from_host(array: np.ndarray, like):
+    """A copy of a NumPy array as a tensor of ``like``'s framework on ``like``'s device; the host waits for it."""
+    framework = framework_of(like)
+    if framework == NUMPY:
+        return array.copy()
+    module = sys.modules[framework]
+    if framework == TORCH:
+        return module.tensor(array, device=like.device)
+    return module.to_tensor(array, place=like.place)
+
+
 def interpreting(kernel) -> bool:
     """Whether ``kernel`` was decorated under ``TRITON_INTERPRET=1``."""
     return not isinstance(kernel, JITFunction)
@@ -75,6 +86,17 @@ def arch(like, kernel) -> int:
     else:
         major, minor = sys.modules[TORCH].cuda.get_device_capability(like.device)
     return 10 * major + minor
+
+
+def multiprocessors(like, kernel) -> int:
+    """How many multiprocessors ``like``'s device has; 2 in the interpreter."""
+    if interpreting(kernel):
+        return 2
+    if framework_of(like) == PADDLE:
+        from .driver import multiprocessors
+
+        return multiprocessors(like.place.gpu_device_id())
+    return sys.modules[TORCH].cuda.get_device_properties(like.device).multi_processor_count
 
 
 def launch(kernel, grid: tuple[int, ...], *, like, **kwargs) -> None:

@@ -10,7 +10,7 @@ import threading
 from triton.backends.nvidia.driver import CudaDriver, CudaLauncher, CudaUtils
 from triton.runtime import driver as config
 
-CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76  # CUdevice_attribute
+MULTIPROCESSORS, CAPABILITY_MAJOR, CAPABILITY_MINOR = 16, 75, 76  # CUdevice_attribute
 _LOCK = threading.Lock()  # the active driver is global to the process
 
 
@@ -45,15 +45,20 @@ def _call(name: str, *args) -> None:
 
 
 @functools.cache
-def capability(device: int) -> tuple[int, int]:
-    """Compute capability of a CUDA device, (major, minor)."""
+def _attribute(device: int, number: int) -> int:
     handle, value = ctypes.c_int(), ctypes.c_int()
     _call("cuDeviceGet", ctypes.byref(handle), device)
-    found = []
-    for attribute in (CAPABILITY_MAJOR, CAPABILITY_MINOR):
-        _call("cuDeviceGetAttribute", ctypes.byref(value), attribute, handle)
-        found.append(value.value)
-    return found[0], found[1]
+    _call("cuDeviceGetAttribute", ctypes.byref(value), number, handle)
+    return value.value
+
+
+def capability(device: int) -> tuple[int, int]:
+    """Compute capability of a CUDA device, (major, minor)."""
+    return _attribute(device, CAPABILITY_MAJOR), _attribute(device, CAPABILITY_MINOR)
+
+
+def multiprocessors(device: int) -> int:
+    return _attribute(device, MULTIPROCESSORS)
 
 
 @functools.cache

@@ -1,5 +1,16 @@
 """Pyramid Sparse Attention in Paddle ops: any Paddle device, memory linear in the length."""
 
 from .operator import attend_levels, dense_attention, importance, psa_attention, select
+from .tokens import cluster_tokens, permute_tokens, restore_tokens, token_index
 
-__all__ = ["attend_levels", "dense_attention", "importance", "psa_attention", "select"]
+__all__ = [
+    "attend_levels",
+    "cluster_tokens",
+    "dense_attention",
+    "importance",
+    "permute_tokens",
+    "psa_attention",
+    "restore_tokens",
+    "select",
+    "token_index",
+]

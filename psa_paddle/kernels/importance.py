@@ -2,9 +2,7 @@
 
 ``xattn`` (XAttention, arXiv:2503.16428): antidiagonal sums of groups of s tokens, one pass. Each tile of key groups is
 summed relative to its own row maximum, which is stored with it, so no score overflows or vanishes before the row's
-maximum is known; step 3 joins the tiles.
-``pooling``: every fourth token. The maximum of a probability needs the row's normaliser first, and keeping every
-sampled probability would take L^2 / 64 numbers a head, so the products (1 / 16 of dense) are computed twice.
+maximum is known; step 3 joins the tiles. The other method, ``pooling``, is in pooling.py.
 """
 
 from __future__ import annotations
@@ -15,8 +13,6 @@ import triton.language as tl
 from .. import bridge
 from . import tuning
 from .common import LOG2E, ceil_div, check_blocks, check_kv_start, check_tensor, sample_span, stride_args
-
-SAMPLE_STEP = 4
 
 
 @triton.jit
@@ -83,74 +79,6 @@ def _xattn_kernel(
     tl.store(tops + (i_bh * tiles_b + i_tb) * n_a + i_a, b_top, mask=m_a)
 
 
-@triton.jit
-def _sampled_scores(b_q, p_k, i_c, last, o_d, stride_kl, scale, lk, D: tl.constexpr, CAUSAL: tl.constexpr):
-    """log2 logits of sampled queries and sampled keys ``i_c``, -inf where hidden; [A, B]."""
-    STEP: tl.constexpr = 4
-    m_c = i_c * STEP < lk
-    p = p_k + (i_c * STEP).to(tl.int64)[:, None] * stride_kl + o_d[None, :]
-    b_k = tl.load(p, mask=m_c[:, None] & (o_d < D)[None, :], other=0.0)
-    b_s = tl.dot(b_q, tl.trans(b_k), input_precision="ieee") * scale
-    m_s = m_c[None, :]
-    if CAUSAL:
-        m_s &= (i_c * STEP)[None, :] <= last[:, None]
-    return tl.where(m_s, b_s, -float("inf"))
-
-
-@triton.jit
-def _pooling_kernel(
-    q, k, importance, kv_start,
-    stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl,
-    scale, lq, lk, n_i, n_j, tiles_a, hkv, group,
-    M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, CAUSAL: tl.constexpr,
-    BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr,
-):  # fmt: skip
-    pid = tl.program_id(0)
-    i_g = pid % group
-    i_ta = tiles_a - 1 - pid // group % tiles_a  # longest first
-    i_kv = (pid // (group * tiles_a)).to(tl.int64)
-    i_b = i_kv // hkv
-    i_bh = i_kv * group + i_g
-    o_q, o_k, lq, lk = sample_span(kv_start, i_b, lq, lk, CAUSAL)
-    STEP: tl.constexpr = 4
-    i_a, o_d = i_ta * BLOCK_A + tl.arange(0, BLOCK_A), tl.arange(0, BLOCK_D)
-    m_a = i_a * STEP < lq
-    p_q = q + i_b * stride_qb + (i_bh % (hkv * group)) * stride_qh + o_q.to(tl.int64) * stride_ql
-    p_q += (i_a * STEP).to(tl.int64)[:, None] * stride_ql + o_d[None, :]
-    b_q = tl.load(p_q, mask=m_a[:, None] & (o_d < D)[None, :], other=0.0)
-    p_k = k + i_b * stride_kb + (i_kv % hkv) * stride_kh + o_k.to(tl.int64) * stride_kl
-    last = i_a * STEP + lk - lq
-    n_seen = (lk + STEP - 1) // STEP
-    if CAUSAL:
-        n_seen = tl.minimum(n_seen, tl.maximum((i_ta + 1) * BLOCK_A + (lk - lq + STEP - 1) // STEP, 0))
-
-    b_m = tl.full([BLOCK_A], -float("inf"), tl.float32)
-    b_z = tl.zeros([BLOCK_A], tl.float32)
-    for c in range(0, n_seen, BLOCK_B):
-        i_c = c + tl.arange(0, BLOCK_B)
-        b_s = _sampled_scores(b_q, p_k, i_c, last, o_d, stride_kl, scale, lk, D, CAUSAL)
-        b_top, b_ref = _row_max(b_s, b_m)
-        b_z = b_z * tl.exp2(b_m - b_ref) + tl.sum(tl.exp2(b_s - b_ref[:, None]), 1)
-        b_m = b_top
-    # log2 of the normaliser; +inf makes the probabilities of rows past the end zero.
-    b_z = tl.where(m_a & (b_z > 0.0), tl.where(b_m == -float("inf"), 0.0, b_m) + tl.log2(b_z), float("inf"))
-
-    PER_I: tl.constexpr = M // STEP
-    PER_J: tl.constexpr = N // STEP
-    TILE_I: tl.constexpr = BLOCK_A // PER_I
-    TILE_J: tl.constexpr = BLOCK_B // PER_J
-    i_i = i_ta * TILE_I + tl.arange(0, TILE_I)
-    for c in range(0, n_seen, BLOCK_B):
-        i_c = c + tl.arange(0, BLOCK_B)
-        b_s = _sampled_scores(b_q, p_k, i_c, last, o_d, stride_kl, scale, lk, D, CAUSAL)
-        b_p = tl.exp2(b_s - b_z[:, None])
-        b_p = tl.max(tl.reshape(b_p, [BLOCK_A, TILE_J, PER_J]), 2)
-        b_p = tl.max(tl.reshape(b_p, [TILE_I, PER_I, TILE_J]), 1)
-        i_j = c // PER_J + tl.arange(0, TILE_J)
-        p_o = importance + (i_bh * n_i + i_i.to(tl.int64)[:, None]) * n_j + i_j[None, :]
-        tl.store(p_o, b_p, mask=(i_i < n_i)[:, None] & (i_j < n_j)[None, :])
-
-
 def _check(q, k, query_block, key_block, kv_start):
     check_tensor("q", q)
     check_tensor("k", k)
@@ -207,25 +135,3 @@ def xattn_fwd(
         BLOCK_K=64 if d % 64 == 0 else d & -d, **settings,
     )  # fmt: skip
     return scores, tops, settings["BLOCK_B"] * stride // key_block
-
-
-def pooling_fwd(q, k, *, scale: float, causal: bool, query_block: int, key_block: int, kv_start=None):
-    """Maximum probability of each block pair among every fourth token, float32 [B, H, nI, nJ], not normalised.
-
-    Arguments and errors as in ``xattn_fwd``; pairs that no token may see are left unwritten.
-    """
-    _check(q, k, query_block, key_block, kv_start)
-    b, h, lq, d = q.shape
-    hkv, lk = k.shape[1], k.shape[2]
-    n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
-    step = SAMPLE_STEP
-    settings = _settings("pooling", _pooling_kernel, q, BLOCK_A=query_block // step, BLOCK_B=key_block // step)
-    tiles_a = ceil_div(ceil_div(lq, step), settings["BLOCK_A"])
-    importance = bridge.empty((b, h, n_i, n_j), "float32", q)
-    bridge.launch(
-        _pooling_kernel, (tiles_a * b * h,), like=q,
-        q=q, k=k, importance=importance, kv_start=kv_start, **stride_args(q=q, k=k),
-        scale=scale * LOG2E, lq=lq, lk=lk, n_i=n_i, n_j=n_j, tiles_a=tiles_a, hkv=hkv, group=h // hkv,
-        M=query_block, N=key_block, D=d, BLOCK_D=128 if d > 64 else d, CAUSAL=causal, **settings,
-    )  # fmt: skip
-    return importance

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from .attend import attend_fwd
 from .common import check_tensor
-from .importance import pooling_fwd, xattn_fwd
+from .importance import xattn_fwd
+from .pooling import pooling_fwd
 from .pyramid import pyramid_fwd
 from .selection import Selection, select_fwd
 

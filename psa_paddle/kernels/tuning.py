@@ -36,14 +36,28 @@ TABLES = {
         ((128, 4, 80), dict(M=64, TILE=16, num_warps=16, num_stages=2)),
         ((128, 4, 0), dict(M=128, TILE=64, num_warps=4, num_stages=1)),
     ),
+    # RESIDENT: programs that a multiprocessor holds at a time. Some bytes spill at D=64 and in causal calls, none in
+    # the loops.
     "pooling": (
-        ((128, 2, 80), dict(BLOCK_A=64, BLOCK_B=64, num_warps=4, num_stages=2)),
-        ((128, 4, 80), dict(BLOCK_A=32, BLOCK_B=32, num_warps=4, num_stages=2)),
-        ((128, 4, 0), dict(BLOCK_A=32, BLOCK_B=32, num_warps=4, num_stages=1)),
+        ((128, 2, 90), dict(BLOCK_A=128, BLOCK_B=128, CHUNK=128, RESIDENT=2, num_warps=8, num_stages=2, maxnreg=128)),
+        ((128, 2, 80), dict(BLOCK_A=64, BLOCK_B=64, CHUNK=16, RESIDENT=2, num_warps=4, num_stages=2)),
+        ((128, 4, 80), dict(BLOCK_A=32, BLOCK_B=32, CHUNK=16, RESIDENT=2, num_warps=4, num_stages=2)),
+        ((128, 4, 0), dict(BLOCK_A=32, BLOCK_B=32, CHUNK=4, RESIDENT=1, num_warps=4, num_stages=1)),
+    ),
+    # k-means: tokens and centres of a tile
+    "assign": (
+        ((128, 2, 80), dict(BLOCK_T=128, BLOCK_C=64, num_warps=4, num_stages=2)),
+        ((128, 4, 80), dict(BLOCK_T=32, BLOCK_C=32, num_warps=4, num_stages=2)),
+        ((128, 4, 0), dict(BLOCK_T=64, BLOCK_C=16, num_warps=4, num_stages=1)),
     ),
 }
 PYRAMID_ROWS_PER_WARP = 16
 SELECT_BLOCKS_PER_WARP = 1024
+PERMUTE_ROWS = 64
+MEAN_ROWS = 64
+SORT_CHUNK, SORT_CHUNKS = 256, 512  # tokens of a chunk at least; chunks at most
+SORT_CLUSTERS, SORT_TOKENS = 64, 16
+SCAN_BLOCK, SCAN_WARPS = 4096, 8
 
 
 @functools.cache

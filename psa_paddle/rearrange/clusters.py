@@ -1,30 +1,10 @@
-"""k-means on the tokens of each head: a fixed number of iterations, and nothing read back from the device."""
+"""k-means from call to call: how many clusters, how many iterations, and where the last call ended."""
 
 from __future__ import annotations
-
-import paddle
 
 TOKENS_PER_CLUSTER = 256
 FIRST_ITERATIONS = 8
 LATER_ITERATIONS = 2
-SCORES_AT_ONCE = 1 << 24
-
-
-def nearest(x, centres):
-    """Index of the nearest centre, int64 [N, L]; x [N, L, D] and centres [N, C, D], float32."""
-    half_norm = 0.5 * (centres * centres).sum(-1).unsqueeze(1)
-    step = max(1, SCORES_AT_ONCE // (x.shape[0] * centres.shape[1]))
-    spans = [x[:, i : i + step] for i in range(0, x.shape[1], step)]
-    return paddle.concat([(paddle.bmm(s, centres.transpose([0, 2, 1])) - half_norm).argmax(-1) for s in spans], axis=1)
-
-
-def means(x, labels, centres):
-    """Mean of each cluster, [N, C, D]; a cluster without tokens keeps its centre."""
-    n, c, d = centres.shape
-    rows = (labels + paddle.arange(n, dtype="int64").unsqueeze(-1) * c).reshape([-1, 1])
-    sums = paddle.scatter_nd_add(paddle.zeros([n * c, d]), rows, x.reshape([-1, d]))
-    counts = paddle.scatter_nd_add(paddle.zeros([n * c]), rows, paddle.ones([rows.shape[0]])).unsqueeze(-1)
-    return paddle.where(counts > 0, sums / counts.clip(min=1.0), centres.reshape([-1, d])).reshape([n, c, d])
 
 
 class TokenClusters:
@@ -48,20 +28,26 @@ class TokenClusters:
 
     def reset(self) -> None:
         """Forget the centres: the next call starts from evenly spaced tokens."""
-        self.centres = None
-        self._shape: tuple[int, ...] | None = None
+        self.state = self._key = None
 
-    def order(self, x):
-        """Tokens sorted by cluster, the model's order within each: int64 [B, H, L] for x [B, H, L, D]."""
-        b, h, length, d = x.shape
-        flat = x.detach().astype("float32").reshape([b * h, length, d])
-        if self._shape == (b, h, length, d):
-            centres, iterations = self.centres, LATER_ITERATIONS
-        else:
-            count = min(length, self.clusters or -(-length // TOKENS_PER_CLUSTER))
-            places = (2 * paddle.arange(count, dtype="int64") + 1) * length // (2 * count)
-            centres, iterations = paddle.gather(flat, places, axis=1), FIRST_ITERATIONS
-        for _ in range(iterations):
-            centres = means(flat, nearest(flat, centres), centres)
-        self.centres, self._shape = centres, (b, h, length, d)
-        return paddle.argsort(nearest(flat, centres), axis=-1, stable=True).reshape([b, h, length])
+    def order(self, x, base, backend, *, first: int, n: int):
+        """Tokens sorted by cluster, in the order of ``base`` within each: integers [B, H, L].
+
+        Args:
+            x: [B, H, L, D].
+            base: int32 [L], a permutation of all tokens; the n from place ``first`` on are clustered.
+            backend: the module that does it, of ``backend_of``.
+        """
+        key = (backend.__name__, tuple(x.shape), str(x.dtype), str(x.place if hasattr(x, "place") else x.device), n)
+        if self._key != key:
+            self.state, self._key = None, key
+        order, self.state = backend.cluster_tokens(
+            x,
+            base,
+            first=first,
+            n=n,
+            n_clusters=min(n, self.clusters or -(-n // TOKENS_PER_CLUSTER)),
+            iterations=FIRST_ITERATIONS if self.state is None else LATER_ITERATIONS,
+            state=self.state,
+        )
+        return order

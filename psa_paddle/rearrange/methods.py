@@ -6,11 +6,10 @@ Source: PSA (arXiv:2512.04025); the clusters follow Sparse VideoGen2 (arXiv:2505
 from __future__ import annotations
 
 import numpy as np
-import paddle
 
 from .clusters import TokenClusters
 from .curves import check_triple, gilbert_order, tile_order
-from .permutation import Permutation, gather_tokens, with_text
+from .permutation import Permutation, backend_of, device_table, with_text
 
 DEFAULT_TILE = (2, 8, 8)
 
@@ -34,6 +33,8 @@ class Rearrangement:
         text_length: text tokens in the sequence.
         text_first: whether they stand before the vision tokens or after them.
         text_to_end: in the new order, put them last, where the operator keeps them at full resolution.
+        backend: ``"auto"`` (Triton for a CUDA tensor of Paddle or torch, Paddle ops elsewhere), ``"triton"`` or
+            ``"eager"``.
 
     Raises:
         TypeError, ValueError: a grid, tile or text length that makes no sense.
@@ -41,12 +42,15 @@ class Rearrangement:
 
     needs_grid = True
 
-    def __init__(self, grid, text_length: int = 0, text_first: bool = True, *, text_to_end: bool = False) -> None:
+    def __init__(
+        self, grid, text_length: int = 0, text_first: bool = True, *, text_to_end: bool = False, backend: str = "auto"
+    ) -> None:
         check_text(text_length, text_first)
         if grid is None and self.needs_grid:
             raise ValueError(f"{type(self).__name__} needs the grid of the vision tokens: (depth, height, width).")
         self.grid = None if grid is None else check_triple("grid", grid)
         self.text_length, self.text_first, self.text_to_end = int(text_length), text_first, text_to_end
+        self.backend = backend
 
     def plan(self, q, k) -> Permutation:
         """The orders for q [B, H, L, D] and k [B, Hkv, L, D].
@@ -56,10 +60,12 @@ class Rearrangement:
         """
         raise NotImplementedError
 
-    def reset(self) -> None:
-        """Forget what earlier calls left."""
+    def vision_tokens(self, q, k) -> int:
+        """How many vision tokens q and k have.
 
-    def _vision_tokens(self, q, k) -> int:
+        Raises:
+            ValueError: lengths that are not the grid and the text.
+        """
         length = q.shape[2]
         if k.shape[2] != length:
             raise ValueError(f"rearrangement needs as many keys as queries, got {length} and {k.shape[2]}.")
@@ -73,22 +79,22 @@ class Rearrangement:
             raise ValueError(f"no vision tokens: {length} tokens, {self.text_length} of them text.")
         return vision
 
-    def _order(self, vision: np.ndarray, place) -> paddle.Tensor:
-        order = with_text(vision, self.text_length, self.text_first, self.text_to_end)
-        return paddle.to_tensor(order, place=place)
+    def reset(self) -> None:
+        """Forget what earlier calls left."""
+
+    def _table(self, kind: tuple, vision_order, backend, like):
+        """The order of all tokens on ``like``'s device, int32 [L]; ``vision_order()`` is that of the vision tokens."""
+        text = (self.text_length, self.text_first, self.text_to_end)
+        return device_table((*kind, *text), lambda: with_text(vision_order(), *text), backend, like)
 
 
 class _Fixed(Rearrangement):
     """One order for all heads and calls."""
 
-    _made: tuple | None = None
-
     def plan(self, q, k) -> Permutation:
-        key = (self._vision_tokens(q, k), str(q.place))  # the indices live where the tensors do
-        if self._made is None or self._made[0] != key:
-            order = self._order(self._vision_order(key[0]), q.place)
-            self._made = (key, Permutation(order, order))
-        return self._made[1]
+        vision, backend = self.vision_tokens(q, k), backend_of(q, self.backend)
+        order = self._table(self._kind(vision), lambda: self._vision_order(vision), backend, q)
+        return Permutation(order, order, backend)
 
     def permute(self, x):
         """x [B, H, L, D] in the new order."""
@@ -97,6 +103,10 @@ class _Fixed(Rearrangement):
     def restore(self, x):
         """Undo ``permute``, bitwise."""
         return self.plan(x, x).restore(x)
+
+    def _kind(self, vision: int) -> tuple:
+        """What the order of the vision tokens depends on."""
+        return type(self).__name__, self.grid
 
     def _vision_order(self, vision: int) -> np.ndarray:
         """Raster index of the vision token at each place, int64 [vision]."""
@@ -107,6 +117,9 @@ class TextOnly(_Fixed):
     """Vision tokens as they come: only the text moves, and only with ``text_to_end``."""
 
     needs_grid = False
+
+    def _kind(self, vision: int) -> tuple:
+        return "TextOnly", vision
 
     def _vision_order(self, vision: int) -> np.ndarray:
         return np.arange(vision, dtype=np.int64)
@@ -129,40 +142,24 @@ class STA(_Fixed):
         super().__init__(grid, text_length, text_first, **keywords)
         self.tile_size = check_triple("tile_size", tile_size)
 
+    def _kind(self, vision: int) -> tuple:
+        return "STA", self.grid, self.tile_size
+
     def _vision_order(self, vision: int) -> np.ndarray:
         return tile_order(self.grid, self.tile_size)
 
 
 class _Clustered(Rearrangement):
-    def __init__(self, *arguments, **keywords) -> None:
-        super().__init__(*arguments, **keywords)
-        self._kept: dict[tuple, paddle.Tensor] = {}
-
-    def _keep(self, kind: str, x, vision: int, make) -> paddle.Tensor:
-        """What ``make()`` gave the first time: a copy to the device at each call would make the host wait."""
-        key = (kind, vision, str(x.place))
-        if key not in self._kept:
-            self._kept[key] = make()
-        return self._kept[key]
-
-    def _sorted(self, x, clusters: TokenClusters, vision: int):
-        """int64 [B, H, L]: x's tokens cluster after cluster, along the Gilbert curve within each if there is a grid."""
-        first = self.text_length if self.text_first else 0
-        tokens = x[:, :, first : first + vision]
+    def _base(self, vision: int, backend, like):
+        """The order before clustering: the Gilbert curve if there is a grid."""
         if self.grid is None:
-            order = clusters.order(tokens)
-        else:
-            curve = self._keep("curve", x, vision, lambda: paddle.to_tensor(gilbert_order(self.grid), place=x.place))
-            order = clusters.order(gather_tokens(tokens, curve))
-            order = paddle.gather(curve, order.flatten()).reshape(order.shape)
-        order = order + first
-        if not self.text_length:
-            return order
-        slots = self._keep("slots", x, vision, lambda: self._order(np.arange(vision, dtype=np.int64), x.place))
-        slots = slots.expand([*order.shape[:2], -1])
-        if self.text_first and not self.text_to_end:
-            return paddle.concat([slots[:, :, : self.text_length], order], axis=2)
-        return paddle.concat([order, slots[:, :, vision:]], axis=2)
+            return self._table(("TextOnly", vision), lambda: np.arange(vision, dtype=np.int64), backend, like)
+        return self._table(("Gilbert", self.grid), lambda: gilbert_order(self.grid), backend, like)
+
+    def _sorted(self, x, clusters: TokenClusters, vision: int, backend):
+        """Integers [B, H, L]: x's tokens cluster after cluster, in the order of ``_base`` within each."""
+        first = self.text_length if self.text_first and not self.text_to_end else 0
+        return clusters.order(x, self._base(vision, backend, x), backend, first=first, n=vision)
 
 
 class SemanticAware(_Clustered):
@@ -182,8 +179,8 @@ class SemanticAware(_Clustered):
         self._q, self._k = TokenClusters(q_clusters), TokenClusters(k_clusters)
 
     def plan(self, q, k) -> Permutation:
-        n = self._vision_tokens(q, k)
-        return Permutation(self._sorted(q, self._q, n), self._sorted(k, self._k, n))
+        n, backend = self.vision_tokens(q, k), backend_of(q, self.backend)
+        return Permutation(self._sorted(q, self._q, n, backend), self._sorted(k, self._k, n, backend), backend)
 
     def reset(self) -> None:
         self._q.reset()
@@ -201,9 +198,8 @@ class Hybrid(_Clustered):
         self._k = TokenClusters(k_clusters)
 
     def plan(self, q, k) -> Permutation:
-        n = self._vision_tokens(q, k)
-        q_order = self._keep("q", q, n, lambda: self._order(gilbert_order(self.grid), q.place))
-        return Permutation(q_order, self._sorted(k, self._k, n))
+        n, backend = self.vision_tokens(q, k), backend_of(q, self.backend)
+        return Permutation(self._base(n, backend, q), self._sorted(k, self._k, n, backend), backend)
 
     def reset(self) -> None:
         self._k.reset()

@@ -85,7 +85,7 @@ def fake_gpu(monkeypatch):
     streams = {0: 111, 1: 222}
     stream = lambda device: types.SimpleNamespace(cuda_stream=streams[device])  # noqa: E731
     monkeypatch.setattr(paddle.base.core, "_get_current_stream", stream, raising=False)
-    caches = (driver.driver_of, driver.capability, driver.primary_context)
+    caches = (driver.driver_of, driver._attribute, driver.primary_context)
     for cache in caches:
         cache.cache_clear()
     yield types.SimpleNamespace(driver=driver, log=log, streams=streams)

@@ -64,6 +64,19 @@ def test_triangle_kernels_have_no_spills_on_hopper(args):
     assert len(rows) >= len(TRIANGLE) and all(row["spilled"] <= SPILLED for row in rows), rows
 
 
+def test_pooling_keeps_its_products_in_registers_on_hopper():
+    rows = report("--arch", "90", "--dim", "128", "--method", "pooling", "--bidirectional", "--key-block", "128")
+    (row,) = [row for row in rows if row["kernel"] == "pooling"]
+    assert row["registers"] <= 128 and row["spilled"] <= SPILLED and 2 * row["shared"] <= 232448, row  # two at a time
+
+
+@pytest.mark.parametrize("arch", [80, 90, 100], ids=["sm_80", "sm_90", "sm_100"])
+def test_token_orders_compile(arch):
+    rows = report("--arch", str(arch), "--tokens", "--dim", "128")
+    assert {row["kernel"] for row in rows} == {"seed", "assign", "count", "scan", "place", "mean", "permute"}
+    assert all(row["spilled"] <= max(SPILLED, 32 * (arch == 100)) for row in rows), rows
+
+
 VARIANTS = {
     "bidirectional": ["--bidirectional", "--dim", "128", "--dtype", "float16"],
     "padded batch": ["--padded", "--dim", "128"],

@@ -7,7 +7,8 @@ from shared import RATIOS, error_budget, smooth_qkv
 
 from psa_paddle import pyramid_attention
 from psa_paddle import reference as ref
-from psa_paddle.psa_module import PSAAttention, PSAConfig, psa_attention
+from psa_paddle.psa_config import PSAConfig
+from psa_paddle.psa_module import PSAAttention, psa_attention
 from psa_paddle.rearrange import METHODS
 
 BASE = PSAConfig(mask_ratios=RATIOS, dense_below=0)
