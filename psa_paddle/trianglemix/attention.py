@@ -36,7 +36,7 @@ class Pattern:
         """Pairs of a query and a key that it sees, for the last ``lq`` of ``lk`` positions."""
         most = self.sink + 1 + self.window + 1  # keys that a row of the band sees
         start = lk - lq
-        full = max(start, self.first_full(lk))
+        full = min(max(start, self.first_full(lk)), lk)
         knee = min(max(most, start), full)  # up to here a row of the band sees every key before it
         return _sum_to(knee) - _sum_to(start) + (full - knee) * most + _sum_to(lk) - _sum_to(full)
 

@@ -64,6 +64,7 @@ CASES = [
     Case(200, 230, (3, 20, 50), group=2, starts=(0, 77, 229)),
     Case(230, 230, (3, 20, 500), hkv=2, starts=(100, 100)),
     Case(300, 900, (3, 20, 5000), starts=(0, 700)),
+    Case(200, 900, (3, 20, 5000), starts=(100, 0)),  # a split that its tiles do not divide
     Case(129, 129, USUAL, group=2, layout="blhd", dtype="float16"),
     Case(129, 260, USUAL, group=2, layout="sliced"),
     Case(129, 129, USUAL, group=2, scale=-0.4),
