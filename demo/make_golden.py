@@ -3,7 +3,7 @@
 One prompt about the sample picture and one about eight frames of the sample clip, dense eager attention, float32, CPU.
 The file holds the finished model inputs, so a test of another framework needs neither torch nor a video decoder. The
 raw pixels are in it too, for tests of the processor. Needs torch, transformers, Pillow and PyAV; run
-make_checkpoint.py and make_media.py first.
+train.py and make_media.py first.
 
     python demo/make_golden.py
 
@@ -24,7 +24,7 @@ HERE = Path(__file__).parent
 CHECKPOINT = HERE / "checkpoint"
 GOLDEN = HERE.parent / "tests" / "golden" / "demo_logits.npz"
 SIZE = (224, 168)  # whole multiples of 28 pixels, so no processor resizes them
-FRAMES = [0, 24, 48, 96, 144, 168, 196, 232]  # both scenes and the needle
+FRAMES = [0, 24, 48, 96, 144, 168, 196, 232]
 SECONDS_PER_GRID = 7.5  # a quarter of 30 s for each pair of frames
 NEW_TOKENS = 8
 QUESTIONS = {"image": "Describe this image.", "video": "请描述这个视频。"}

@@ -5,7 +5,7 @@ import json
 import numpy as np
 import pytest
 from PIL import Image
-from shared_demo import ALL_ONE, ROOT, SPARSE
+from shared_demo import ALL_ONE, LAYERS, ROOT, SPARSE
 
 from psa_paddle.integrations.inference import QwenVLInference
 from psa_paddle.integrations.qwen2_5_vl import plug_of, restore_attention
@@ -38,7 +38,7 @@ def test_statistics_of_a_video(sparse):
     sparse.inference_video(VIDEO, "请描述这个视频", max_tokens=5, fps=0.5)
     s = sparse.stats()
     assert s["sequence_length"] == s["vision_tokens"] + s["text_tokens"] and s["vision_tokens"] == 14 // 2 * 9 * 12
-    assert s["layers_sparse"] == 4 and len(s["layers"]) == 4 and 0.1 < s["average_sparsity"] < 1
+    assert s["layers_sparse"] == LAYERS and len(s["layers"]) == LAYERS and 0.1 < s["average_sparsity"] < 1
     assert s["ttft_s"] > 0 and s["decode_tokens_per_s"] > 0 and s["new_tokens"] == 5
     assert s["peak_memory_bytes"] > 50 << 20
     assert json.loads(json.dumps(s)) == s
@@ -50,7 +50,7 @@ def test_print_stats(sparse, capsys):
     sparse.inference_image(IMAGE, "What is this?", max_tokens=2)
     sparse.print_stats()
     printed = capsys.readouterr().out
-    for words in ("vision", "first token", "tokens/s", "MiB", "skipped", "4 sparse, 0 dense", "layer   3"):
+    for words in ("vision", "first token", "tokens/s", "MiB", "skipped", f"{LAYERS} sparse, 0 dense", "layer   3"):
         assert words in printed
 
 
@@ -58,8 +58,8 @@ def test_short_prompt_says_why_it_ran_dense(capsys):
     psa = QwenVLInference("demo", dtype="float32", use_psa=True)
     psa.inference_image(IMAGE, "What is this?", max_tokens=1)
     psa.print_stats()
-    assert "4 calls: shorter than 1024 keys" in capsys.readouterr().out
-    assert psa.stats()["layers_dense"] == 4
+    assert f"{LAYERS} calls: shorter than 1024 keys" in capsys.readouterr().out
+    assert psa.stats()["layers_dense"] == LAYERS
 
 
 def test_image_sources_give_one_answer(dense):
@@ -84,9 +84,9 @@ def test_clip_that_is_read_already(dense):
 
 def test_log_dir(tmp_path):
     psa = QwenVLInference("demo", dtype="float32", use_psa=True, psa_config=SPARSE, log_dir=tmp_path)
-    psa.inference_image(IMAGE, "What is this?", 3)
+    psa.inference_video(VIDEO, "What is this?", 3, fps=0.5)
     lines = [json.loads(line) for line in next(tmp_path.glob("*.jsonl")).read_text().splitlines()]
-    assert [line["layer"] for line in lines] == [0, 1, 2, 3] and lines[0]["sparsity"] > 0
+    assert [line["layer"] for line in lines] == list(range(LAYERS)) and lines[0]["sparsity"] > 0
     summary = json.loads(next(tmp_path.glob("*_summary.json")).read_text())
     assert summary["average_sparsity"] == pytest.approx(psa.stats()["average_sparsity"], abs=1e-5)
 

@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 from paddleformers.nn.attention.interface import AttentionInterface
-from shared_demo import ALL_ONE, ROOT, SPARSE, greedy
+from shared_demo import ALL_ONE, HIDDEN, LAYERS, ROOT, SPARSE, greedy
 
 from psa_paddle import AttentionConfig
 from psa_paddle.integrations.generation import cached_generation
@@ -65,7 +65,7 @@ def test_sparse_prefill_skips_work(demo, prompts):
     with psa_attention_in(model, SPARSE):
         sparse = logits_of(model, prompts[0])
         summary = totals(plug_of(model).calls)
-    assert summary["layers_sparse"] == 4 and summary["layers_dense"] == 0
+    assert summary["layers_sparse"] == LAYERS and summary["layers_dense"] == 0
     assert summary["average_sparsity"] > 0.1 and summary["backends"] == ["eager"]
     assert not np.array_equal(sparse, dense)
 
@@ -92,8 +92,8 @@ def test_cache_mend_gives_the_same_tokens_and_one_query_row(demo, prompts, monke
     rows.clear()
     with psa_attention_in(model, SPARSE):
         greedy(model, prompts[0], 4)
-        assert rows == [1, 1, 1] and plug_of(model).decode_calls == 3 * 4
-        assert len(plug_of(model).calls) == 4  # one prefill call a layer
+        assert rows == [1, 1, 1] and plug_of(model).decode_calls == 3 * LAYERS
+        assert len(plug_of(model).calls) == LAYERS  # one prefill call a layer
 
 
 def test_generation_computes_only_the_last_logits(demo, prompts):
@@ -172,14 +172,14 @@ def test_mask_that_is_not_padding_runs_dense(demo, prompts):
     dense = logits_of(model, inputs)
     with psa_attention_in(model, SPARSE):
         assert np.array_equal(logits_of(model, inputs), dense)
-        assert totals(plug_of(model).calls)["dense_reasons"] == {"attention mask": 4}
+        assert totals(plug_of(model).calls)["dense_reasons"] == {"attention mask": LAYERS}
 
 
 def test_gradients_run_dense(demo, prompts):
     model, _ = demo
     with psa_attention_in(model, SPARSE):
         model(**prompts[1], logits_to_keep=1)
-        assert totals(plug_of(model).calls)["dense_reasons"] == {"gradients": 4}
+        assert totals(plug_of(model).calls)["dense_reasons"] == {"gradients": LAYERS}
 
 
 def test_left_padding_keeps_its_mask_where_gradients_run_dense(demo, prompts):
@@ -191,13 +191,13 @@ def test_left_padding_keeps_its_mask_where_gradients_run_dense(demo, prompts):
 
 def test_embeddings_do_not_inherit_the_last_prompts_question(demo, prompts):
     model, _ = demo
-    embeds = paddle.randn([1, 700, 128]) * 0.02
+    embeds = paddle.randn([1, 700, HIDDEN]) * 0.02
     skip = SPARSE.replace(mask_ratios={0: (0.0, 1.0)})
     with paddle.no_grad(), psa_attention_in(model, skip):
         fresh = model.model.language_model(inputs_embeds=embeds)[0].numpy()
         logits_of(model, prompts[0])
         model.model(inputs_embeds=embeds, position_ids=paddle.arange(700).expand([3, 1, 700]))
-        assert {tuple(n) for _, call in plug_of(model).calls[-4:] for n in call.lengths} == {(700, 700)}
+        assert {tuple(n) for _, call in plug_of(model).calls[-LAYERS:] for n in call.lengths} == {(700, 700)}
         again = model.model.language_model(inputs_embeds=embeds)[0].numpy()
     assert np.array_equal(fresh, again)
 
