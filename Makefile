@@ -15,8 +15,10 @@ BIN := .venv/bin
 	touch $@
 
 demo: .venv/.run
-	$(BIN)/python qwen2.5-vl/infer_qwen2_5_vl_psa.py --model demo --type video --input demo/sample.mp4 --fps 2 \
-		--prompt "请描述这个视频" --max-tokens 32 --use-psa --stream
+	for prompt in "请描述这个视频" "Describe this video."; do \
+		$(BIN)/python qwen2.5-vl/infer_qwen2_5_vl_psa.py --model demo --type video --input demo/sample.mp4 --fps 2 \
+			--prompt "$$prompt" --max-tokens 64 --use-psa --stream || exit 1; \
+	done
 
 .venv/.video: .venv/.run
 	$(BIN)/python -m pip install -q -r requirements.txt -e '.[video]'

@@ -1,4 +1,4 @@
-"""Draw demo/sample.jpg and demo/sample.mp4, the picture and the clip of the examples, from the visual world.
+"""Draw demo/sample.jpg and demo/sample.mp4, the picture and the clip of the examples, and a strip of its frames.
 
 Both are scenes of the test split, which the model has never seen. They were chosen among those that it describes
 correctly; demo/training_log.txt says how often it does. Needs NumPy, Pillow and PyAV.
@@ -16,6 +16,7 @@ from world import ask, render, sample_scene
 HERE = Path(__file__).parent
 FPS = 8
 PICTURE = {"index": 23, "width": 224, "height": 168}
+SHOWN = (2, 8, 12.5, 18, 27)  # seconds of the clip that demo/sample_frames.jpg shows side by side
 CLIP = {"index": 11, "width": 336, "height": 252, "frames": 60, "fps": 2.0}  # 30 s
 
 
@@ -39,8 +40,10 @@ def main():
         for pixels in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")))
         container.mux(stream.encode())
+    strip = np.concatenate([frames[int(t * FPS)] for t in SHOWN], axis=1)
+    Image.fromarray(strip).resize((168 * len(SHOWN), 126)).save(HERE / "sample_frames.jpg", quality=88)
     describe(scene)
-    for name in ("sample.jpg", "sample.mp4"):
+    for name in ("sample.jpg", "sample.mp4", "sample_frames.jpg"):
         print(f"{name}: {(HERE / name).stat().st_size / 1e3:.0f} kB")
 
 
