@@ -96,13 +96,14 @@ def pyramid_attention(
 
     Raises:
         TypeError, ValueError: see ``check_qkv``; a kv_start or scale that makes no sense; ``backend="triton"`` on
-            tensors that are not on a CUDA device. ImportError: no Triton, or one that is too old.
+            tensors that are not on a CUDA device or that want gradients.
+        ImportError: no Triton, or one that is too old.
     """
     config = config or AttentionConfig()
     check_qkv(q, k, v, config)
     scale = check_scale(scale, q.shape[3])
     starts = check_kv_start(kv_start, q.shape[0], k.shape[2])
-    backend = pick_backend(q, config)
+    backend = pick_backend(config, q, k, v)
     below = DENSE_BELOW[backend] if config.dense_below is None else config.dense_below
     run = {"eager": _eager, "triton": _triton}[backend]
     sides = {k.shape[2] - start < below for start in starts}
@@ -117,11 +118,18 @@ def pyramid_attention(
     return (out, stats) if return_stats else out
 
 
-def pick_backend(q, config: AttentionConfig) -> str:
-    """``"triton"`` on a CUDA tensor and ``"eager"`` elsewhere, unless the configuration names one."""
+def pick_backend(config: AttentionConfig, *tensors) -> str:
+    """``"triton"`` on CUDA tensors that want no gradient and ``"eager"`` elsewhere, unless the configuration names one.
+
+    Raises:
+        ValueError: ``backend="triton"`` where gradients are wanted, which the kernels would lose silently.
+    """
+    wanted = paddle.is_grad_enabled() and not all(x.stop_gradient for x in tensors)
+    if wanted and config.backend == "triton":
+        raise ValueError("the Triton backend has no gradients; call it under paddle.no_grad() or use 'eager'.")
     if config.backend != "auto":
         return config.backend
-    return "triton" if q.place.is_gpu_place() else "eager"
+    return "triton" if tensors[0].place.is_gpu_place() and not wanted else "eager"
 
 
 def _lengths(q, k, starts: list[int], config: AttentionConfig) -> tuple[tuple[int, int], ...]:
@@ -191,7 +199,7 @@ def estimate_block_importance(q, k, config: AttentionConfig | None = None, *, sc
     config = config or AttentionConfig()
     check_qkv(q, k, k, config)
     scale = check_scale(scale, q.shape[3])
-    if pick_backend(q, config) == "eager":
+    if pick_backend(config, q, k) == "eager":
         return eager.importance(q, k, config, scale)
     from . import kernels
 

@@ -88,13 +88,14 @@ class PSAAttention(paddle.nn.Layer):
         check_qkv(q, k, v, config)
         if text_length > min(q.shape[2], k.shape[2]):
             raise ValueError(f"text_length {text_length} exceeds {q.shape[2]} queries or {k.shape[2]} keys.")
-        order = self._rearrangement(grid, text_length, text_first, causal)
+        config = config.replace(backend=pick_backend(config, q, k, v))
+        order = self._rearrangement(grid, text_length, text_first, causal, config.backend)
         if order is not None:
             order.vision_tokens(q, k)  # refuse what does not fit before the warm-up is over
         warming_up = self._warmup.warming_up(timestep)
         if warming_up:
             config = config.replace(dense_below=k.shape[2] + 1)
-        below = DENSE_BELOW[pick_backend(q, config)] if config.dense_below is None else config.dense_below
+        below = DENSE_BELOW[config.backend] if config.dense_below is None else config.dense_below
         if k.shape[2] < below:  # dense attention is the same in any order
             order = None
         if order is None:
@@ -111,7 +112,9 @@ class PSAAttention(paddle.nn.Layer):
         self.last_call = call
         return out
 
-    def _rearrangement(self, grid, text_length: int, text_first: bool, causal: bool) -> Rearrangement | None:
+    def _rearrangement(
+        self, grid, text_length: int, text_first: bool, causal: bool, backend: str
+    ) -> Rearrangement | None:
         """The token order of this call; text goes last in it, where the operator keeps it at full resolution."""
         method = self.config.rearrange_method
         grid = None if grid is None else check_triple("grid", grid)
@@ -122,11 +125,11 @@ class PSAAttention(paddle.nn.Layer):
             )
         if method is None and not moves_text:
             return None
-        key = (grid, text_length, text_first)
+        key = (grid, text_length, text_first, backend)
         if self._made[0] != key:
             extra = {"tile_size": self.config.tile_size} if method == "STA" else {}
             kind = TextOnly if method is None else METHODS[method]
-            order = kind(grid, text_length, text_first, text_to_end=True, backend=self.config.backend, **extra)
+            order = kind(grid, text_length, text_first, text_to_end=True, backend=backend, **extra)
             self._made = (key, order)
         return self._made[1]
 

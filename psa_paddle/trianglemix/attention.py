@@ -230,19 +230,9 @@ def triangle_attention(
     )
     scale = check_scale(scale, q.shape[3])
     starts = check_kv_start(kv_start, q.shape[0], k.shape[2])
-    chosen = _pick_backend(q, k, v, config)
+    chosen = pick_backend(config, q, k, v)
     out = {"eager": _eager, "triton": _triton}[chosen](q, k, v, starts, pattern, scale, heads_last)
     return (out, _stats(chosen, q, k, starts, pattern)) if return_stats else out
-
-
-def _pick_backend(q, k, v, config: AttentionConfig) -> str:
-    """``attention.pick_backend``, but ``"auto"`` stays with the backend that has gradients where they are wanted."""
-    chosen = pick_backend(q, config)
-    if chosen == "triton" and paddle.is_grad_enabled() and not all(x.stop_gradient for x in (q, k, v)):
-        if config.backend == "triton":
-            raise ValueError("the Triton backend has no gradients; call it under paddle.no_grad() or use 'eager'.")
-        return "eager"
-    return chosen
 
 
 def _stats(backend: str, q, k, starts: list[int], pattern: Pattern) -> CallStats:

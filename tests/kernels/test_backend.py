@@ -76,3 +76,16 @@ def test_host_tensors_outside_the_interpreter_are_refused(monkeypatch):
     monkeypatch.setattr(alloc, "interpreting", lambda kernel: False)
     with pytest.raises(ValueError, match="CUDA tensors"):
         alloc.launch(None, (1,), like=paddle.zeros([1]), x=paddle.zeros([1]))
+
+
+def test_gradients_are_refused_rather_than_lost():
+    q, k, v = tensors(100, 130, 2, 1, 32)
+    k.stop_gradient = False
+    with pytest.raises(ValueError, match="no gradients"):
+        pyramid_attention(q, k, v, TRITON)
+    with paddle.no_grad():
+        lost = pyramid_attention(q, k, v, TRITON)
+    kept = pyramid_attention(q, k, v, EAGER.replace(backend="auto"))
+    assert lost.stop_gradient and not kept.stop_gradient
+    kept.sum().backward()
+    assert float(k.grad.abs().max()) > 0
