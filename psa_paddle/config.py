@@ -26,6 +26,19 @@ IMPORTANCE_METHODS = ("xattn", "pooling")
 SEED_RATIOS = {1: (0.0, 0.6), 2: (0.6, 0.8), 4: (0.8, 0.9), 8: (0.9, 0.9), 0: (0.9, 1.0)}
 ALL_LEVEL_ONE = {1: (0.0, 1.0)}
 
+# Named settings for the prefill of Qwen2.5-VL; benchmarks/RESULTS.md ("Presets") has what they were chosen by. Shares by
+# rank fix what a call costs, whatever its attention looks like.
+_BY_RANK = dict(key_block=64, mask_mode="topk", xattn_stride=8, xattn_terms=2, use_sim_mask=False)
+PRESETS = {
+    "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.3), 8: (0.3, 0.6), 0: (0.6, 1.0)}),
+    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.14), 8: (0.14, 0.42), 0: (0.42, 1.0)}),
+    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.025), 8: (0.025, 0.15), 0: (0.15, 1.0)}),
+    "seed": dict(key_block=64, mask_mode="energybound", xattn_stride=16, xattn_terms=4, use_sim_mask=True,
+                 mask_ratios=SEED_RATIOS),
+}  # fmt: skip
+DEFAULT_PRESET = "balanced"
+_DEFAULT = PRESETS[DEFAULT_PRESET]
+
 
 def check_mask_ratios(ratios: Mapping) -> tuple[tuple[int, float, float], ...]:
     """Return ``((level, lo, hi), ...)`` in ascending order without empty intervals, tiling [0, 1].
@@ -74,7 +87,8 @@ def _count(name: str, value) -> None:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """What the operator does with each block of keys. Lengths are in tokens; invalid values are refused.
+    """What the operator does with each block of keys. Lengths are in tokens; invalid values are refused. The defaults are
+    the preset ``balanced``; ``AttentionConfig.preset(name)`` gives the others.
 
     Args:
         query_block: rows of a query block, 64 or 128.
@@ -99,14 +113,14 @@ class AttentionConfig:
     """
 
     query_block: int = 128
-    key_block: int = 64
-    mask_mode: str = "energybound"
-    mask_ratios: Mapping[int, tuple[float, float]] = field(default_factory=lambda: SEED_RATIOS, hash=False)
+    key_block: int = _DEFAULT["key_block"]
+    mask_mode: str = _DEFAULT["mask_mode"]
+    mask_ratios: Mapping[int, tuple[float, float]] = field(default_factory=lambda: _DEFAULT["mask_ratios"], hash=False)
     importance_method: str = "xattn"
-    xattn_stride: int = 16
-    xattn_terms: int = 4
+    xattn_stride: int = _DEFAULT["xattn_stride"]
+    xattn_terms: int = _DEFAULT["xattn_terms"]
     text_length: int | None = None
-    use_sim_mask: bool = True
+    use_sim_mask: bool = _DEFAULT["use_sim_mask"]
     sim_2x_threshold: float = 0.75
     sim_4x_threshold: float = 0.7
     sim_8x_threshold: float = 0.7
@@ -142,6 +156,18 @@ class AttentionConfig:
         object.__setattr__(self, "mask_mode", MASK_MODES[self.mask_mode])
         ratios = {int(level): tuple(float(x) for x in bounds) for level, bounds in self.mask_ratios.items()}
         object.__setattr__(self, "mask_ratios", MappingProxyType(ratios))
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> AttentionConfig:
+        """``"quality"``, ``"balanced"`` (the default configuration), ``"fast"`` or ``"seed"`` (the upstream example's
+        ratios), with some fields changed.
+
+        Raises:
+            ValueError: no such preset, or a field's value, as the constructor does.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"there is no preset {name!r}; use {', '.join(PRESETS)}.")
+        return cls(**{**PRESETS[name], **changes})
 
     @property
     def intervals(self) -> tuple[tuple[int, float, float], ...]:
