@@ -118,12 +118,16 @@ def make_driver(args):
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--driver", choices=("torch", "paddle"), default="torch")
-    parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda", help="cpu: Triton's interpreter, for tests")
+    parser.add_argument(
+        "--device", choices=("cuda", "cpu"), default="cuda", help="cpu: Triton's interpreter, for tests"
+    )
     parser.add_argument("--checkpoint", type=Path, default=CHECKPOINT)
     parser.add_argument("--lengths", nargs="+", choices=LENGTHS)
     parser.add_argument("--clips", type=int, help=f"clips of each length ({FULL['clips']})")
     parser.add_argument("--questions", type=int, help=f"questions about each clip ({FULL['questions']})")
-    parser.add_argument("--tokens", type=int, help=f"most vision tokens of a batch ({FULL['tokens']}; paddle: one clip)")
+    parser.add_argument(
+        "--tokens", type=int, help=f"most vision tokens of a batch ({FULL['tokens']}; paddle: one clip)"
+    )
     parser.add_argument("--shapes", type=int, help=f"sizes of clips of each length ({FULL['shapes']})")
     parser.add_argument("--analysed", type=int, help=f"clips that choose TriangleMix's layers ({FULL['analysed']})")
     parser.add_argument("--settings", nargs="*", help="only settings whose name contains one of these; dense always")

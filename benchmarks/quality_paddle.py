@@ -1,7 +1,7 @@
-"""bench_quality.py's driver for Paddle: PaddleFormers' Qwen2.5-VL with the product's plug, on whatever device Paddle has.
+"""bench_quality.py's driver for Paddle: PaddleFormers' Qwen2.5-VL with the product's plug, on Paddle's own device.
 
-A clip's vision tokens are computed once; its prefix, up to the end of the clip, is prefilled through the plug, and every
-question follows as a second chunk, all of whose rows stay at full resolution.
+A clip's vision tokens are computed once; its prefix, up to the end of the clip, is prefilled through the plug, and
+every question follows as a second chunk, all of whose rows stay at full resolution.
 """
 
 from __future__ import annotations
@@ -192,4 +192,3 @@ class Driver:
             samples.append((inputs, int(batch.ids[0, 0, first])))
         found = measure_middle_gradients(self.model, samples, PATTERN).middle_qk_gradients
         return np.argsort([np.mean(found[layer]) for layer in range(self.layers)], kind="stable").tolist()
-

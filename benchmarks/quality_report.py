@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import importlib.util
+import textwrap
 
 FIELDS = ("tokens", "setting", "density", "accuracy", "agreement", "error", "questions", "clips", "seconds")
 
@@ -77,6 +78,6 @@ def write_plot(path, rows, title: str) -> None:
     axes[1][0].set_ylabel("relative attention error")
     handles = {label: h for a in axes.flat for h, label in zip(*a.get_legend_handles_labels(), strict=True)}
     figure.legend(handles.values(), handles.keys(), loc="lower center", ncol=5, fontsize=8)
-    figure.suptitle(title, fontsize=9)
+    figure.suptitle("\n".join(textwrap.wrap(title, 30 * len(lengths) + 30)), fontsize=9)
     figure.tight_layout(rect=(0, 0.08, 1, 1))
     figure.savefig(path, dpi=120)

@@ -12,7 +12,8 @@ from psa_paddle.geometry import Geometry
 # TriangleMix's pattern as the paper's code has it: index of the last sink token, window, last rows.
 SINK, WINDOW, LAST = 8, 512, 128
 TRIANGLE_DENSE_UP_TO = 2048  # tokens; shorter prompts run dense in triangle layers, as in the product
-DENSITIES = (0.05, 0.1, 0.2, 0.3)  # of the fixed shares, before what is always kept
+DENSITIES = (0.03, 0.08, 0.16, 0.3)  # of the shares by rank, before what is always kept
+ONE_EIGHT, PYRAMID = (1, 0, 0, 2), (2, 1, 1, 3)  # blocks at levels 1, 2, 4, 8: the presets' family, and all levels
 ENERGY = (0.1, 0.2, 0.35, 0.5)  # share of importance at level 1
 ENERGY_PLAIN = (0.3, 0.6, 0.8)
 
@@ -41,7 +42,7 @@ class Setting:
 DENSE = Setting("dense", "dense", "dense")
 
 
-def shares(density: float, weights=(1, 1, 1, 3)) -> dict:
+def shares(density: float, weights) -> dict:
     """Ratios by rank whose work is ``density``: blocks at levels 1, 2, 4, 8 in the proportion of ``weights``."""
     work = sum(w / level for w, level in zip(weights, (1, 2, 4, 8), strict=True))
     return ratios_of(np.cumsum(weights) * density / work)
@@ -69,8 +70,12 @@ def psa_settings() -> list[Setting]:
     seed = AttentionConfig.preset("seed", dense_below=0)
     found = [Setting("seeds' rule (share including the block)", "seeds' rule", "inclusive", seed)]
     found += [Setting(f"preset {p}", "presets", "psa", AttentionConfig.preset(p, dense_below=0)) for p in PRESETS]
-    found += [psa(f"topk {d:g}", "topk", "topk", shares(d)) for d in DENSITIES]
-    found += [psa(f"topk {d:g}, levels 1 and 0", "topk, levels 1 and 0", "topk", plain(d)) for d in DENSITIES]
+    for word, ratios in (
+        ("levels 1, 8, 0", lambda d: shares(d, ONE_EIGHT)),
+        ("levels 1, 2, 4, 8, 0", lambda d: shares(d, PYRAMID)),
+        ("levels 1 and 0", plain),
+    ):
+        found += [psa(f"topk {d:g}, {word}", f"topk, {word}", "topk", ratios(d)) for d in DENSITIES]
     for b in ENERGY:
         found.append(psa(f"energybound {b:g}", "energybound", "energybound", ratios_of((b, b + 0.2, b + 0.4, 0.97))))
     for b in ENERGY_PLAIN:
@@ -94,10 +99,10 @@ def triangle_settings(order: list[int], counts=(2, 4), seed: int = 0) -> list[Se
     return found
 
 
-def inclusive_levels(importance, cap, geo: Geometry, text_length: int):
+def inclusive_levels(importance, cap, geo: Geometry, text_length: int, ratios=SEED_RATIOS):
     """The seeds' level assignment, int8 [B, H, nI, nJ]: the share of importance *including* the block decides.
 
-    importance: [B, H, nI, nJ]; cap: int [B, Hkv, nJ], the largest level of each key block.
+    importance: [B, H, nI, nJ]; cap: int [B, Hkv, nJ], the largest level of each key block; ratios: as ``mask_ratios``.
     """
     i, j = np.arange(geo.n_i)[:, None], np.arange(geo.n_j)
     stop = np.minimum((i + 1) * geo.query_block, geo.lq)
@@ -107,7 +112,7 @@ def inclusive_levels(importance, cap, geo: Geometry, text_length: int):
     share = np.cumsum(np.take_along_axis(mass, order, -1).clip(0), -1, dtype=np.float64)
     share /= np.maximum(share[..., -1:], 1e-30)
     level = np.full(share.shape, 1, np.int8)
-    for p, (low, high) in SEED_RATIOS.items():
+    for p, (low, high) in ratios.items():
         if low < high:
             level[(share > low) & (share <= high)] = p
     levels = np.empty_like(level)

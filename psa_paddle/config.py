@@ -26,8 +26,8 @@ IMPORTANCE_METHODS = ("xattn", "pooling")
 SEED_RATIOS = {1: (0.0, 0.6), 2: (0.6, 0.8), 4: (0.8, 0.9), 8: (0.9, 0.9), 0: (0.9, 1.0)}
 ALL_LEVEL_ONE = {1: (0.0, 1.0)}
 
-# Named settings for the prefill of Qwen2.5-VL; benchmarks/RESULTS.md ("Presets") has what they were chosen by. Shares by
-# rank fix what a call costs, whatever its attention looks like.
+# Named settings for the prefill of Qwen2.5-VL; benchmarks/RESULTS.md ("Presets") has what they were chosen by. Shares
+# by rank fix what a call costs, whatever its attention looks like.
 _BY_RANK = dict(key_block=64, mask_mode="topk", xattn_stride=8, xattn_terms=2, use_sim_mask=False)
 PRESETS = {
     "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.3), 8: (0.3, 0.6), 0: (0.6, 1.0)}),
@@ -87,8 +87,8 @@ def _count(name: str, value) -> None:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """What the operator does with each block of keys. Lengths are in tokens; invalid values are refused. The defaults are
-    the preset ``balanced``; ``AttentionConfig.preset(name)`` gives the others.
+    """What the operator does with each block of keys. Lengths are in tokens; invalid values are refused. The defaults
+    are the preset ``balanced``; ``AttentionConfig.preset(name)`` gives the others.
 
     Args:
         query_block: rows of a query block, 64 or 128.
@@ -100,7 +100,8 @@ class AttentionConfig:
         importance_method: ``"xattn"`` (antidiagonal sums, arXiv:2503.16428) or ``"pooling"`` (sampled tokens).
         xattn_stride: antidiagonal stride of ``"xattn"``, 4, 8, 16 or 32; divides both block sizes.
         xattn_terms: products that each antidiagonal sum takes, evenly spaced along it, at most the stride; the stride
-            itself takes all, as XAttention does. 4 of 16 cost a quarter and choose as well (benchmarks/RESULTS.md).
+            itself takes all, as XAttention does. Fewer cost less and choose as well or better
+            (benchmarks/RESULTS.md).
         text_length: the last tokens, whose key and query blocks stay at level 1. ``None``: 512, or in Qwen2.5-VL
             the tokens after the last vision token.
         use_sim_mask: cap each key block's level by the similarity of neighbouring keys.
