@@ -7,8 +7,8 @@ dense model's own trajectory; and bench_eager_cpu.py's video-like ones, 2 heads,
 ||sparse - dense|| / ||dense||, mean over layers and clips; density counts everything that is kept, forced blocks too.
 
 Each policy has one free number, a scale on where its levels end, which is set by bisection so that the mean density
-over a set of tensors is the one wanted. The density that was reached stands beside the error: what is always kept can be
-more than was wanted, and a policy may end below it.
+over a set of tensors is the one wanted. The density that was reached stands beside the error: what is always kept can
+be more than was wanted, and a policy may end below it.
 ``seeds`` is the upstream rule, whose share of importance includes the block itself, at its own ratios and scaled.
 ``true importance`` ranks by the attention that each block really gets: what no estimate can beat.
 """
