@@ -32,6 +32,7 @@ from bench_quality import LENGTHS, batches  # noqa: E402
 from quality_settings import inclusive_levels, ratios_of  # noqa: E402
 
 from psa_paddle import AttentionConfig, eager  # noqa: E402
+from psa_paddle.config import PRESETS  # noqa: E402
 from psa_paddle.eager.selection import key_similarity_cap  # noqa: E402
 from psa_paddle.geometry import Geometry  # noqa: E402
 
@@ -77,13 +78,14 @@ def true_importance(q, k, config, scale):
 
 @dataclass(frozen=True)
 class Policy:
-    """ends: where levels 1, 2, 4 and 8 end, times a scale; fields: of ``AttentionConfig``."""
+    """ends: where levels 1, 2, 4 and 8 end, times a scale; fields: of ``AttentionConfig``; fixed: no scale but 1."""
 
     name: str
     ends: tuple
     fields: dict = field(default_factory=dict)
     inclusive: bool = False
     true: bool = False
+    fixed: bool = False
 
     def levels(self, x: Tensors, scale: float) -> tuple:
         config = CONFIG.replace(
@@ -127,6 +129,13 @@ def measure(policy: Policy, tensors: list[Tensors], wanted: float | None):
 ONE_EIGHT = (1, 1, 1, 3)  # levels 1 and 8, twice as many blocks at 8
 
 
+def preset_policy(name: str) -> Policy:
+    config, end = AttentionConfig.preset(name), 0.0
+    ends = [end := config.mask_ratios.get(level, (end, end))[1] for level in (1, 2, 4, 8)]
+    fields = {key: value for key, value in PRESETS[name].items() if key != "mask_ratios"}
+    return Policy(f"preset {name}", tuple(ends), fields, fixed=True)
+
+
 def policies() -> dict[str, list[Policy]]:
     """Section -> policies; in each only one thing changes."""
     by_rank = dict(mask_mode="topk")
@@ -161,6 +170,7 @@ def policies() -> dict[str, list[Policy]]:
     ]  # fmt: skip
     true = [Policy(f"true importance, key block {n}", ONE_EIGHT, dict(key_block=n), true=True) for n in (32, 64)]
     return {
+        "presets": [preset_policy(name) for name in PRESETS],
         "importance": importance, "blocks": blocks, "level assignment": shares, "similarity cap": cap,
         "the seeds' rule": seeds, "true importance": true,
     }  # fmt: skip
@@ -207,12 +217,13 @@ def main() -> None:
         print(f"\n| {title} | " + " | ".join(f"{name}, {d:g}" for name, d in columns), end=" |\n")
         print("|---" * (len(columns) + 1) + "|")
         for policy in policies()[title]:
-            cells = [cell(measure(policy, sets[name], d)) for name, d in columns]
-            print(f"| {policy.name} | " + " | ".join(cells) + " |", flush=True)
-            if policy.inclusive:
+            if not policy.fixed:
+                cells = [cell(measure(policy, sets[name], d)) for name, d in columns]
+                print(f"| {policy.name} | " + " | ".join(cells) + " |", flush=True)
+            if policy.fixed or policy.inclusive:
                 own = {name: cell(measure(policy, found, None)) for name, found in sets.items()}
                 cells = [own.pop(name, "") for name, _ in columns]
-                print(f"| {policy.name}, its own ratios | " + " | ".join(cells) + " |", flush=True)
+                print(f"| {policy.name}, own ratios | " + " | ".join(cells) + " |", flush=True)
     print(f"\n{time.perf_counter() - start:.0f} s")
 
 

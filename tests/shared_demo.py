@@ -7,7 +7,8 @@ import paddle
 from psa_paddle import AttentionConfig
 
 ROOT = Path(__file__).parents[1]
-SPARSE = AttentionConfig(
+SPARSE = AttentionConfig.preset(
+    "seed",
     query_block=64,
     key_block=32,
     xattn_stride=8,
