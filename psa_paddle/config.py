@@ -31,7 +31,7 @@ ALL_LEVEL_ONE = {1: (0.0, 1.0)}
 _BY_RANK = dict(key_block=64, mask_mode="topk", xattn_stride=8, xattn_terms=2, use_sim_mask=False)
 PRESETS = {
     "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.3), 8: (0.3, 0.6), 0: (0.6, 1.0)}),
-    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.14), 8: (0.14, 0.42), 0: (0.42, 1.0)}),
+    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.13), 8: (0.13, 0.5), 0: (0.5, 1.0)}),
     "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.025), 8: (0.025, 0.15), 0: (0.15, 1.0)}),
     "seed": dict(key_block=64, mask_mode="energybound", xattn_stride=16, xattn_terms=4, use_sim_mask=True,
                  mask_ratios=SEED_RATIOS),
