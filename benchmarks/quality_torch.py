@@ -110,6 +110,7 @@ class Driver:
 
     def __init__(self, checkpoint=CHECKPOINT, device: str = "cuda"):
         self.device = torch.device(device)
+        torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape
         self.model = Qwen2_5_VLForConditionalGeneration.from_pretrained(checkpoint, dtype=torch.float32).eval()
         self.model.to(self.device).requires_grad_(False)
         self.text = self.model.model.language_model
