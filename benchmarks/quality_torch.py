@@ -31,6 +31,7 @@ from world_batches import CHECKPOINT, PREFIX, encode
 
 from psa_paddle import kernels
 from psa_paddle.geometry import Geometry
+from psa_paddle.kernels.triangle import triangle_fwd
 
 NAME = "bench_quality"
 
@@ -76,7 +77,7 @@ def prefill(kind: str, q, k, v, config, scale: float):
     if kind == "dense" or (kind == "trianglemix" and length <= TRIANGLE_DENSE_UP_TO):
         return dense(q, k, v, scale), 1.0
     if kind == "trianglemix":
-        out = kernels.triangle_fwd(q, k, v, scale=scale, sink=SINK, window=WINDOW, last=LAST, heads_last=True)
+        out = triangle_fwd(q, k, v, scale=scale, sink=SINK, window=WINDOW, last=LAST, heads_last=True)
         return out, triangle_density(length)
     # The question follows: the query block in which it starts is kept whole, as one prompt's text_length does.
     text_length = 1 if length % config.query_block else 0
