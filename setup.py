@@ -21,6 +21,7 @@ setup(
     # Paddle itself comes from requirements.txt or the gpu extra: a CPU and a GPU build exclude each other.
     install_requires=["numpy", "paddleformers==1.2.0", "decord>=0.6", "pillow", "pyyaml", "requests"],
     extras_require={
+        "bench": ["matplotlib>=3.8"],
         "gpu": ["paddlepaddle-gpu>=3.2.2", "triton>=3.5"],
         "torch": ["torch>=2.11", "transformers>=5.3", "av"],
         "video": ["av>=12"],

@@ -26,6 +26,19 @@ IMPORTANCE_METHODS = ("xattn", "pooling")
 SEED_RATIOS = {1: (0.0, 0.6), 2: (0.6, 0.8), 4: (0.8, 0.9), 8: (0.9, 0.9), 0: (0.9, 1.0)}
 ALL_LEVEL_ONE = {1: (0.0, 1.0)}
 
+# Named settings for the prefill of Qwen2.5-VL; benchmarks/RESULTS.md ("Presets") has what they were chosen by. Shares
+# by rank fix what a call costs, whatever its attention looks like.
+_BY_RANK = dict(key_block=64, mask_mode="topk", xattn_stride=8, xattn_terms=2, use_sim_mask=False)
+PRESETS = {
+    "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.3), 8: (0.3, 0.6), 0: (0.6, 1.0)}),
+    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.13), 8: (0.13, 0.5), 0: (0.5, 1.0)}),
+    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.025), 8: (0.025, 0.15), 0: (0.15, 1.0)}),
+    "seed": dict(key_block=64, mask_mode="energybound", xattn_stride=16, xattn_terms=4, use_sim_mask=True,
+                 mask_ratios=SEED_RATIOS),
+}  # fmt: skip
+DEFAULT_PRESET = "balanced"
+_DEFAULT = PRESETS[DEFAULT_PRESET]
+
 
 def check_mask_ratios(ratios: Mapping) -> tuple[tuple[int, float, float], ...]:
     """Return ``((level, lo, hi), ...)`` in ascending order without empty intervals, tiling [0, 1].
@@ -74,7 +87,8 @@ def _count(name: str, value) -> None:
 
 @dataclass(frozen=True)
 class AttentionConfig:
-    """What the operator does with each block of keys. Lengths are in tokens; invalid values are refused.
+    """What the operator does with each block of keys. Lengths are in tokens; invalid values are refused. The defaults
+    are the preset ``balanced``; ``AttentionConfig.preset(name)`` gives the others.
 
     Args:
         query_block: rows of a query block, 64 or 128.
@@ -86,7 +100,8 @@ class AttentionConfig:
         importance_method: ``"xattn"`` (antidiagonal sums, arXiv:2503.16428) or ``"pooling"`` (sampled tokens).
         xattn_stride: antidiagonal stride of ``"xattn"``, 4, 8, 16 or 32; divides both block sizes.
         xattn_terms: products that each antidiagonal sum takes, evenly spaced along it, at most the stride; the stride
-            itself takes all, as XAttention does. 4 of 16 cost a quarter and choose as well (benchmarks/RESULTS.md).
+            itself takes all, as XAttention does. Fewer cost less and choose as well or better
+            (benchmarks/RESULTS.md).
         text_length: the last tokens, whose key and query blocks stay at level 1. ``None``: 512, or in Qwen2.5-VL
             the tokens after the last vision token.
         use_sim_mask: cap each key block's level by the similarity of neighbouring keys.
@@ -99,14 +114,14 @@ class AttentionConfig:
     """
 
     query_block: int = 128
-    key_block: int = 64
-    mask_mode: str = "energybound"
-    mask_ratios: Mapping[int, tuple[float, float]] = field(default_factory=lambda: SEED_RATIOS, hash=False)
+    key_block: int = _DEFAULT["key_block"]
+    mask_mode: str = _DEFAULT["mask_mode"]
+    mask_ratios: Mapping[int, tuple[float, float]] = field(default_factory=lambda: _DEFAULT["mask_ratios"], hash=False)
     importance_method: str = "xattn"
-    xattn_stride: int = 16
-    xattn_terms: int = 4
+    xattn_stride: int = _DEFAULT["xattn_stride"]
+    xattn_terms: int = _DEFAULT["xattn_terms"]
     text_length: int | None = None
-    use_sim_mask: bool = True
+    use_sim_mask: bool = _DEFAULT["use_sim_mask"]
     sim_2x_threshold: float = 0.75
     sim_4x_threshold: float = 0.7
     sim_8x_threshold: float = 0.7
@@ -142,6 +157,18 @@ class AttentionConfig:
         object.__setattr__(self, "mask_mode", MASK_MODES[self.mask_mode])
         ratios = {int(level): tuple(float(x) for x in bounds) for level, bounds in self.mask_ratios.items()}
         object.__setattr__(self, "mask_ratios", MappingProxyType(ratios))
+
+    @classmethod
+    def preset(cls, name: str, **changes) -> AttentionConfig:
+        """``"quality"``, ``"balanced"`` (the default configuration), ``"fast"`` or ``"seed"`` (the upstream example's
+        ratios), with some fields changed.
+
+        Raises:
+            ValueError: no such preset, or a field's value, as the constructor does.
+        """
+        if name not in PRESETS:
+            raise ValueError(f"there is no preset {name!r}; use {', '.join(PRESETS)}.")
+        return cls(**{**PRESETS[name], **changes})
 
     @property
     def intervals(self) -> tuple[tuple[int, float, float], ...]:

@@ -1,11 +1,13 @@
 """Presets: named configurations for each model, from YAML files that are checked line by line.
 
 The bundled file is configs/attention_config.yaml, installed with the package; the values for the video models are those
-published with PSA (arXiv:2512.04025, github.com/ziplab/Pyramid-Sparse-Attention).
+published with PSA (arXiv:2512.04025, github.com/ziplab/Pyramid-Sparse-Attention), those for language models come from
+``psa_paddle.config.PRESETS``.
 """
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import re
 from collections.abc import Callable
@@ -14,6 +16,7 @@ from pathlib import Path
 
 import yaml
 
+from .config import DEFAULT_PRESET, PRESETS, AttentionConfig
 from .psa_config import PSAConfig
 
 PRESET_FILE = Path(__file__).resolve().parent / "configs" / "attention_config.yaml"
@@ -36,6 +39,8 @@ SAME_NAME = (
     "warmup_steps",
     "rearrange_method",
 )
+# What a preset for a language model's prefill may change; the section says whether attention is causal.
+PREFILL = tuple(f.name for f in dataclasses.fields(AttentionConfig) if f.name not in ("causal", "warmup_steps"))
 
 
 class PresetError(ValueError):
@@ -46,7 +51,8 @@ class PresetError(ValueError):
 class Preset:
     """One preset of one model.
 
-    model, name, description: as in the file; config: for ``PSAAttention``, or None for the dense baseline;
+    model, name, description: as in the file; config: a ``PSAConfig`` for ``PSAAttention`` (type psa), an
+    ``AttentionConfig`` for a language model's prefill (type prefill), or None for the dense baseline;
     text_length: text tokens before the vision tokens; video_scale: (depth, height, width) divisors, or None;
     causal: whether the model's attention is causal; verbose: whether video generation logs each denoising step.
     """
@@ -54,7 +60,7 @@ class Preset:
     model: str
     name: str
     description: str
-    config: PSAConfig | None
+    config: PSAConfig | AttentionConfig | None
     text_length: int
     video_scale: tuple[int, int, int] | None
     causal: bool
@@ -178,9 +184,7 @@ def _config(preset: _Node, keys: dict[str, _Node], causal: bool) -> PSAConfig:
         places = {place[1]: name for name, place in PLACES.items() if place[0] == group}
         if group in keys:
             nodes.update((places[key], node) for key, node in keys[group].items(tuple(places)).items())
-    if "mask_ratios" in nodes:
-        nodes.update((f"mask_ratios.{level}", node) for level, node in nodes["mask_ratios"].items().items())
-    values = {name: node.value() for name, node in nodes.items() if "." not in name}
+    values = _values(nodes)
     rearrange = values.get("rearrange_method") is not None
     if "use_rearrange" in keys and keys["use_rearrange"].flag() != rearrange:
         if not rearrange:
@@ -195,6 +199,24 @@ def _config(preset: _Node, keys: dict[str, _Node], causal: bool) -> PSAConfig:
     return config
 
 
+def _prefill_config(preset: _Node, keys: dict[str, _Node], causal: bool) -> AttentionConfig:
+    """One of ``config.PRESETS`` by name, with the fields that the preset's keys change."""
+    base = keys["preset"].one_of(*PRESETS) if "preset" in keys else DEFAULT_PRESET
+    nodes = {name: keys[name] for name in PREFILL if name in keys}
+    try:
+        return AttentionConfig.preset(base, causal=causal, **_values(nodes))
+    except (TypeError, ValueError) as error:
+        raise _at_fault(str(error), nodes, preset).error(str(error)) from None
+
+
+def _values(nodes: dict[str, _Node]) -> dict:
+    """The nodes' values; the levels of mask_ratios get nodes of their own, for ``_at_fault``."""
+    values = {name: node.value() for name, node in nodes.items()}
+    if "mask_ratios" in nodes:
+        nodes.update((f"mask_ratios.{level}", node) for level, node in nodes["mask_ratios"].items().items())
+    return values
+
+
 def _at_fault(words: str, nodes: dict[str, _Node], preset: _Node) -> _Node:
     """The node that a refusal is about: the field that it names first, or the level of mask_ratios."""
     named = [name for name in nodes if name in words]
@@ -206,21 +228,26 @@ def _at_fault(words: str, nodes: dict[str, _Node], preset: _Node) -> _Node:
 
 
 def _preset(model: str, node: _Node, name: str, keys: dict[str, _Node]) -> Preset:
-    fields = ("type", "description", "verbose", "use_rearrange", "block_size", "sim_thresholds", *SAME_NAME)
-    found = node.items(fields)
+    own = {
+        "psa": ("use_rearrange", "block_size", "sim_thresholds", *SAME_NAME),
+        "prefill": ("preset", *PREFILL),
+        "dense": (),
+    }
+    shared = ("type", "description", "verbose")
+    found = node.items((*shared, *dict.fromkeys(key for keys_ in own.values() for key in keys_)))
     if "type" not in found:
-        raise node.error("has no type; use psa or dense.")
-    kind = found["type"].one_of("psa", "dense")
+        raise node.error("has no type; use psa, prefill or dense.")
+    kind = found["type"].one_of(*own)
     causal = keys["causal"].flag() if "causal" in keys else False
-    if kind == "dense":
-        for key in found:
-            if key not in ("type", "description", "verbose"):
-                raise found[key].error("means nothing in a dense preset.")
+    for key in found:
+        if key not in (*shared, *own[kind]):
+            raise found[key].error(f"means nothing in a {kind} preset.")
+    config = {"psa": _config, "prefill": _prefill_config}.get(kind)
     return Preset(
         model=model,
         name=name,
         description=found["description"].text() if "description" in found else "",
-        config=_config(node, found, causal) if kind == "psa" else None,
+        config=None if config is None else config(node, found, causal),
         text_length=keys["text_length"].count(0) if "text_length" in keys else 0,
         video_scale=_scale(keys["video_scale"]) if "video_scale" in keys else None,
         causal=causal,

@@ -22,7 +22,7 @@ for notice in ("No ccache found", "Setuptools is replacing distutils", "To copy 
     warnings.filterwarnings("ignore", message=notice)
 logging.getLogger("PaddleFormers").addFilter(lambda record: record.levelno >= logging.ERROR)
 
-from psa_paddle.config import BACKENDS, MASK_MODES, AttentionConfig  # noqa: E402
+from psa_paddle.config import BACKENDS, DEFAULT_PRESET, MASK_MODES, PRESETS, AttentionConfig  # noqa: E402
 from psa_paddle.integrations.choice import ATTENTIONS  # noqa: E402
 from psa_paddle.integrations.inference import DEFAULT_MODEL, QwenVLInference, check_request, format_stats  # noqa: E402
 from psa_paddle.integrations.loading import DTYPES, LIBRARIES, check_library  # noqa: E402
@@ -33,7 +33,7 @@ from psa_paddle.utils.psa_logger import write_json  # noqa: E402
 __all__ = ["QwenVLInference", "main"]
 
 PROMPTS = {"image": "请描述这张图片", "video": "请描述这个视频"}
-PSA_FLAGS = ("query_block", "key_block", "xattn_stride", "mask_mode", "mask_ratios", "text_length", "backend")
+PSA_FLAGS = ("preset", "query_block", "key_block", "xattn_stride", "mask_mode", "mask_ratios", "text_length", "backend")
 TRIANGLE_FLAGS = ("num_sink_tokens", "sliding_window_size", "num_last_tokens")
 VIDEO_FLAGS = ("fps", "max_frames")
 
@@ -96,6 +96,11 @@ def build_parser() -> argparse.ArgumentParser:
     triangle.add_argument("--num-last-tokens", type=int, help="rows at the end that see every key (default: 64)")
     psa = parser.add_argument_group("Pyramid Sparse Attention (all need --use-psa or --attention psa or mix)")
     psa.add_argument("--use-psa", action="store_true", help="the same as --attention psa")
+    psa.add_argument(
+        "--preset",
+        metavar="NAME",
+        help=f"{', '.join(PRESETS)} (default: {DEFAULT_PRESET}); the flags below change single settings of it",
+    )
     psa.add_argument("--query-block", type=int, help="rows of a query block: 64 or 128")
     psa.add_argument("--key-block", type=int, help="keys of a key block: 32, 64 or 128")
     psa.add_argument("--xattn-stride", type=int, help="stride of the importance estimate: 4, 8, 16 or 32")
@@ -130,7 +135,7 @@ def psa_config(args) -> AttentionConfig | None:
         return None
     if "mask_ratios" in given:
         given["mask_ratios"] = parse_ratios(given["mask_ratios"])
-    return AttentionConfig(**given)
+    return AttentionConfig.preset(given.pop("preset", DEFAULT_PRESET), **given)
 
 
 def triangle_config(args) -> TriangleMixConfig | None:

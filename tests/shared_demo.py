@@ -11,7 +11,8 @@ ROOT = Path(__file__).parents[1]
 CONFIG = json.loads((ROOT / "demo" / "checkpoint" / "config.json").read_text(encoding="utf-8"))
 LAYERS, HIDDEN = CONFIG["num_hidden_layers"], CONFIG["hidden_size"]
 NEVER = CONFIG["vocab_size"] - 1  # no token of the tokenizer: generation goes on to the limit
-SPARSE = AttentionConfig(
+SPARSE = AttentionConfig.preset(
+    "seed",
     query_block=64,
     key_block=32,
     xattn_stride=8,

@@ -8,7 +8,9 @@ from shared import RATIOS, error_budget, smooth_qkv
 from psa_paddle import AttentionConfig, adaptive_block_sparse_attn, estimate_block_importance, pyramid_attention
 from psa_paddle import reference as ref
 
-SPARSE = AttentionConfig(query_block=64, key_block=32, mask_ratios=RATIOS, text_length=0, xattn_stride=8, dense_below=0)
+SPARSE = AttentionConfig.preset(
+    "seed", query_block=64, key_block=32, mask_ratios=RATIOS, text_length=0, xattn_stride=8, dense_below=0
+)
 ALL_ONE = SPARSE.replace(mask_ratios={1: (0.0, 1.0)})
 
 

@@ -6,9 +6,11 @@ import sys
 
 import numpy as np
 import pytest
-from infer_qwen2_5_vl_psa import main, parse_layers, parse_ratios
+from infer_qwen2_5_vl_psa import build_parser, main, parse_layers, parse_ratios, psa_config
 from shared_demo import ROOT
 from shared_http import Stream, folder, serving
+
+from psa_paddle import AttentionConfig
 
 SCRIPT = ROOT / "qwen2.5-vl" / "infer_qwen2_5_vl_psa.py"
 VIDEO, IMAGE = str(ROOT / "demo" / "sample.mp4"), str(ROOT / "demo" / "sample.jpg")
@@ -31,6 +33,24 @@ def test_video_with_psa(capsys, tmp_path):
     assert saved["vision_tokens"] == 26 // 2 * 9 * 12
     assert sorted(p.name for p in tmp_path.iterdir()) == ["log", "stats.json"]
     assert len(list((tmp_path / "log").iterdir())) == 2
+
+
+def settings(*flags):
+    return psa_config(build_parser().parse_args(["--input", "x.mp4", "--use-psa", *flags]))
+
+
+def test_preset_and_single_flags():
+    assert settings() == settings("--preset", "balanced") == AttentionConfig()
+    assert settings("--preset", "fast") == AttentionConfig.preset("fast") != AttentionConfig()
+    flags = ["--mask-ratios", "1:0-0.5,0:0.5-1", "--key-block", "32"]
+    wanted = AttentionConfig.preset("seed", mask_ratios={1: (0.0, 0.5), 0: (0.5, 1.0)}, key_block=32)
+    assert settings("--preset", "seed", *flags) == wanted
+
+
+def test_help_names_the_presets(capsys):
+    with pytest.raises(SystemExit, match="0"):
+        main(["--help"])
+    assert "quality, balanced, fast, seed (default: balanced)" in " ".join(capsys.readouterr().out.split())
 
 
 def test_video_with_both_attentions(capsys, tmp_path):
@@ -93,6 +113,8 @@ REFUSED = {
     "max-pixels 5": (lambda d: [*ON_IMAGE, "--max-pixels", "5"], "--max-pixels must be at least 784"),
     "empty prompt": (lambda d: [*ON_IMAGE, "--prompt", " "], "prompt is empty"),
     "query-block 100": (lambda d: [*PSA, "--query-block", "100"], "query_block must be one of 64, 128, got 100"),
+    "unknown preset": (lambda d: [*PSA, "--preset", "turbo"], "no preset 'turbo'; use quality, balanced, fast, seed"),
+    "preset without --use-psa": (lambda d: [*ON_IMAGE, "--preset", "fast"], "--preset does nothing without --use-psa"),
     "overlapping ratios": (lambda d: [*PSA, "--mask-ratios", "1:0-0.6,0:0.5-1"], "overlaps its neighbour"),
     "gapped ratios": (lambda d: [*PSA, "--mask-ratios", "1:0-0.4,0:0.5-1"], "leaves a gap"),
     "unknown level": (lambda d: [*PSA, "--mask-ratios", "1:0-0.4,3:0.4-1"], "names level 3"),

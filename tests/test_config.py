@@ -4,9 +4,12 @@ import copy
 import dataclasses
 import pickle
 
+import numpy as np
 import pytest
 
-from psa_paddle import AttentionConfig
+from psa_paddle import AttentionConfig, reference
+from psa_paddle.config import DEFAULT_PRESET, PRESETS, SEED_RATIOS
+from psa_paddle.geometry import Geometry
 
 BAD = [
     ({"query_block": 100}, ValueError, "query_block must be one of 64, 128"),
@@ -69,3 +72,32 @@ def test_copies_equal_the_original():
         assert other == config and hash(other) == hash(config)
     assert config.replace(key_block=64) != config
     assert config.as_dict()["mask_ratios"] == {"1": [0.0, 0.5], "0": [0.5, 1.0]}
+
+
+def test_the_default_is_the_preset_balanced():
+    assert DEFAULT_PRESET == "balanced" and AttentionConfig() == AttentionConfig.preset("balanced")
+
+
+def test_presets_are_different_and_take_changes():
+    found = {name: AttentionConfig.preset(name) for name in PRESETS}
+    assert list(found) == ["quality", "balanced", "fast", "seed"] and len(set(map(str, found.values()))) == 4
+    assert found["seed"].mask_mode == "energybound" and dict(found["seed"].mask_ratios) == SEED_RATIOS
+    assert AttentionConfig.preset("fast", key_block=32) == found["fast"].replace(key_block=32)
+
+
+def test_unknown_preset_is_refused():
+    with pytest.raises(ValueError, match="no preset 'turbo'; use quality, balanced, fast, seed"):
+        AttentionConfig.preset("turbo")
+
+
+@pytest.mark.parametrize("name,most", [("balanced", 0.25), ("fast", 0.12)])
+def test_density_at_8k_tokens(name, most):
+    """Shares by rank: what is kept does not depend on the tensors, but for the rounding of a row's last blocks."""
+    config, rng = AttentionConfig.preset(name), np.random.default_rng(0)
+    geo = Geometry(8192, 8192, config.query_block, config.key_block, True)
+    importance = rng.random((1, geo.n_i, geo.n_j))
+    levels = reference.select_levels(
+        importance, np.full((1, geo.n_j), 8), config.intervals, config.mask_mode, 8192, 8192, 128, config.key_block,
+        True, 20,
+    )  # fmt: skip
+    assert 1 - reference.sparsity(levels, 8192, 8192, 128, config.key_block, True) <= most

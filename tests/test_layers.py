@@ -9,7 +9,9 @@ from shared import RATIOS, smooth_qkv
 
 from psa_paddle import AttentionConfig, PyramidAdaptiveBlockSparseAttn, pyramid_attention
 
-CONFIG = AttentionConfig(query_block=64, key_block=32, mask_ratios=RATIOS, text_length=0, xattn_stride=8, dense_below=0)
+CONFIG = AttentionConfig.preset(
+    "seed", query_block=64, key_block=32, mask_ratios=RATIOS, text_length=0, xattn_stride=8, dense_below=0
+)
 
 
 @pytest.fixture(scope="module")

@@ -6,6 +6,7 @@ import pytest
 import yaml
 from shared import smooth_qkv
 
+from psa_paddle.config import PRESETS, AttentionConfig
 from psa_paddle.presets import PresetError, check_presets, list_presets, load_preset
 from psa_paddle.psa_config import PSAConfig
 from psa_paddle.psa_module import PSAAttention
@@ -172,15 +173,62 @@ def test_grid_refuses(file):
         load_preset("ModelName", file=file(bare)).grid(81, 720, 1280)
 
 
-@pytest.mark.parametrize("model", ["CogVideo1.5_5b", "Qwen2.5-VL"])
-def test_a_preset_drives_the_module(model):
-    preset = load_preset(model)
+def test_a_preset_drives_the_module():
+    preset = load_preset("CogVideo1.5_5b")
     length = preset.text_length + 1080
     q, k, v = (paddle.to_tensor(x) for x in smooth_qkv(length, length, 1, 1, 32))
     psa = PSAAttention(preset.config.replace(warmup_steps=0))
     text = {"grid": (3, 18, 20), "text_length": preset.text_length}
     out = psa(q, k, v, causal=preset.causal, **text)
     assert psa.last_call.sparsity() > 0.05 and np.isfinite(out.numpy()).all()
+
+
+def test_presets_of_qwen_are_those_of_the_configuration():
+    names = list_presets("Qwen2.5-VL")["Qwen2.5-VL"]
+    assert names == ["baseline", *PRESETS]
+    for name in PRESETS:
+        assert load_preset("Qwen2.5-VL", name).config == AttentionConfig.preset(name)
+    assert load_preset("Qwen2.5-VL").config == AttentionConfig()
+
+
+PREFILL = """
+Qwen2.5-VL:
+  attention_configs:
+    mine:
+      type: prefill
+      preset: seed
+      key_block: 32
+      mask_ratios: {1: [0.0, 0.2], 0: [0.2, 1.0]}
+    plain:
+      type: prefill
+"""
+
+
+def test_a_user_file_changes_single_settings_of_a_prefill_preset(file):
+    path = file(PREFILL)
+    mine = load_preset("Qwen2.5-VL", "mine", path)
+    ratios = {1: (0.0, 0.2), 0: (0.2, 1.0)}
+    assert mine.config == AttentionConfig.preset("seed", key_block=32, mask_ratios=ratios) and mine.causal
+    assert load_preset("Qwen2.5-VL", "plain", path).config == AttentionConfig()
+
+
+PREFILL_REFUSED = {
+    "unknown preset": ("preset: seed", "preset: seeds", "preset", "must be quality or balanced or fast or seed"),
+    "bad block": ("key_block: 32", "key_block: 48", "key_block", "one of 32, 64, 128"),
+    "key of a psa preset": ("key_block: 32", "tile_n: 32", "tile_n", "unknown key"),
+    "psa key": ("key_block: 32", "attn_impl: new_mask_type", "attn_impl", "means nothing in a prefill preset"),
+    "gap": ("0: [0.2, 1.0]", "0: [0.3, 1.0]", "mask_ratios.0", "gap"),
+}
+
+
+@pytest.mark.parametrize("case", PREFILL_REFUSED.values(), ids=list(PREFILL_REFUSED))
+def test_a_wrong_prefill_preset_names_key_and_line(file, case):
+    old, new, key, words = case
+    text = PREFILL.replace(old, new)
+    line = next(i for i, x in enumerate(text.splitlines(), 1) if new in x)
+    with pytest.raises(PresetError) as refusal:
+        check_presets(file(text))
+    assert f":{line}: Qwen2.5-VL.attention_configs.mine.{key}: " in str(refusal.value) and words in str(refusal.value)
 
 
 def test_a_user_file_overrides_a_bundled_section(file):
@@ -195,7 +243,7 @@ WRONG = {
     "unknown block size": ("tile_n: 32", "tile: 32", "block_size.tile", "unknown key"),
     "key twice": ("verbose: false", "type: psa", "type", "comes twice"),
     "level twice": ("2: [0.5, 0.7]", "1: [0.5, 0.7]", "mask_ratios.1", "comes twice"),
-    "type": ("type: psa", "type: sparse", "type", "must be psa or dense, got 'sparse'"),
+    "type": ("type: psa", "type: sparse", "type", "must be psa or prefill or dense, got 'sparse'"),
     "description": ('"my own configuration"', "7", "description", "must be text"),
     "flag": ("verbose: false", "verbose: 3", "verbose", "true or false"),
     "rearrange flag": ("use_rearrange: true", "use_rearrange: maybe", "use_rearrange", "true or false"),

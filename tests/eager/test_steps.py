@@ -30,7 +30,7 @@ def config_for(shape, causal, **changes):
         "mask_ratios": RATIOS,
         "xattn_stride": 8,
     }
-    return AttentionConfig(**{**fields, "dense_below": 0, "text_length": 0, **changes})
+    return AttentionConfig.preset("seed", **{**fields, "dense_below": 0, "text_length": 0, **changes})
 
 
 @CAUSAL

@@ -7,8 +7,15 @@ from shared import RATIOS, smooth_qkv
 
 from psa_paddle import AttentionConfig, adaptive_block_sparse_attn, estimate_block_importance, pyramid_attention
 
-EAGER = AttentionConfig(
-    query_block=64, key_block=32, mask_ratios=RATIOS, text_length=9, xattn_stride=8, dense_below=0, backend="eager"
+EAGER = AttentionConfig.preset(
+    "seed",
+    query_block=64,
+    key_block=32,
+    mask_ratios=RATIOS,
+    text_length=9,
+    xattn_stride=8,
+    dense_below=0,
+    backend="eager",
 )
 TRITON = EAGER.replace(backend="triton")
 
