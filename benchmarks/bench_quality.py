@@ -31,7 +31,7 @@ import numpy as np
 DEMO = Path(__file__).resolve().parents[1] / "demo"
 sys.path.insert(0, str(DEMO))  # the visual world is a folder of scripts, not a package
 
-from quality_report import check_plot, header, line, write_csv, write_plot  # noqa: E402
+from quality_report import check_outputs, header, line, write_csv, write_plot  # noqa: E402
 from quality_settings import DENSE, psa_settings, triangle_settings  # noqa: E402
 from world_batches import BUCKETS, CHECKPOINT, FPS, clip_shape, make_batch  # noqa: E402
 
@@ -141,7 +141,7 @@ def main() -> int:
     if args.driver == "paddle":
         args.tokens = 1
     try:
-        check_plot(args.plot)
+        check_outputs(args.csv, args.plot)
         driver = make_driver(args)
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -9,9 +9,12 @@ import textwrap
 FIELDS = ("tokens", "setting", "density", "accuracy", "agreement", "error", "questions", "clips", "seconds")
 
 
-def check_plot(path) -> None:
-    """ValueError when there is to be a plot and no matplotlib to draw it."""
-    if path is not None and importlib.util.find_spec("matplotlib") is None:
+def check_outputs(csv_file, plot) -> None:
+    """ValueError when a file's folder is not there, or when there is to be a plot and no matplotlib to draw it."""
+    for path in (csv_file, plot):
+        if path is not None and not path.resolve().parent.is_dir():
+            raise ValueError(f"the folder of '{path}' does not exist; make it first.")
+    if plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib; install it (pip install matplotlib) or leave --plot out.")
 
 
@@ -53,7 +56,7 @@ def write_plot(path, rows, title: str) -> None:
 
     lengths = list(dict.fromkeys(row["tokens"] for row in rows))
     groups = [g for g in dict.fromkeys(row["group"] for row in rows) if g != "dense"]
-    colours = dict(zip(groups, pyplot.get_cmap("tab10").colors * 2, strict=False))
+    colours = dict(zip(groups, pyplot.get_cmap("tab20").colors, strict=False))
     figure, axes = pyplot.subplots(2, len(lengths), figsize=(4 * len(lengths) + 2, 7), squeeze=False, sharex=True)
     for column, length in enumerate(lengths):
         for panel, key, factor in ((axes[0][column], "accuracy", 100), (axes[1][column], "error", 1)):
