@@ -1,11 +1,14 @@
-"""The demo checkpoint's files but its tokenizer: sizes, settings, and weights under Hugging Face's names."""
+"""The demo checkpoint's files: sizes, settings, and weights under Hugging Face's names."""
 
 import json
+import shutil
 from pathlib import Path
 
 from safetensors.torch import save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
+from world_batches import CHECKPOINT
 
+TOKENIZER_FILES = ("tokenizer.json", "tokenizer_config.json", "vocab.json", "merges.txt", "chat_template.json")
 HIDDEN = 256
 TEXT_LAYERS, TEXT_HEADS, TEXT_KV_HEADS, TEXT_MLP = 6, 4, 2, 768
 VISION_LAYERS, VISION_HIDDEN, VISION_HEADS, VISION_MLP = 4, 128, 4, 384
@@ -75,11 +78,15 @@ def new_model(config: dict):
 
 
 def write_checkpoint(folder: Path, config: dict, model) -> int:
-    """Write config.json, generation_config.json, preprocessor_config.json and model.safetensors (bfloat16).
+    """Write config.json, generation_config.json, preprocessor_config.json and model.safetensors (bfloat16), and copy
+    demo/checkpoint's tokenizer where the folder is another.
 
     Returns the bytes of the weights.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    if folder.resolve() != CHECKPOINT.resolve():
+        for name in TOKENIZER_FILES:
+            shutil.copy(CHECKPOINT / name, folder / name)
     write_json(folder / "config.json", config)
     write_json(
         folder / "generation_config.json",

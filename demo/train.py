@@ -1,7 +1,7 @@
 """Train the demo model: a very small Qwen2.5-VL that answers questions about the visual world of demo/world.
 
     python demo/train.py                       # writes demo/checkpoint and demo/training_log.txt; one GPU, bfloat16
-    python demo/train.py --seed 2 --out /tmp/again --log /tmp/again.txt
+    python demo/train.py --seed 3 --out again --log again.txt
 
 A curriculum from images to clips of 8k vision tokens, with several questions about every clip. At the end the weights
 are rounded to bfloat16 and the table is measured on the test split, which shares no layout and no number of frames
