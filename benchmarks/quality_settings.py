@@ -85,10 +85,15 @@ def psa_settings() -> list[Setting]:
 
 
 def triangle_settings(order: list[int], counts=(2, 4), seed: int = 0) -> list[Setting]:
-    """TriangleMix in n layers by choice: the analyser's (``order``, least dependent first), the first, random ones."""
-    random = np.random.default_rng(seed).permutation(len(order)).tolist()
+    """TriangleMix in n layers by choice: the analyser's (``order``, least dependent first), the first, random ones that
+    are neither."""
+    counts = tuple(n for n in counts if n < len(order))
+    rng, first = np.random.default_rng(seed), sorted(order)
+    random = rng.permutation(first).tolist()
+    while any(set(random[:n]) in (set(order[:n]), set(first[:n])) for n in counts):
+        random = rng.permutation(first).tolist()
     found = []
-    for how, layers in (("analyser", order), ("first", sorted(order)), ("random", random)):
+    for how, layers in (("analyser", order), ("first", first), ("random", random)):
         for n in counts:
             chosen = tuple(sorted(layers[:n]))
             name = f"{', '.join(map(str, chosen))} ({how})"
