@@ -12,7 +12,6 @@ from .vocabulary import (
     SHAPES,
     SIZES,
     STILL,
-    YES_NO,
     article,
     thing_name,
 )
@@ -161,7 +160,7 @@ def _relation(scene):
                     continue  # one column or one row: neither yes nor no is plain to see
                 true = (places[0] - places[1]) * sign > 0
                 variants.append((
-                    ((f"Is the {thing_name(a, False)} {en} the {thing_name(b, False)}?",), YES_NO[true][0]),
+                    ((f"Is the {thing_name(a, False)} {en} the {thing_name(b, False)}?",), ("no", "yes")[true]),
                     ((f"{thing_name(a, True)}在{thing_name(b, True)}的{zh}吗?",), ("不在", "在")[true]),
                 ))  # fmt: skip
     return variants

@@ -44,7 +44,6 @@ RELATIONS = (
     ("below", "下方", 1, 1),
 )
 WORDS = ("CAT", "DOG", "SUN", "CAR", "KEY", "BOX", "FOX", "MAP", "TEA", "HAT", "JAM", "PEN")
-YES_NO = (("no", "不是"), ("yes", "是"))
 
 
 def thing_name(thing, chinese: bool, with_size: bool = False) -> str:
