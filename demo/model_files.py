@@ -4,7 +4,7 @@ import json
 import shutil
 from pathlib import Path
 
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from transformers import Qwen2_5_VLConfig, Qwen2_5_VLForConditionalGeneration
 from world_batches import CHECKPOINT
 
@@ -77,6 +77,19 @@ def new_model(config: dict):
     return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config)).float()
 
 
+# The library's own names have an inner "model."; the published checkpoint does not.
+INNER = (("visual.", "model.visual."), ("model.", "model.language_model."))
+
+
+def read_weights(folder: Path, model) -> None:
+    """Load a checkpoint's model.safetensors into a model of the same sizes."""
+    tensors = {}
+    for name, value in load_file(folder / "model.safetensors").items():
+        outer, inner = next((pair for pair in INNER if name.startswith(pair[0])), ("", ""))
+        tensors[inner + name.removeprefix(outer)] = value.float()
+    model.load_state_dict(tensors)
+
+
 def write_checkpoint(folder: Path, config: dict, model) -> int:
     """Write config.json, generation_config.json, preprocessor_config.json and model.safetensors (bfloat16), and copy
     demo/checkpoint's tokenizer where the folder is another.
@@ -111,10 +124,9 @@ def write_checkpoint(folder: Path, config: dict, model) -> int:
             "temporal_patch_size": 2,
         },
     )
-    # The library's own names have an inner "model."; the published checkpoint does not.
-    tensors = {
-        name.replace("model.language_model.", "model.").replace("model.visual.", "visual."): value.bfloat16().cpu()
-        for name, value in model.state_dict().items()
-    }
+    tensors = {}
+    for name, value in model.state_dict().items():
+        outer, inner = next((pair for pair in INNER if name.startswith(pair[1])), ("", ""))
+        tensors[outer + name.removeprefix(inner)] = value.bfloat16().cpu()
     save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
     return (folder / "model.safetensors").stat().st_size

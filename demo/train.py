@@ -2,10 +2,11 @@
 
     python demo/train.py                       # writes demo/checkpoint and demo/training_log.txt; one GPU, bfloat16
     python demo/train.py --seed 3 --out again --log again.txt
+    python demo/train.py --start demo/checkpoint --steps 1500 --tokens 4096 --lr 1e-3 --out more   # goes on; or on a CPU
 
 A curriculum from images to clips of 8k vision tokens, with several questions about every clip. At the end the weights
 are rounded to bfloat16 and the table is measured on the test split, which shares no layout and no number of frames
-with training. Needs torch, transformers 5, tokenizers, safetensors and Pillow, and a GPU.
+with training. Needs torch, transformers 5, tokenizers, safetensors and Pillow; from nothing also a GPU.
 """
 
 import argparse
@@ -21,7 +22,7 @@ import torch.nn.functional as F
 import transformers
 from batched_qwen import NAME, check, question_states
 from evaluate import accuracy_table, evaluate
-from model_files import config_of, new_model, write_checkpoint
+from model_files import config_of, new_model, read_weights, write_checkpoint
 from world.render import draw
 from world_batches import BUCKETS, CHECKPOINT, FPS, PREFIX, clip_shape, encode, make_batch, tokenizer
 
@@ -33,6 +34,7 @@ CURRICULUM = (
 )
 QUESTIONS = {"image": 6, "short": 8}  # about each clip
 QUESTIONS_LONG = 16
+HARD = {"position": 4.0, "relation": 3.0, "motion": 4.0, "caption": 3.0}  # learned last, so asked more often
 MOST_CLIPS = 160  # in a step
 WARMUP = 0.03  # of the steps
 LAST_LR = 0.03  # of the highest
@@ -56,7 +58,7 @@ class Steps(torch.utils.data.Dataset):
         clips = max(1, min(MOST_CLIPS, self.tokens // tokens))
         indices = (self.seed * self.steps + step) * MOST_CLIPS + np.arange(clips)
         fps = rng.choice(FPS, clips)
-        return bucket, make_batch("train", indices, shape, fps, QUESTIONS.get(bucket, QUESTIONS_LONG), rng)
+        return bucket, make_batch("train", indices, shape, fps, QUESTIONS.get(bucket, QUESTIONS_LONG), rng, None, HARD)
 
 
 def answer_loss(model, batch, prefix_ids):
@@ -103,26 +105,26 @@ def lr_share(step: int, steps: int) -> float:
 
 def train(model, args, log):
     """Run all steps; ``log`` takes lines."""
-    device = torch.device("cuda")
+    device = model.device
     prefix_ids = torch.tensor(encode(PREFIX), device=device)
     optimisers = Optimisers(model, args.lr)
     loader = torch.utils.data.DataLoader(
         Steps(args.seed, args.steps, args.tokens), batch_size=None, num_workers=args.workers, prefetch_factor=4
     )
-    for block in (*model.model.visual.blocks, *model.model.language_model.layers):
+    on_gpu = device.type == "cuda"
+    for block in (*model.model.visual.blocks, *model.model.language_model.layers) if on_gpu else ():
         for part in block.children():
             if not hasattr(part, "scaling"):  # norms and MLPs fuse well; attention sees too many shapes
                 part.compile(dynamic=True)
     start, recent = time.time(), {}
     for step, (bucket, batch) in enumerate(loader):
-        with torch.autocast("cuda", torch.bfloat16):
+        with torch.autocast(device.type, torch.bfloat16):
             loss = answer_loss(model, batch, prefix_ids)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimisers.step(args.lr * lr_share(step, args.steps))
         recent.setdefault(bucket, []).append(loss.detach())
         if (step + 1) % args.report == 0 or step + 1 == args.steps:
-            torch.cuda.synchronize()
             losses = {b: float(torch.stack(recent[b]).mean()) for b in BUCKETS if b in recent}
             if not all(map(math.isfinite, losses.values())):
                 raise RuntimeError(f"the loss is not finite at step {step + 1}: {losses}")
@@ -135,6 +137,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, default=CHECKPOINT, help="folder of the checkpoint")
     parser.add_argument("--log", type=Path, default=Path(__file__).parent / "training_log.txt")
+    parser.add_argument("--start", type=Path, help="folder of a checkpoint to go on from; none: fresh weights")
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
@@ -143,12 +146,18 @@ def main():
     parser.add_argument("--report", type=int, default=100, help="steps from one line of the log to the next")
     parser.add_argument("--test-clips", type=int, default=200, help="clips of each length in the final table")
     args = parser.parse_args()
-    if not torch.cuda.is_available():
-        sys.exit("error: training needs a CUDA GPU; on a CPU use the checkpoint that is in demo/checkpoint.")
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if args.start is None and device == "cpu":
+        sys.exit("error: training from nothing needs a CUDA GPU; on a CPU go on from a checkpoint with --start.")
+    if args.start is not None and not (args.start / "model.safetensors").is_file():
+        sys.exit(f"error: --start {args.start} has no model.safetensors; give the folder of a checkpoint.")
     torch.manual_seed(args.seed)
     torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every one of hundreds of shapes
     config = config_of(tokenizer())
-    model = new_model(config).cuda()
+    model = new_model(config)
+    if args.start is not None:
+        read_weights(args.start, model)
+    model.to(device)
     model.model.language_model.config._attn_implementation = NAME
     with args.log.open("w", encoding="utf-8") as file:
 
@@ -157,11 +166,12 @@ def main():
             file.write(line + "\n")
             file.flush()
 
-        log(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, transformers {transformers.__version__}, "
+        machine = torch.cuda.get_device_name() if device == "cuda" else f"CPU, {torch.get_num_threads()} threads"
+        log(f"{machine}, torch {torch.__version__}, transformers {transformers.__version__}, "
             f"Python {platform.python_version()}; {sum(p.numel() for p in model.parameters()) / 1e6:.2f} M parameters; "
-            f"{vars(args) | {'out': args.out.name, 'log': args.log.name}}")  # fmt: skip
-        probe = torch.tensor([[encode("Describe this video.")] * 2], device="cuda")
-        difference = check(model, torch.tensor(encode(PREFIX), device="cuda"), probe)
+            f"{ {name: getattr(value, 'name', value) for name, value in vars(args).items()} }")  # fmt: skip
+        probe = torch.tensor([[encode("Describe this video.")] * 2], device=device)
+        difference = check(model, torch.tensor(encode(PREFIX), device=device), probe)
         log(f"relative difference of the batched forward from transformers' own: {difference:.2g}")
         if difference > 1e-3:  # the library's convolution runs in TF32
             raise RuntimeError("the batched forward is not transformers'")

@@ -70,11 +70,14 @@ def clip_shape(bucket: str, rng, test: bool) -> tuple[int, int, int]:
             return width, height, 2 * int(pairs[rng.integers(len(pairs))])
 
 
-def make_batch(split: str, indices, shape, fps, questions: int, rng, types=None) -> Batch:
-    """The scenes ``indices`` of a split, drawn at one shape (width, height, frames), asked ``questions`` times each."""
+def make_batch(split: str, indices, shape, fps, questions: int, rng, types=None, weights=None) -> Batch:
+    """The scenes ``indices`` of a split, drawn at one shape (width, height, frames), asked ``questions`` times each.
+
+    types and weights are those of ``ask``.
+    """
     width, height, frames = shape
     scenes = [sample_scene(split, int(i), width, height, frames, float(f)) for i, f in zip(indices, fps, strict=True)]
-    asked = [ask(scene, rng, questions, types) for scene in scenes]
+    asked = [ask(scene, rng, questions, types, weights) for scene in scenes]
     rows = [[(encode(SUFFIX.format(q.prompt)), encode(q.answer + END)) for q in qs] for qs in asked]
     length = max(len(a) + len(b) for row in rows for a, b in row)
     length = -(-length // 8) * 8

@@ -10,13 +10,11 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from .config import DEFAULT_PRESET, PRESETS, AttentionConfig
+from .preset_file import Node, PresetError, read
 from .psa_config import PSAConfig
 
 PRESET_FILE = Path(__file__).resolve().parent / "configs" / "attention_config.yaml"
@@ -41,10 +39,6 @@ SAME_NAME = (
 )
 # What a preset for a language model's prefill may change; the section says whether attention is causal.
 PREFILL = tuple(f.name for f in dataclasses.fields(AttentionConfig) if f.name not in ("causal", "warmup_steps"))
-
-
-class PresetError(ValueError):
-    """A name that no preset has, or a file that does not say what it should: then the message names line and key."""
 
 
 @dataclass(frozen=True)
@@ -83,81 +77,7 @@ class Preset:
         return (frames - 1) // depth + 1, height // divisors[0], width // divisors[1]
 
 
-class _Node:
-    """A YAML node that knows its file, line and path of keys."""
-
-    def __init__(self, node: yaml.Node, file: Path, path: str = "", line: int | None = None) -> None:
-        self.node, self.file, self.path = node, file, path
-        self.line = node.start_mark.line + 1 if line is None else line
-
-    def error(self, words: str) -> PresetError:
-        return PresetError(f"{self.file}:{self.line}: {self.path + ': ' if self.path else ''}{words}")
-
-    def items(self, allowed: tuple[str, ...] | None = None, what: str = "key") -> dict[str, _Node]:
-        """Key -> node of a mapping; an error for a key that is unknown or comes twice."""
-        if not isinstance(self.node, yaml.MappingNode):
-            raise self.error(f"must be a mapping, got {self.value()!r}.")
-        found: dict[str, _Node] = {}
-        for key, value in self.node.value:
-            name = str(key.value)
-            path = f"{self.path}.{name}" if self.path else name
-            child = _Node(value, self.file, path, key.start_mark.line + 1)
-            if name in found:
-                raise child.error(f"comes twice, first on line {found[name].line}.")
-            if allowed is not None and name not in allowed:
-                raise child.error(f"unknown {what}; use {', '.join(allowed)}.")
-            found[name] = child
-        return found
-
-    def value(self):
-        """The plain Python value, read as YAML's safe loader does."""
-        try:
-            return yaml.constructor.SafeConstructor().construct_document(self.node)
-        except yaml.constructor.ConstructorError as error:
-            raise self.error(f"{error.problem}.") from None
-
-    def expect(self, good: Callable[[object], bool], words: str):
-        """The value, if ``good`` says so."""
-        value = self.value()
-        if not good(value):
-            raise self.error(f"must be {words}, got {self.value()!r}.")
-        return value
-
-    def one_of(self, *allowed: str) -> str:
-        return self.expect(lambda x: x in allowed, " or ".join(allowed))
-
-    def text(self) -> str:
-        return self.expect(lambda x: isinstance(x, str), "text")
-
-    def flag(self) -> bool:
-        return self.expect(lambda x: isinstance(x, bool), "true or false")
-
-    def count(self, least: int) -> int:
-        return self.expect(
-            lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least, f"an integer of at least {least}"
-        )
-
-
-def _read(file: str | os.PathLike) -> dict[str, _Node]:
-    """Model -> node of a file.
-
-    Raises:
-        FileNotFoundError: no such file. PresetError: not YAML, or not a mapping.
-    """
-    path = Path(file)
-    if not path.is_file():
-        raise FileNotFoundError(f"no preset file {path}.")
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except yaml.MarkedYAMLError as error:
-        mark = error.problem_mark or error.context_mark
-        raise PresetError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}.") from None
-    if root is None:
-        raise PresetError(f"{path}:1: the file is empty.")
-    return _Node(root, path).items()
-
-
-def _check_model(model: _Node) -> tuple[dict[str, _Node], dict[str, _Node]]:
+def _check_model(model: Node) -> tuple[dict[str, Node], dict[str, Node]]:
     """Keys of a model's section, and its presets."""
     keys = model.items(("default_attention", "video_scale", "text_length", "causal", "attention_configs"))
     if "attention_configs" not in keys:
@@ -168,7 +88,7 @@ def _check_model(model: _Node) -> tuple[dict[str, _Node], dict[str, _Node]]:
     return keys, presets
 
 
-def _scale(node: _Node) -> tuple[int, int, int]:
+def _scale(node: Node) -> tuple[int, int, int]:
     divisors = node.items(DIVISORS)
     for name in DIVISORS:
         if name not in divisors:
@@ -177,7 +97,7 @@ def _scale(node: _Node) -> tuple[int, int, int]:
     return depth, height, width
 
 
-def _config(preset: _Node, keys: dict[str, _Node], causal: bool) -> PSAConfig:
+def _config(preset: Node, keys: dict[str, Node], causal: bool) -> PSAConfig:
     """The configuration that a preset's keys describe."""
     nodes = {name: keys[name] for name in SAME_NAME if name in keys}
     for group in ("block_size", "sim_thresholds"):
@@ -199,7 +119,7 @@ def _config(preset: _Node, keys: dict[str, _Node], causal: bool) -> PSAConfig:
     return config
 
 
-def _prefill_config(preset: _Node, keys: dict[str, _Node], causal: bool) -> AttentionConfig:
+def _prefill_config(preset: Node, keys: dict[str, Node], causal: bool) -> AttentionConfig:
     """One of ``config.PRESETS`` by name, with the fields that the preset's keys change."""
     base = keys["preset"].one_of(*PRESETS) if "preset" in keys else DEFAULT_PRESET
     nodes = {name: keys[name] for name in PREFILL if name in keys}
@@ -209,7 +129,7 @@ def _prefill_config(preset: _Node, keys: dict[str, _Node], causal: bool) -> Atte
         raise _at_fault(str(error), nodes, preset).error(str(error)) from None
 
 
-def _values(nodes: dict[str, _Node]) -> dict:
+def _values(nodes: dict[str, Node]) -> dict:
     """The nodes' values; the levels of mask_ratios get nodes of their own, for ``_at_fault``."""
     values = {name: node.value() for name, node in nodes.items()}
     if "mask_ratios" in nodes:
@@ -217,7 +137,7 @@ def _values(nodes: dict[str, _Node]) -> dict:
     return values
 
 
-def _at_fault(words: str, nodes: dict[str, _Node], preset: _Node) -> _Node:
+def _at_fault(words: str, nodes: dict[str, Node], preset: Node) -> Node:
     """The node that a refusal is about: the field that it names first, or the level of mask_ratios."""
     named = [name for name in nodes if name in words]
     if not named:
@@ -227,7 +147,7 @@ def _at_fault(words: str, nodes: dict[str, _Node], preset: _Node) -> _Node:
     return nodes.get(f"mask_ratios.{level.group(1)}" if level else name, nodes[name])
 
 
-def _preset(model: str, node: _Node, name: str, keys: dict[str, _Node]) -> Preset:
+def _preset(model: str, node: Node, name: str, keys: dict[str, Node]) -> Preset:
     own = {
         "psa": ("use_rearrange", "block_size", "sim_thresholds", *SAME_NAME),
         "prefill": ("preset", *PREFILL),
@@ -255,10 +175,10 @@ def _preset(model: str, node: _Node, name: str, keys: dict[str, _Node]) -> Prese
     )
 
 
-def _load(file: str | os.PathLike | None) -> dict[str, tuple[dict[str, _Node], dict[str, _Node]]]:
+def _load(file: str | os.PathLike | None) -> dict[str, tuple[dict[str, Node], dict[str, Node]]]:
     """Model -> (its keys, its presets): the bundled file, and over it the user's, key by key and preset by preset."""
-    models = {name: _check_model(node) for name, node in _read(PRESET_FILE).items()}
-    for name, node in (_read(file) if file is not None else {}).items():
+    models = {name: _check_model(node) for name, node in read(PRESET_FILE).items()}
+    for name, node in (read(file) if file is not None else {}).items():
         keys, presets = _check_model(node)
         old_keys, old_presets = models.get(name, ({}, {}))
         models[name] = ({**old_keys, **keys}, {**old_presets, **presets})

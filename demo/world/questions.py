@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+import numpy as np
+
 from .vocabulary import (
     CELLS,
     COLOURS,
@@ -43,14 +45,15 @@ CAPTION_PROMPTS = {
 }
 
 
-def ask(scene, rng, count: int, types=None) -> list[Question]:
-    """``count`` questions about a scene, of types drawn evenly from those that the scene allows.
+def ask(scene, rng, count: int, types=None, weights=None) -> list[Question]:
+    """``count`` questions about a scene, of types drawn from those that the scene allows.
 
     Args:
         scene: a ``Scene``.
         rng: ``numpy.random.Generator`` that picks types, wording and language.
         count: how many; they may repeat.
         types: ask only these; a scene that allows none of them gives an empty list.
+        weights: how much more often a type is asked than those not named, {type: weight}; None asks all evenly.
     """
     writers = _IMAGE if scene.kind == "image" else _VIDEO
     able = {}
@@ -60,8 +63,9 @@ def ask(scene, rng, count: int, types=None) -> list[Question]:
             if found:
                 able[name] = found
     names, questions = list(able), []
+    share = np.array([(weights or {}).get(name, 1.0) for name in names])
     for _ in range(count if names else 0):
-        name = names[rng.integers(len(names))]
+        name = names[rng.choice(len(names), p=share / share.sum())]
         variants = able[name]
         english, chinese = variants[rng.integers(len(variants))]
         is_chinese = bool(rng.integers(2))

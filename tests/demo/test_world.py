@@ -5,6 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 from world import IMAGE_TYPES, SPLITS, VIDEO_TYPES, ask, render, sample_scene
+from world.render import lamp
 from world.vocabulary import CELLS, COLOURS, MOTIONS, SHAPES, SIZES
 from world_batches import BUCKETS, TEST_PAIRS, clip_shape, make_batch, tokenizer
 
@@ -51,8 +52,9 @@ def test_training_and_test_share_no_number_of_frames(bucket):
 
 
 def colour_at(frame, x, y):
-    """The named colour nearest to the middle of what is drawn at (x, y): frame uint8 [3, H, W]."""
-    around = frame[:, int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2].reshape(3, -1).mean(1)
+    """The named colour nearest to the middle of what is drawn at (x, y), the lamp off: frame uint8 [3, H, W]."""
+    unlit = frame - lamp(frame.shape[2])[:, None]
+    around = unlit[:, int(y) - 1 : int(y) + 2, int(x) - 1 : int(x) + 2].reshape(3, -1).mean(1)
     return int(np.argmin([np.abs(around - rgb).sum() for *_, rgb in COLOURS]))
 
 
@@ -72,6 +74,15 @@ def test_things_have_their_colour_and_size_where_they_are_said_to_be():
         assert answers[f"Is the {name} large or small?"] == SIZES[first.size][0]
         assert SIZES[first.size][0] == ("large" if first.radius > 17 else "small")
         assert answers["Count the objects."] == str(len(scene.things))
+
+
+@pytest.mark.parametrize("make", [images, videos], ids=["image", "video"])
+def test_the_light_tells_columns_apart(make):
+    for scene in make("validation", 20):
+        bare = replace(scene, things=(), card=None)
+        warmth = [f[0].astype(float).mean(0) - f[2].astype(float).mean(0) for f in render([bare])[0]]
+        thirds = np.mean(warmth, 0)[: SIZE[0] // 3 * 3].reshape(3, -1).mean(1)  # red less blue, left to right
+        assert (np.diff(thirds) < -25).all()
 
 
 def test_things_move_as_their_answer_says():
@@ -128,6 +139,13 @@ def test_only_the_types_asked_for():
     scene = images("train", 1)[0]
     assert {q.type for q in ask(scene, np.random.default_rng(0), 20, ("size",))} == {"size"}
     assert ask(scene, np.random.default_rng(0), 20, ("motion",)) == []
+
+
+def test_types_with_more_weight_are_asked_more():
+    scene = images("train", 1)[0]
+    plain, heavy = (ask(scene, np.random.default_rng(0), 400, ("size", "count"), w) for w in (None, {"size": 3.0}))
+    shares = [np.mean([q.type == "size" for q in asked]) for asked in (plain, heavy)]
+    assert abs(shares[0] - 0.5) < 0.1 and abs(shares[1] - 0.75) < 0.1
 
 
 def test_batches_hold_the_answers():
