@@ -2,7 +2,9 @@
 
     python demo/train.py                       # writes demo/checkpoint and demo/training_log.txt; one GPU, bfloat16
     python demo/train.py --seed 3 --out again --log again.txt
-    python demo/train.py --start demo/checkpoint --steps 1500 --tokens 4096 --lr 1e-3 --out more   # goes on; or on a CPU
+    python demo/train.py --start demo/checkpoint --mix image=0.7 short=0.3 --ask motion=4 --tokens 4096 --out more
+
+The last one goes on from a checkpoint, which a CPU can do, too.
 
 A curriculum from images to clips of 8k vision tokens, with several questions about every clip. At the end the weights
 are rounded to bfloat16 and the table is measured on the test split, which shares no layout and no number of frames
@@ -23,6 +25,7 @@ import transformers
 from batched_qwen import NAME, check, question_states
 from evaluate import accuracy_table, evaluate
 from model_files import config_of, new_model, read_weights, write_checkpoint
+from world import IMAGE_TYPES, VIDEO_TYPES
 from world.render import draw
 from world_batches import BUCKETS, CHECKPOINT, FPS, PREFIX, clip_shape, encode, make_batch, tokenizer
 
@@ -34,7 +37,7 @@ CURRICULUM = (
 )
 QUESTIONS = {"image": 6, "short": 8}  # about each clip
 QUESTIONS_LONG = 16
-HARD = {"position": 4.0, "relation": 3.0, "motion": 4.0, "caption": 3.0}  # learned last, so asked more often
+ASKED = {"position": 4.0, "relation": 3.0, "motion": 4.0, "caption": 3.0}  # learned last, so asked more often
 MOST_CLIPS = 160  # in a step
 WARMUP = 0.03  # of the steps
 LAST_LR = 0.03  # of the highest
@@ -43,22 +46,26 @@ LAST_LR = 0.03  # of the highest
 class Steps(torch.utils.data.Dataset):
     """Item i: the bucket and the batch of step i, which depend on the seed and on i alone."""
 
-    def __init__(self, seed: int, steps: int, tokens: int):
-        self.seed, self.steps, self.tokens = seed, steps, tokens
+    def __init__(self, args):
+        self.seed, self.steps, self.tokens, self.asked = args.seed, args.steps, args.tokens, args.ask
+        total = sum(args.mix.values())
+        self.curriculum = ((1.0, {b: x / total for b, x in args.mix.items()}),) if args.mix else CURRICULUM
 
     def __len__(self):
         return self.steps
 
     def __getitem__(self, step: int):
         rng = np.random.default_rng([self.seed, step])
-        mix = next(mix for until, mix in CURRICULUM if step < until * self.steps)
+        mix = next(mix for until, mix in self.curriculum if step < until * self.steps)
         bucket = str(rng.choice(list(mix), p=list(mix.values())))
         shape = clip_shape(bucket, rng, test=False)
         tokens = shape[0] * shape[1] // 28**2 * max(1, shape[2] // 2)
         clips = max(1, min(MOST_CLIPS, self.tokens // tokens))
         indices = (self.seed * self.steps + step) * MOST_CLIPS + np.arange(clips)
         fps = rng.choice(FPS, clips)
-        return bucket, make_batch("train", indices, shape, fps, QUESTIONS.get(bucket, QUESTIONS_LONG), rng, None, HARD)
+        return bucket, make_batch(
+            "train", indices, shape, fps, QUESTIONS.get(bucket, QUESTIONS_LONG), rng, None, self.asked
+        )
 
 
 def answer_loss(model, batch, prefix_ids):
@@ -95,6 +102,28 @@ class Optimisers:
             one.zero_grad(set_to_none=True)
 
 
+class Shares(argparse.Action):
+    """``image=0.7 short=0.3`` -> {"image": 0.7, "short": 0.3}."""
+
+    def __init__(self, *args, names, **kwargs):
+        super().__init__(*args, **kwargs)
+        self.names = names
+
+    def __call__(self, parser, namespace, values, option_string=None):
+        found = {}
+        for value in values:
+            name, _, number = value.partition("=")
+            try:
+                found[name] = float(number)
+            except ValueError:
+                parser.error(f"{option_string} takes name=number, got {value!r}.")
+            if name not in self.names or not found[name] > 0:
+                parser.error(
+                    f"{option_string} {value}: use one of {', '.join(sorted(self.names))} and a number above 0."
+                )
+        setattr(namespace, self.dest, found)
+
+
 def lr_share(step: int, steps: int) -> float:
     """Linear warm-up, then a cosine down to LAST_LR."""
     if step < WARMUP * steps:
@@ -108,9 +137,7 @@ def train(model, args, log):
     device = model.device
     prefix_ids = torch.tensor(encode(PREFIX), device=device)
     optimisers = Optimisers(model, args.lr)
-    loader = torch.utils.data.DataLoader(
-        Steps(args.seed, args.steps, args.tokens), batch_size=None, num_workers=args.workers, prefetch_factor=4
-    )
+    loader = torch.utils.data.DataLoader(Steps(args), batch_size=None, num_workers=args.workers, prefetch_factor=4)
     on_gpu = device.type == "cuda"
     for block in (*model.model.visual.blocks, *model.model.language_model.layers) if on_gpu else ():
         for part in block.children():
@@ -138,6 +165,10 @@ def main():
     parser.add_argument("--out", type=Path, default=CHECKPOINT, help="folder of the checkpoint")
     parser.add_argument("--log", type=Path, default=Path(__file__).parent / "training_log.txt")
     parser.add_argument("--start", type=Path, help="folder of a checkpoint to go on from; none: fresh weights")
+    parser.add_argument("--mix", nargs="+", default={}, action=Shares, names=BUCKETS,
+                        help="how often to draw each length, as name=share, in place of the curriculum")  # fmt: skip
+    parser.add_argument("--ask", nargs="+", default=ASKED, action=Shares, names={*IMAGE_TYPES, *VIDEO_TYPES},
+                        help="how much more often to ask some kinds of question, as name=weight")  # fmt: skip
     parser.add_argument("--seed", type=int, default=2)
     parser.add_argument("--steps", type=int, default=4000)
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
