@@ -84,13 +84,14 @@ def bench(name, length, args, case, mode, ratios) -> dict:
     """One row: the peers, the operator, its stages."""
     q, k, v = INPUTS[name](length, args.heads, args.kv_heads, args.dim, torch.bfloat16)
     config = AttentionConfig(
-        key_block=args.key_block, mask_mode=mode, mask_ratios=ratios, xattn_stride=args.stride, xattn_terms=args.terms,
-        text_length=args.text_length, causal=not args.bidirectional,
+        key_block=args.key_block, mask_mode=mode, mask_ratios=ratios, xattn_query_stride=args.strides[0],
+        xattn_stride=args.strides[1], xattn_terms=args.terms, text_length=args.text_length,
+        causal=not args.bidirectional,
     )  # fmt: skip
     thresholds = (config.sim_2x_threshold, config.sim_4x_threshold, config.sim_8x_threshold) if args.cap else None
     shape = arguments(config, args.dim)
     choose = dict(
-        intervals=config.intervals, mode=config.mask_mode, stride=args.stride, terms=args.terms,
+        intervals=config.intervals, mode=config.mask_mode, strides=tuple(args.strides), terms=args.terms,
         method=args.method, text_length=args.text_length,
     )  # fmt: skip
 
@@ -121,7 +122,7 @@ def bench(name, length, args, case, mode, ratios) -> dict:
     row["pyramid_ms"] = time_ms(lambda: kernels.pyramid_fwd(k, v, key_block=config.key_block, thresholds=thresholds))
     blocks = lambda **more: kernels.select_blocks(q, k, **shape, **choose, cap=cap, **more)  # noqa: E731
     estimate = (
-        (lambda: kernels.xattn_fwd(q, k, **shape, stride=args.stride, terms=args.terms))
+        (lambda: kernels.xattn_fwd(q, k, **shape, strides=choose["strides"], terms=args.terms))
         if args.method == "xattn"
         else (lambda: kernels.pooling_fwd(q, k, **shape))
     )
@@ -170,8 +171,8 @@ def main():
     parser.add_argument("--kv-heads", type=int, default=4)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--key-block", type=int, default=64)
-    parser.add_argument("--stride", type=int, default=16)
-    parser.add_argument("--terms", type=int, default=4)
+    parser.add_argument("--strides", type=int, nargs=2, default=(16, 4), help="of queries and of keys (16 4)")
+    parser.add_argument("--terms", type=int, default=1)
     parser.add_argument("--method", choices=("xattn", "pooling"), default="xattn")
     parser.add_argument("--text-length", type=int, default=0)
     parser.add_argument("--bidirectional", action="store_true")

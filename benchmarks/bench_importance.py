@@ -33,8 +33,8 @@ def main():
         cells = []
         for mode, ratios in CASES:
             config = AttentionConfig(
-                mask_mode=mode, mask_ratios=ratios, xattn_stride=stride, xattn_terms=terms, text_length=0,
-                use_sim_mask=False, dense_below=0,
+                mask_mode=mode, mask_ratios=ratios, xattn_stride=stride, xattn_query_stride=stride,
+                xattn_terms=terms, text_length=0, use_sim_mask=False, dense_below=0,
             )  # fmt: skip
             out, stats = pyramid_attention(q, k, v, config, return_stats=True)
             error = float(paddle.norm(out - dense) / paddle.norm(dense))

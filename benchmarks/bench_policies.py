@@ -54,7 +54,8 @@ class Tensors:
     kept: dict = field(default_factory=dict)
 
     def importance(self, config: AttentionConfig, true: bool) -> np.ndarray:
-        key = (true, config.query_block, config.key_block, *(() if true else (config.xattn_stride, config.xattn_terms)))
+        estimate = (config.xattn_query_stride, config.xattn_stride, config.xattn_terms)
+        key = (true, config.query_block, config.key_block, *(() if true else estimate))
         if key not in self.kept:
             run = true_importance if true else eager.importance
             self.kept[key] = run(self.q, self.k, config, self.scale).numpy()

@@ -88,8 +88,9 @@ class Attentions:
         config = self.config
         _, work = kernels.psa_fwd(
             q, k, v, scale=scaling, causal=True, query_block=config.query_block, key_block=config.key_block,
-            intervals=config.intervals, mode=config.mask_mode, stride=config.xattn_stride,
-            terms=config.xattn_terms, method=config.importance_method, text_length=config.forced_text,
+            intervals=config.intervals, mode=config.mask_mode,
+            strides=(config.xattn_query_stride, config.xattn_stride), terms=config.xattn_terms,
+            method=config.importance_method, text_length=config.forced_text,
             out=out.transpose(1, 2),
         )  # fmt: skip
         self.work.append(work)

@@ -45,7 +45,8 @@ def arguments(config, dim: int) -> dict:
     return dict(
         scale=dim**-0.5, causal=False, query_block=config.query_block, key_block=config.key_block,
         intervals=config.intervals, mode=config.mask_mode, method=config.importance_method,
-        stride=config.xattn_stride, terms=config.xattn_terms, text_length=config.forced_text,
+        strides=(config.xattn_query_stride, config.xattn_stride), terms=config.xattn_terms,
+        text_length=config.forced_text,
     )  # fmt: skip
 
 
@@ -133,7 +134,7 @@ def stages(row: dict, qkv, call: dict, blocks: dict) -> None:
         row["importance_tflops"] = 2 * q.shape[1] * q.shape[3] * sampled**2 / row["importance_ms"] / 1e9
     else:
         row["importance_ms"] = time_ms(
-            lambda: kernels.xattn_fwd(q, k, **shared, stride=call["stride"], terms=call["terms"])
+            lambda: kernels.xattn_fwd(q, k, **shared, strides=call["strides"], terms=call["terms"])
         )
     choose = lambda: kernels.select_blocks(q, k, **call)  # noqa: E731
     row["select_ms"] = time_ms(choose) - row["importance_ms"]

@@ -62,13 +62,13 @@ def check(shape, name, causal, failures):
     lq, lk, heads, kv_heads, dim, m, n = shape
     dtype, scale = DTYPES[name], dim**-0.5
     q, k, v = inputs(shape, dtype)
-    config = AttentionConfig(query_block=m, key_block=n, causal=causal, mask_ratios=RATIOS, xattn_stride=8)
+    config = AttentionConfig(query_block=m, key_block=n, causal=causal, mask_ratios=RATIOS)
     geometry = dict(causal=causal, query_block=m, key_block=n)
     thresholds = (0.75, 0.7, 0.7)
     pooled_k, pooled_v, cap = kernels.pyramid_fwd(k, v, key_block=n, thresholds=thresholds)
     choose = dict(intervals=config.intervals, mode="energybound", text_length=0)
     found = kernels.select_blocks(
-        q, k, scale=scale, **geometry, **choose, stride=8, terms=4, method="xattn", cap=cap, return_levels=True,
+        q, k, scale=scale, **geometry, **choose, strides=(16, 4), terms=1, method="xattn", cap=cap, return_levels=True,
         return_importance=True,
     )  # fmt: skip
     levels = found.levels[0].cpu().numpy().astype(int)
@@ -78,7 +78,7 @@ def check(shape, name, causal, failures):
     error = float(np.abs(exact(out) - want).max())
     limit = budget(q, k, v, scale, causal, dtype)
     scores = found.importance[0].double().cpu().numpy()
-    wanted = reference.xattn_importance(exact(q), exact(k), scale, causal, m, n, 8, 4)
+    wanted = reference.xattn_importance(exact(q), exact(k), scale, causal, m, n, (16, 4), 1)
     importance_error = float(np.abs(scores - wanted).max() / wanted.max())
     cosines = reference.key_similarity_cap(exact(k), n, dict(zip((2, 4, 8), thresholds, strict=True)))
     chosen = reference.select_levels(
@@ -102,10 +102,10 @@ def check_repeats(repeats: int, failures) -> None:
     """Bitwise equal repeats, and a CUDA graph's replay equal to the eager launch."""
     shape = (2048, 2048, 7, 1, 128, 128, 64)
     q, k, v = inputs(shape, torch.bfloat16)
-    config = AttentionConfig(mask_ratios=RATIOS, xattn_stride=8)
+    config = AttentionConfig(mask_ratios=RATIOS)
     call = dict(
         scale=128**-0.5, causal=True, query_block=128, key_block=64, intervals=config.intervals, mode="energybound",
-        stride=8, terms=4, method="xattn", text_length=0, thresholds=(0.75, 0.7, 0.7),
+        strides=(16, 4), terms=1, method="xattn", text_length=0, thresholds=(0.75, 0.7, 0.7),
     )  # fmt: skip
     first, work = kernels.psa_fwd(q, k, v, **call)
     equal = all(torch.equal(kernels.psa_fwd(q, k, v, **call)[0], first) for _ in range(repeats))

@@ -103,7 +103,7 @@ def check_pooling(repeats: int) -> None:
             for causal in (True, False):
                 for scale in (d**-0.5, -0.3):
                     q, k, _ = inputs(shape, dtype)
-                    call = dict(causal=causal, query_block=m, key_block=n, method="pooling", stride=8, terms=4,
+                    call = dict(causal=causal, query_block=m, key_block=n, method="pooling", strides=(8, 8), terms=4,
                                 intervals=LEVELS, mode="topk", text_length=0, return_importance=True)  # fmt: skip
                     got = kernels.select_blocks(q, k, scale=scale, **call).importance[0].double().cpu().numpy()
                     want = reference.pooling_importance(exact(q), exact(k), scale, causal, m, n)
@@ -128,8 +128,8 @@ def check_pooling(repeats: int) -> None:
 def check_path() -> None:
     length = int(np.prod(GRID)) + TEXT
     shape = (length, length, 4, 2, 128, 128, 64)
-    call = dict(scale=128**-0.5, causal=False, query_block=128, key_block=64, mode="topk", method="pooling", stride=16,
-                terms=4, text_length=TEXT)  # fmt: skip
+    call = dict(scale=128**-0.5, causal=False, query_block=128, key_block=64, mode="topk", method="pooling",
+                strides=(16, 16), terms=4, text_length=TEXT)  # fmt: skip
     for name, dtype in DTYPES.items():
         q, k, v = inputs(shape, dtype)
         want = reference.dense_attention(exact(q), exact(k), exact(v), 128**-0.5, False)

@@ -35,7 +35,7 @@ from psa_paddle import bridge, kernels, reference
 from psa_paddle.rearrange import METHODS
 
 RATIOS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.9), (0, 0.9, 1.0))
-XATTN = dict(intervals=RATIOS, mode="energybound", method="xattn", stride=8, terms=4, text_length=0)
+XATTN = dict(intervals=RATIOS, mode="energybound", method="xattn", strides=(16, 4), terms=1, text_length=0)
 CAP = (0.75, 0.7, 0.7)
 HOLD_NS = 512_000_000
 CALLS = 200

@@ -39,7 +39,7 @@ NAME = "bench_quality"
 def kernel_arguments(config) -> dict:
     return dict(
         causal=True, query_block=config.query_block, key_block=config.key_block, mode=config.mask_mode,
-        intervals=config.intervals, stride=config.xattn_stride, terms=config.xattn_terms,
+        intervals=config.intervals, strides=(config.xattn_query_stride, config.xattn_stride), terms=config.xattn_terms,
         method=config.importance_method,
     )  # fmt: skip
 

@@ -185,7 +185,7 @@ def kernel_arguments(config: AttentionConfig, scale: float) -> dict:
         "intervals": config.intervals,
         "mode": config.mask_mode,
         "method": config.importance_method,
-        "stride": config.xattn_stride,
+        "strides": (config.xattn_query_stride, config.xattn_stride),
         "terms": config.xattn_terms,
         "text_length": config.forced_text,
         "thresholds": thresholds if config.use_sim_mask else None,

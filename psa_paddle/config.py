@@ -28,13 +28,14 @@ ALL_LEVEL_ONE = {1: (0.0, 1.0)}
 
 # Named settings for the prefill of Qwen2.5-VL; benchmarks/RESULTS.md ("Presets") has what they were chosen by. Shares
 # by rank fix what a call costs, whatever its attention looks like.
-_BY_RANK = dict(key_block=64, mask_mode="topk", xattn_stride=8, xattn_terms=2, use_sim_mask=False)
+_ESTIMATE = dict(xattn_stride=4, xattn_query_stride=16, xattn_terms=1)
+_BY_RANK = dict(_ESTIMATE, key_block=64, mask_mode="topk", use_sim_mask=False)
 PRESETS = {
     "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.3), 8: (0.3, 0.6), 0: (0.6, 1.0)}),
     "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.13), 8: (0.13, 0.5), 0: (0.5, 1.0)}),
     "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.025), 8: (0.025, 0.15), 0: (0.15, 1.0)}),
-    "seed": dict(key_block=64, mask_mode="energybound", xattn_stride=16, xattn_terms=4, use_sim_mask=True,
-                 mask_ratios=SEED_RATIOS),
+    "seed": dict(key_block=64, mask_mode="energybound", xattn_stride=16, xattn_query_stride=16, xattn_terms=4,
+                 use_sim_mask=True, mask_ratios=SEED_RATIOS),
 }  # fmt: skip
 DEFAULT_PRESET = "balanced"
 _DEFAULT = PRESETS[DEFAULT_PRESET]
@@ -98,10 +99,11 @@ class AttentionConfig:
         mask_ratios: level -> (lo, hi); the intervals tile [0, 1]. Level 1 is full resolution, 2/4/8 are pooled that
             many times, 0 is skipped.
         importance_method: ``"xattn"`` (antidiagonal sums, arXiv:2503.16428) or ``"pooling"`` (sampled tokens).
-        xattn_stride: antidiagonal stride of ``"xattn"``, 4, 8, 16 or 32; divides both block sizes.
-        xattn_terms: products that each antidiagonal sum takes, evenly spaced along it, at most the stride; the stride
-            itself takes all, as XAttention does. Fewer cost less and choose as well or better
-            (benchmarks/RESULTS.md).
+        xattn_stride, xattn_query_stride: ``"xattn"`` scores groups of so many keys and queries against each other: 4,
+            8, 16 or 32.
+        xattn_terms: tokens that each group takes part with, at most the smaller stride. Both strides and the terms
+            alike is XAttention's antidiagonal sum. Fewer tokens, at places that shift from group to group, cost less
+            and choose better (benchmarks/RESULTS.md).
         text_length: the last tokens, whose key and query blocks stay at level 1. ``None``: 512, or in Qwen2.5-VL
             the tokens after the last vision token.
         use_sim_mask: cap each key block's level by the similarity of neighbouring keys.
@@ -119,6 +121,7 @@ class AttentionConfig:
     mask_ratios: Mapping[int, tuple[float, float]] = field(default_factory=lambda: _DEFAULT["mask_ratios"], hash=False)
     importance_method: str = "xattn"
     xattn_stride: int = _DEFAULT["xattn_stride"]
+    xattn_query_stride: int = _DEFAULT["xattn_query_stride"]
     xattn_terms: int = _DEFAULT["xattn_terms"]
     text_length: int | None = None
     use_sim_mask: bool = _DEFAULT["use_sim_mask"]
@@ -134,9 +137,13 @@ class AttentionConfig:
         _one_of("query_block", self.query_block, QUERY_BLOCKS)
         _one_of("key_block", self.key_block, KEY_BLOCKS)
         _one_of("xattn_stride", self.xattn_stride, XATTN_STRIDES)
+        _one_of("xattn_query_stride", self.xattn_query_stride, XATTN_STRIDES)
         _one_of("xattn_terms", self.xattn_terms, XATTN_TERMS)
-        if self.xattn_terms > self.xattn_stride:
-            raise ValueError(f"xattn_terms must be at most xattn_stride ({self.xattn_stride}), got {self.xattn_terms}.")
+        if self.xattn_terms > min(self.xattn_stride, self.xattn_query_stride):
+            raise ValueError(
+                f"xattn_terms must be at most xattn_stride ({self.xattn_stride}) and xattn_query_stride "
+                f"({self.xattn_query_stride}), got {self.xattn_terms}."
+            )
         _one_of("mask_mode", self.mask_mode, tuple(MASK_MODES))
         _one_of("importance_method", self.importance_method, IMPORTANCE_METHODS)
         _one_of("backend", self.backend, BACKENDS)

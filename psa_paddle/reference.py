@@ -55,28 +55,40 @@ def dense_attention(q, k, v, scale: float, causal: bool):
     return np.einsum("hqk,hkd->hqd", softmax(logits), np.repeat(v, group, 0))
 
 
-def xattn_importance(q, k, scale: float, causal: bool, query_block: int, key_block: int, stride: int, terms: int):
+def places(groups, size: int, terms: int):
+    """Which ``terms`` tokens of each group of ``size`` are taken, [groups, terms]: the middles of equal parts, turned
+    by ``size`` times the fraction of g^2 / golden ratio in group g. Squares, as multiples keep step with some widths of
+    a picture's rows. Where all are taken nothing is turned.
+    """
+    t = np.arange(terms) * (size // terms) + size // terms // 2
+    turn = [int(g) ** 2 * 0x9E3779B1 % 2**32 * size // 2**32 if terms < size else 0 for g in groups]
+    return (t + np.array(turn)[:, None]) % size
+
+
+def xattn_importance(q, k, scale: float, causal: bool, query_block: int, key_block: int, strides, terms: int):
     """Antidiagonal importance, [H, nI, nJ]; tokens past the end count as zero vectors.
 
-    S[a, b] = scale / n * sum_t q[a s + s - 1 - t] . k[b s + t] over n = ``terms`` evenly spaced t of 0 .. s - 1 (the
-    middles of n equal parts), softmax over the groups b that some token of group a may see, summed over the groups of
-    each block pair.
+    Queries come in groups a of r tokens and keys in groups b of s, ``strides`` = (r, s): S[a, b] = scale / n * sum_t
+    q[a r + r - 1 - x(a, t)] . k[b s + y(b, t)] over n = ``terms`` places x and y in the groups (see ``places``),
+    softmax over the groups b that some token of group a may see, summed over the groups of each block pair. With
+    r = s = n that is XAttention's antidiagonal sum.
     """
     h, lq, d = q.shape
-    group, lk, s = h // k.shape[0], k.shape[1], stride
-    n_a, n_b, offset = blocks(lq, s), blocks(lk, s), lk - lq
-    qg = np.zeros((h, n_a * s, d))
+    group, lk, (r, s) = h // k.shape[0], k.shape[1], strides
+    n_a, n_b, offset = blocks(lq, r), blocks(lk, s), lk - lq
+    qg = np.zeros((h, n_a * r, d))
     kg = np.zeros((k.shape[0], n_b * s, d))
     qg[:, :lq], kg[:, :lk] = q, k
-    t = np.arange(terms) * (s // terms) + s // terms // 2
-    qg = qg.reshape(h, n_a, s, d)[:, :, s - 1 - t].reshape(h, n_a, terms * d)
-    kg = np.repeat(kg.reshape(-1, n_b, s, d)[:, :, t].reshape(-1, n_b, terms * d), group, 0)
+    a, b = np.arange(n_a), np.arange(n_b)
+    x = places(a + offset // r if causal else a, r, terms)  # a chunk takes the places that it has in the whole
+    qg = qg[:, a[:, None] * r + r - 1 - x].reshape(h, n_a, terms * d)
+    kg = np.repeat(kg[:, b[:, None] * s + places(b, s, terms)].reshape(-1, n_b, terms * d), group, 0)
     logits = scale / terms * np.einsum("had,hbd->hab", qg, kg)
     if causal:
-        last = np.minimum(np.arange(n_a) * s + s - 1, lq - 1) + offset
-        logits = np.where(np.arange(n_b)[None] * s <= last[:, None], logits, -np.inf)
+        last = np.minimum(a * r + r - 1, lq - 1) + offset
+        logits = np.where(b[None] * s <= last[:, None], logits, -np.inf)
     p = softmax(logits)
-    rows = np.add.reduceat(p, np.arange(0, n_a, query_block // s), axis=1)
+    rows = np.add.reduceat(p, np.arange(0, n_a, query_block // r), axis=1)
     return np.add.reduceat(rows, np.arange(0, n_b, key_block // s), axis=2)
 
 

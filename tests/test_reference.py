@@ -44,22 +44,25 @@ def test_topk_counts_ranks_among_valid_blocks():
     assert levels.tolist() == [[[1, 1, 1, 2]]]
 
 
-@pytest.mark.parametrize("terms,places", [(4, [0, 1, 2, 3]), (2, [1, 3]), (1, [2])])
-def test_xattn_matches_plain_loops(terms, places):
+@pytest.mark.parametrize("strides,terms", [((4, 4), 4), ((4, 4), 2), ((16, 4), 1)], ids=str)
+def test_xattn_matches_plain_loops(strides, terms):
     q, k, _ = (x[0].astype(np.float64) for x in smooth_qkv(70, 100, 2, 1, 32))
-    stride, scale, offset = 4, 0.3, 30
-    logits = np.full((2, 18, 25), -np.inf)
-    for h in range(2):
-        for a in range(18):
-            for b in range(25):
-                if b * stride > min(a * stride + stride - 1, 69) + offset:
-                    continue
-                pairs = [(a * stride + stride - 1 - t, b * stride + t) for t in places]
-                logits[h, a, b] = scale / terms * sum(q[h, i] @ k[0, j] for i, j in pairs if i < 70 and j < 100)
+    (r, s), scale, offset = strides, 0.3, 30
+
+    def place(group, size, part):
+        middle = size // terms * part + size // terms // 2
+        return (middle + int(group**2 * 0.6180339887 % 1 * size if terms < size else 0)) % size
+
+    logits = np.full((2, -(-70 // r), 25), -np.inf)
+    for h, a, b in np.ndindex(logits.shape):
+        if b * s > min(a * r + r - 1, 69) + offset:
+            continue
+        pairs = [(a * r + r - 1 - place(a + offset // r, r, t), b * s + place(b, s, t)) for t in range(terms)]
+        logits[h, a, b] = scale / terms * sum(q[h, i] @ k[0, j] for i, j in pairs if i < 70 and j < 100)
     p = reference.softmax(logits)
-    expected = np.stack([p[:, :16].sum(1), p[:, 16:].sum(1)], 1)
+    expected = np.stack([p[:, : 64 // r].sum(1), p[:, 64 // r :].sum(1)], 1)
     expected = np.stack([expected[..., j : j + 8].sum(-1) for j in range(0, 25, 8)], -1)
-    got = reference.xattn_importance(q, k, scale, True, 64, 32, stride, terms)
+    got = reference.xattn_importance(q, k, scale, True, 64, 32, strides, terms)
     assert np.abs(got - expected).max() < 1e-12
 
 

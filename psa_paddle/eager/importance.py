@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 import paddle.nn.functional as F
 
@@ -9,31 +10,43 @@ from ..config import AttentionConfig
 from ..geometry import Geometry, ceil_div
 
 SAMPLE_STEP = 4
+GOLDEN = 0x9E3779B1  # 2^32 over the golden ratio
 MASKED = -1e30
 
 
-def xattn_features(q, k, stride: int, terms: int, scale: float):
-    """Antidiagonal features (arXiv:2503.16428): qf [B, Hkv, G, nA, n*D], kf [B, Hkv, nB, n*D], float32, n = ``terms``.
+def xattn_features(q, k, config: AttentionConfig, scale: float):
+    """Features of groups of tokens (arXiv:2503.16428): qf [B, Hkv, G, nA, n D], kf [B, Hkv, nB, n D], float32, of
+    n = ``xattn_terms`` tokens each.
 
-    ``qf . kf`` is scale / n * sum_t q[a s + s - 1 - t] . k[b s + t] over n evenly spaced t; tokens past the end are
-    zero vectors.
+    ``qf . kf`` is scale / n * sum_t q[a r + r - 1 - x(a, t)] . k[b s + y(b, t)] for groups of r queries and s keys; see
+    ``places`` for x and y. Tokens past the end are zero vectors.
     """
-    step = stride // terms
-    first = step // 2
-    kf = _groups(k, stride)[:, :, :, first::step]
-    qf = _groups(q, stride).flip(-2)[:, :, :, first::step] * (scale / terms)
+    r, s, n = config.xattn_query_stride, config.xattn_stride, config.xattn_terms
+    first = (k.shape[2] - q.shape[2]) // r if config.causal else 0  # a chunk takes the places it has in the whole
+    qf = _take(q, r, r - 1 - places(first, ceil_div(q.shape[2], r), r, n)) * (scale / n)
     b, h, n_a = qf.shape[:3]
-    return qf.reshape([b, k.shape[1], h // k.shape[1], n_a, -1]), kf.flatten(-2)
+    return qf.reshape([b, k.shape[1], h // k.shape[1], n_a, -1]), _take(k, s, places(0, ceil_div(k.shape[2], s), s, n))
 
 
-def _groups(x, size: int):
-    """[B, H, L, D] -> float32 [B, H, ceil(L / size), size, D], zero-padded."""
+def places(first: int, count: int, size: int, terms: int) -> np.ndarray:
+    """Which tokens of groups ``first``, ``first`` + 1, ... of ``size`` are taken, int64 [count, terms]: the middles of
+    equal parts, turned by the fraction of g^2 / golden ratio in group g, so that they keep step with no width of a
+    picture's rows; not turned where all are taken."""
+    t = np.arange(terms) * (size // terms) + size // terms // 2
+    g = np.arange(first, first + count, dtype=np.uint64)
+    turn = (g * g * np.uint64(GOLDEN) & 0xFFFFFFFF) * size >> 32 if terms < size else g * 0
+    return (t + turn[:, None].astype(np.int64)) % size
+
+
+def _take(x, size: int, chosen: np.ndarray):
+    """[B, H, L, D] -> float32 [B, H, groups, n D]: the tokens ``chosen`` [groups, n] of each group of ``size``."""
     b, h, length, d = x.shape
-    x = x.astype("float32")
-    short = -length % size
-    if short:
-        x = paddle.concat([x, paddle.zeros([b, h, short, d])], axis=2)
-    return x.reshape([b, h, -1, size, d])
+    count, n = chosen.shape
+    at = (np.arange(count)[:, None] * size + chosen).reshape(-1)
+    found = paddle.gather(x.astype("float32"), paddle.to_tensor(np.minimum(at, length - 1)), axis=2)
+    if at[-n:].max() >= length:
+        found = found * paddle.to_tensor((at < length).astype(np.float32)).unsqueeze(-1)
+    return found.reshape([b, h, count, n * d])
 
 
 def pooling_features(q, k, scale: float):
@@ -43,29 +56,30 @@ def pooling_features(q, k, scale: float):
     return qf.reshape([b, k.shape[1], h // k.shape[1], -1, d]), k[:, :, ::SAMPLE_STEP].astype("float32")
 
 
-def block_importance(qf, kf, geo: Geometry, method: str, stride: int, span: tuple[int, int]):
+def block_importance(qf, kf, geo: Geometry, config: AttentionConfig, span: tuple[int, int]):
     """Importance of the query blocks ``span`` = [i0, i1), float32 [B, H, i1 - i0, nJ]; invalid pairs are 0."""
-    step = stride if method == "xattn" else SAMPLE_STEP
-    per_i, per_j = geo.query_block // step, geo.key_block // step
+    is_xattn = config.importance_method == "xattn"
+    r, s = steps(config)
+    per_i, per_j = geo.query_block // r, geo.key_block // s
     n_b = kf.shape[2]
     a0, a1 = span[0] * per_i, min(span[1] * per_i, qf.shape[3])
     seen = n_b
     if geo.causal:
         # xattn: the last token of the group decides; pooling: the sampled token itself.
-        a = paddle.arange(a0, a1) * step
-        last = paddle.clip(a + (step - 1 if method == "xattn" else 0), max=geo.lq - 1) + geo.offset
-        seen = min((min(a1 * step, geo.lq) - 1 + geo.offset) // step + 1, n_b)
+        a = paddle.arange(a0, a1) * r
+        last = paddle.clip(a + (r - 1 if is_xattn else 0), max=geo.lq - 1) + geo.offset
+        seen = min((min(a1 * r, geo.lq) - 1 + geo.offset) // s + 1, n_b)
     b, kv, group = qf.shape[:3]
     logits = paddle.matmul(qf[:, :, :, a0:a1].flatten(2, 3), kf[:, :, :seen], transpose_y=True)
     logits = logits.reshape([b, kv * group, a1 - a0, seen])
     if geo.causal:
-        hidden = paddle.arange(seen) * step > last.unsqueeze(-1)
+        hidden = paddle.arange(seen) * s > last.unsqueeze(-1)
         logits = logits + hidden.astype("float32") * MASKED
     p = F.softmax(logits, axis=-1)
     n_rows = span[1] - span[0]
     p = F.pad(p, [0, 0, 0, 0, 0, n_rows * per_i - (a1 - a0), 0, geo.n_j * per_j - seen], pad_from_left_axis=True)
     p = p.reshape([b, kv * group, n_rows, per_i, geo.n_j, per_j])
-    if method == "xattn":
+    if is_xattn:
         return p.sum(axis=[3, 5])
     p = p.max(axis=[3, 5])
     return p / p.sum(axis=-1, keepdim=True).clip(min=1e-30)
@@ -73,11 +87,19 @@ def block_importance(qf, kf, geo: Geometry, method: str, stride: int, span: tupl
 
 def features(q, k, config: AttentionConfig, scale: float):
     if config.importance_method == "xattn":
-        return xattn_features(q, k, config.xattn_stride, config.xattn_terms, scale)
+        return xattn_features(q, k, config, scale)
     return pooling_features(q, k, scale)
 
 
-def blocks_per_span(geo: Geometry, heads: int, step: int, budget: int = 1 << 24) -> int:
+def steps(config: AttentionConfig) -> tuple[int, int]:
+    """Tokens of a group of queries and of a group of keys."""
+    if config.importance_method == "xattn":
+        return config.xattn_query_stride, config.xattn_stride
+    return SAMPLE_STEP, SAMPLE_STEP
+
+
+def blocks_per_span(geo: Geometry, heads: int, config: AttentionConfig, budget: int = 1 << 24) -> int:
     """Query blocks to score at once, so that the logits stay below ``budget`` numbers."""
-    per_block = heads * (geo.query_block // step) * ceil_div(geo.lk, step)
+    r, s = steps(config)
+    per_block = heads * (geo.query_block // r) * ceil_div(geo.lk, s)
     return max(1, min(geo.n_i, budget // max(1, per_block)))

@@ -8,7 +8,7 @@ import paddle
 from ..config import AttentionConfig
 from ..geometry import Geometry
 from .attend import Pyramid, attend, causal_tail, softmax_values
-from .importance import SAMPLE_STEP, block_importance, blocks_per_span, features
+from .importance import block_importance, blocks_per_span, features
 from .selection import key_similarity_cap, select_levels
 
 
@@ -16,21 +16,16 @@ def _geometry(q, k, config: AttentionConfig) -> Geometry:
     return Geometry(q.shape[2], k.shape[2], config.query_block, config.key_block, config.causal)
 
 
-def _spans(geo: Geometry, heads: int, step: int):
-    size = blocks_per_span(geo, heads, step)
+def _spans(geo: Geometry, heads: int, config: AttentionConfig):
+    size = blocks_per_span(geo, heads, config)
     return [(i, min(i + size, geo.n_i)) for i in range(0, geo.n_i, size)]
-
-
-def _step(config: AttentionConfig) -> int:
-    return config.xattn_stride if config.importance_method == "xattn" else SAMPLE_STEP
 
 
 def importance(q, k, config: AttentionConfig, scale: float):
     """Block importance, float32 [B, H, nI, nJ]."""
     geo = _geometry(q, k, config)
     qf, kf = features(q, k, config, scale)
-    spans = _spans(geo, q.shape[0] * q.shape[1], _step(config))
-    parts = [block_importance(qf, kf, geo, config.importance_method, config.xattn_stride, span) for span in spans]
+    parts = [block_importance(qf, kf, geo, config, span) for span in _spans(geo, q.shape[0] * q.shape[1], config)]
     n_valid = paddle.to_tensor([geo.n_valid(i) for i in range(geo.n_i)]).unsqueeze(-1)
     # Paddle's CPU softmax leaves about 1e-28 where the mask is.
     return paddle.concat(parts, axis=2) * (paddle.arange(geo.n_j) < n_valid).astype("float32")
@@ -67,8 +62,8 @@ def psa_attention(q, k, v, config: AttentionConfig, scale: float):
     cap, pyramid, scaled = _cap(k, config), Pyramid(k, v, config.key_block), q.astype("float32") * scale
     work = np.zeros((b, h))
     parts = []
-    for span in _spans(geo, b * h, _step(config)):
-        scores = block_importance(qf, kf, geo, config.importance_method, config.xattn_stride, span)
+    for span in _spans(geo, b * h, config):
+        scores = block_importance(qf, kf, geo, config, span)
         levels = select_levels(scores, cap, geo, config.intervals, config.mask_mode, config.forced_text, span)
         host = levels.numpy()
         work += np.where(host > 0, 1.0 / np.maximum(host, 1), 0.0).sum((2, 3))

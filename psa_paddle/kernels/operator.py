@@ -11,9 +11,9 @@ from .selection import Selection, select_fwd
 
 
 def select_blocks(
-    q, k, *, scale: float, causal: bool, query_block: int, key_block: int, intervals, mode: str, stride: int,
-    terms: int, method: str, text_length: int, cap=None, kv_start=None, return_levels: bool = False,
-    return_importance: bool = False,
+    q, k, *, scale: float, causal: bool, query_block: int, key_block: int, intervals, mode: str,
+    strides: tuple[int, int], terms: int, method: str, text_length: int, cap=None, kv_start=None,
+    return_levels: bool = False, return_importance: bool = False,
 ) -> Selection:  # fmt: skip
     """Importance and selection: arguments as in ``psa_fwd``, cap as ``pyramid_fwd`` returns it.
 
@@ -26,18 +26,19 @@ def select_blocks(
     if len(intervals) == 1:
         scores, tops, tile = q, None, 0  # every block gets the same level
     elif method == "xattn":
-        scores, tops, tile = xattn_fwd(q, k, scale=scale, stride=stride, terms=terms, **shared)
+        scores, tops, tile = xattn_fwd(q, k, scale=scale, strides=strides, terms=terms, **shared)
     else:
         scores, tops, tile = pooling_fwd(q, k, scale=scale, **shared), None, 0
     return select_fwd(
-        scores, tops, tile, cap, lq=q.shape[2], lk=k.shape[2], intervals=intervals, mode=mode, stride=stride,
-        text_length=text_length, return_levels=return_levels, return_importance=return_importance, **shared,
+        scores, tops, tile, cap, lq=q.shape[2], lk=k.shape[2], intervals=intervals, mode=mode,
+        query_stride=strides[0], text_length=text_length, return_levels=return_levels,
+        return_importance=return_importance, **shared,
     )  # fmt: skip
 
 
 def psa_fwd(
-    q, k, v, *, scale: float, causal: bool, query_block: int, key_block: int, intervals, mode: str, stride: int,
-    terms: int, method: str, text_length: int, thresholds=None, kv_start=None, out=None,
+    q, k, v, *, scale: float, causal: bool, query_block: int, key_block: int, intervals, mode: str,
+    strides: tuple[int, int], terms: int, method: str, text_length: int, thresholds=None, kv_start=None, out=None,
     heads_last: bool = False,
 ):  # fmt: skip
     """Pyramid Sparse Attention (arXiv:2512.04025) of Paddle or torch CUDA tensors, or of Paddle CPU tensors and NumPy
@@ -50,7 +51,7 @@ def psa_fwd(
         scale: factor of the logits.
         query_block, key_block: M in 64, 128 and N in 32, 64, 128 tokens.
         intervals: ``((level, lo, hi), ...)``, ascending and tiling [0, 1]: ``AttentionConfig.intervals``.
-        mode: ``"energybound"`` or ``"topk"``; method: ``"xattn"`` or ``"pooling"``; stride, terms: xattn's.
+        mode: ``"energybound"`` or ``"topk"``; method: ``"xattn"`` or ``"pooling"``; strides, terms: xattn's.
         text_length: last tokens whose key and query blocks stay at level 1.
         thresholds: (for 2, for 4, for 8), mean cosines above which a key block may be pooled so far; None: no cap.
         kv_start: int32 [B] on the device, first key of each sample of a left-padded batch, or None. A sample is
@@ -74,7 +75,8 @@ def psa_fwd(
         pooled_k, pooled_v, cap = pyramid_fwd(k, v, key_block=key_block, thresholds=thresholds, kv_start=kv_start)
     found = select_blocks(
         q, k, scale=scale, causal=causal, query_block=query_block, key_block=key_block, intervals=intervals, mode=mode,
-        stride=stride, terms=terms, method=method, text_length=text_length, cap=cap, kv_start=kv_start,
+        strides=strides, terms=terms, method=method, text_length=text_length, cap=cap,
+        kv_start=kv_start,
     )  # fmt: skip
     out = attend_fwd(
         q, k, v, pooled_k, pooled_v, found.lists, found.counts, scale=scale, causal=causal, query_block=query_block,

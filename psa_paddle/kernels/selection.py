@@ -196,7 +196,7 @@ def _empty_selection(like, b: int, h: int, n_i: int, n_j: int, levels, importanc
 
 def select_fwd(
     scores, tops=None, tile: int = 0, cap=None, *, lq: int, lk: int, causal: bool, query_block: int, key_block: int,
-    intervals, mode: str, text_length: int = 0, stride: int = 0, kv_start=None, heads=None,
+    intervals, mode: str, text_length: int = 0, query_stride: int = 0, kv_start=None, heads=None,
     return_levels: bool = False, return_importance: bool = False,
 ) -> Selection:  # fmt: skip
     """Choose every pair's level and write the lists of kept blocks.
@@ -208,7 +208,7 @@ def select_fwd(
         intervals: ``((level, lo, hi), ...)`` ascending from 0 to 1, at most five.
         mode: ``"energybound"`` (share of importance before the block) or ``"topk"`` (rank / n).
         text_length: last tokens whose key and query blocks stay at level 1.
-        stride: xattn's s, when ``tops`` is given.
+        query_stride: xattn's, when ``tops`` is given.
         kv_start: int32 [B], first key of each sample, or None.
         heads: H, needed with one interval only.
 
@@ -237,7 +237,8 @@ def select_fwd(
         scores=scores, tops=tops, cap=cap, kv_start=kv_start, **found._asdict(),
         lq=lq, lk=lk, n_i=n_i, n_j=n_j, n_a=n_a, tiles_b=tiles_b, heads=h,
         group=h // cap.shape[1] if cap is not None else 1, text_length=text_length,
-        M=query_block, N=key_block, CAUSAL=causal, GROUPS=query_block // stride if tops is not None else 0, TILE=tile,
+        M=query_block, N=key_block, CAUSAL=causal, TILE=tile,
+        GROUPS=query_block // query_stride if tops is not None else 0,
         LEVELS=tuple(int(level) for level, _, _ in intervals), BOUNDS=bounds, TOPK=mode == "topk",
         C=next_power_of_2(len(bounds)), NJ=max(16, next_power_of_2(n_j)),
         num_warps=tuning.warps(n_j, tuning.SELECT_BLOCKS_PER_WARP),

@@ -34,19 +34,33 @@ def config_for(shape, causal, **changes):
 
 
 @CAUSAL
-@pytest.mark.parametrize("method,terms", [("xattn", 8), ("xattn", 4), ("xattn", 1), ("pooling", 4)])
+@pytest.mark.parametrize(
+    "method,strides,terms", [("xattn", (8, 8), 8), ("xattn", (8, 8), 4), ("xattn", (16, 4), 1), ("pooling", (8, 8), 4)]
+)
 @pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
-def test_importance(shape, method, terms, causal):
+def test_importance(shape, method, strides, terms, causal):
     lq, lk, heads, kv_heads, dim, m, n = shape
     q, k, _ = smooth_qkv(*shape[:5])
-    config = config_for(shape, causal, importance_method=method, xattn_terms=terms)
+    r, s = strides
+    config = config_for(
+        shape, causal, importance_method=method, xattn_query_stride=r, xattn_stride=s, xattn_terms=terms
+    )
     got = eager.importance(*tensors(q, k), config, dim**-0.5).numpy()[0]
     if method == "xattn":
-        want = reference.xattn_importance(*exact(q, k), dim**-0.5, causal, m, n, 8, config.xattn_terms)
+        want = reference.xattn_importance(*exact(q, k), dim**-0.5, causal, m, n, strides, terms)
     else:
         want = reference.pooling_importance(*exact(q, k), dim**-0.5, causal, m, n)
     assert got.shape == want.shape
     assert np.abs(got - want).max() <= 1e-5 * max(1.0, want.max())  # float32 sums of up to 1,000 terms
+
+
+@pytest.mark.parametrize("size", [4, 8, 16, 32])
+def test_places_keep_step_with_no_width_of_a_row(size):
+    groups = np.arange(2048)
+    for width in range(5, 65):
+        seen = (groups[:, None] * size + reference.places(groups, size, 1)) % width
+        counts = np.bincount(seen.reshape(-1), minlength=width)
+        assert counts.min() > 0.4 * counts.mean() and counts.max() < 2 * counts.mean()
 
 
 @CAUSAL

@@ -19,24 +19,24 @@ CASES = [
 ]
 
 
-def importance(q, k, case, method, stride=16, terms=4, **more):
+def importance(q, k, case, method, strides=(16, 16), terms=4, **more):
     from psa_paddle.kernels import select_blocks
 
     return select_blocks(
-        q, k, scale=case.factor, intervals=INTERVALS, mode="energybound", stride=stride, terms=terms, method=method,
+        q, k, scale=case.factor, intervals=INTERVALS, mode="energybound", strides=strides, terms=terms, method=method,
         text_length=0, return_importance=True, **case.blocks, **more,
     ).importance.numpy()  # fmt: skip
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
-@pytest.mark.parametrize("stride, terms", [(8, 8), (32, 4), (16, 1)])
-def test_xattn(case, stride, terms):
+@pytest.mark.parametrize("strides, terms", [((8, 8), 8), ((32, 32), 4), ((16, 4), 1), ((4, 16), 4)], ids=str)
+def test_xattn(case, strides, terms):
     (q, k, _), (q64, k64, _) = qkv(case)
     want = stack(
-        lambda b: ref.xattn_importance(q64[b], k64[b], case.factor, case.causal, case.m, case.n, stride, terms),
+        lambda b: ref.xattn_importance(q64[b], k64[b], case.factor, case.causal, case.m, case.n, strides, terms),
         case.batch,
     )
-    np.testing.assert_allclose(importance(q, k, case, "xattn", stride, terms), want, rtol=1e-5, atol=1e-6)
+    np.testing.assert_allclose(importance(q, k, case, "xattn", strides, terms), want, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -51,7 +51,7 @@ def test_logits_of_hundreds_neither_overflow_nor_vanish(method):
     case = Case(lq=600, lk=600, scale=90.0)
     (q, k, _), (q64, k64, _) = qkv(case)
     if method == "xattn":
-        want = ref.xattn_importance(q64[0], k64[0], case.factor, True, case.m, case.n, 16, 4)
+        want = ref.xattn_importance(q64[0], k64[0], case.factor, True, case.m, case.n, (16, 16), 4)
     else:
         want = ref.pooling_importance(q64[0], k64[0], case.factor, True, case.m, case.n)
     got = importance(q, k, case, method)[0]
@@ -80,14 +80,14 @@ def test_every_valid_pair_is_written(lk):
     (q, k, _), _ = qkv(case)
     valid, _ = ref.block_grid(case.lq, lk, case.m, case.n, True)
     assert np.isfinite(pooling_fwd(q, k, scale=1.0, **case.blocks).numpy()[:, :, valid]).all()
-    scores = xattn_fwd(q, k, scale=1.0, stride=16, terms=4, **case.blocks)[0].numpy()
+    scores = xattn_fwd(q, k, scale=1.0, strides=(16, 16), terms=4, **case.blocks)[0].numpy()
     assert np.isfinite(scores[:, :, valid.repeat(case.m // 16, 0)]).all()
 
 
-@pytest.mark.parametrize("stride, terms", [(5, 5), (8, 3)])
-def test_bad_stride_or_terms(stride, terms):
+@pytest.mark.parametrize("strides, terms", [((16, 5), 1), ((2, 16), 1), ((8, 8), 3), ((16, 4), 8)])
+def test_bad_strides_or_terms(strides, terms):
     from psa_paddle.kernels import xattn_fwd
 
     (q, k, _), _ = qkv(Case())
-    with pytest.raises(ValueError, match="stride"):
-        xattn_fwd(q, k, scale=1.0, stride=stride, terms=terms, **Case().blocks)
+    with pytest.raises(ValueError, match="strides"):
+        xattn_fwd(q, k, scale=1.0, strides=strides, terms=terms, **Case().blocks)

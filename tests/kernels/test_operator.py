@@ -10,7 +10,8 @@ from psa_paddle import reference as ref
 
 def options(case, **changes):
     found = dict(
-        scale=case.factor, intervals=INTERVALS, mode="energybound", stride=16, terms=4, method="xattn", text_length=20
+        scale=case.factor, intervals=INTERVALS, mode="energybound", strides=(16, 16), terms=4, method="xattn",
+        text_length=20,
     )  # fmt: skip
     return {**found, "thresholds": tuple(CAP.values()), **case.blocks, **changes}
 
@@ -19,7 +20,7 @@ CASES = [
     (Case(lq=300, lk=300, group=2), {}),
     (
         Case(lq=129, lk=600, d=80, n=64, dtype="float16", layout="blhd"),
-        {"mode": "topk", "stride": 8, "thresholds": None},
+        {"mode": "topk", "strides": (16, 4), "terms": 1, "thresholds": None},
     ),
     (Case(lq=200, lk=333, n=64, m=128, hkv=2, causal=False), {"method": "pooling", "thresholds": None}),
     (Case(lq=127, lk=320, group=7), {"method": "pooling", "mode": "topk", "text_length": 0}),
