@@ -141,8 +141,25 @@ def policies() -> dict[str, list[Policy]]:
     """Section -> policies; in each only one thing changes."""
     by_rank = dict(mask_mode="topk")
     importance = [
-        Policy(f"stride {s}, {t} terms", ONE_EIGHT, dict(xattn_stride=s, xattn_terms=t))
-        for s, t in ((4, 1), (8, 8), (8, 2), (8, 1), (16, 16), (16, 4), (16, 2), (32, 8))
+        Policy(
+            f"{t} of {r} queries, {t} of {s} keys",
+            ONE_EIGHT,
+            dict(xattn_query_stride=r, xattn_stride=s, xattn_terms=t),
+        )
+        for r, s, t in (
+            (16, 16, 16),
+            (16, 16, 4),
+            (16, 16, 2),
+            (8, 8, 8),
+            (8, 8, 2),
+            (8, 8, 1),
+            (4, 4, 1),
+            (8, 4, 1),
+            (16, 4, 1),
+            (32, 4, 1),
+            (16, 8, 1),
+            (16, 4, 2),
+        )
     ]
     blocks = [
         Policy(f"query block {m}, key block {n}", ONE_EIGHT, dict(query_block=m, key_block=n))
@@ -166,7 +183,7 @@ def policies() -> dict[str, list[Policy]]:
            for word, on in (("off", False), ("on", True))]  # fmt: skip
     seeds = [
         Policy(f"seeds, key block {n}", (0.6, 0.8, 0.9, 0.9),
-               dict(key_block=n, xattn_stride=16, xattn_terms=16), inclusive=True)
+               dict(key_block=n, xattn_query_stride=16, xattn_stride=16, xattn_terms=16), inclusive=True)
         for n in (32, 64, 128)
     ]  # fmt: skip
     true = [Policy(f"true importance, key block {n}", ONE_EIGHT, dict(key_block=n), true=True) for n in (32, 64)]

@@ -158,14 +158,14 @@ def _relation(scene):
     variants = []
     for a in scene.things:
         for b in scene.things:
-            for en, zh, axis, sign in RELATIONS:
+            for axis, (en, zh, *sides) in enumerate(RELATIONS):
                 places = [(t.cell % 3, t.cell // 3)[axis] for t in (a, b)]
                 if places[0] == places[1]:
-                    continue  # one column or one row: neither yes nor no is plain to see
-                true = (places[0] - places[1]) * sign > 0
+                    continue  # in one column or one row the answer is not plain to see
+                side = sides[places[0] > places[1]]
                 variants.append((
-                    ((f"Is the {thing_name(a, False)} {en} the {thing_name(b, False)}?",), ("no", "yes")[true]),
-                    ((f"{thing_name(a, True)}在{thing_name(b, True)}的{zh}吗?",), ("不在", "在")[true]),
+                    ((f"Is the {thing_name(a, False)} {en} the {thing_name(b, False)}?",), side[0]),
+                    ((f"{thing_name(a, True)}在{thing_name(b, True)}的{zh}?",), side[1]),
                 ))  # fmt: skip
     return variants
 

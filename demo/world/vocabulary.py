@@ -36,12 +36,10 @@ MOTIONS = (
     ("stays still", "静止不动", "still", "不动", (0, 0)),
 )
 STILL = 4
-# English, Chinese, axis (0: columns, 1: rows), sign of the first thing's coordinate less the second's.
+# Of columns and of rows: English and Chinese question, and the answers for a smaller and for a larger coordinate.
 RELATIONS = (
-    ("to the left of", "左边", 0, -1),
-    ("to the right of", "右边", 0, 1),
-    ("above", "上方", 1, -1),
-    ("below", "下方", 1, 1),
+    ("to the left or to the right of", "左边还是右边", ("to the left", "左边"), ("to the right", "右边")),
+    ("above or below", "上方还是下方", ("above", "上方"), ("below", "下方")),
 )
 WORDS = ("CAT", "DOG", "SUN", "CAR", "KEY", "BOX", "FOX", "MAP", "TEA", "HAT", "JAM", "PEN")
 

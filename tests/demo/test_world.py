@@ -85,6 +85,21 @@ def test_the_light_tells_columns_apart(make):
         assert (np.diff(thirds) < -25).all()
 
 
+def test_relations_compare_centres():
+    seen = set()
+    for scene in images("test", 40):
+        answers = answers_of(scene, "relation")
+        for a in scene.things:
+            for b in scene.things:
+                one, other = (f"{COLOURS[t.colour][0]} {SHAPES[t.shape][0]}" for t in (a, b))
+                across = answers.get(f"Is the {one} to the left or to the right of the {other}?")
+                down = answers.get(f"Is the {one} above or below the {other}?")
+                assert across in (None, "to the left" if a.x < b.x else "to the right")
+                assert down in (None, "above" if a.y < b.y else "below")
+                seen |= {across, down}
+    assert seen == {None, "to the left", "to the right", "above", "below"}
+
+
 def test_things_move_as_their_answer_says():
     seen = set()
     for scene in videos("validation", 25):
