@@ -17,7 +17,7 @@ BIN := .venv/bin
 demo: .venv/.run
 	for prompt in "请描述这个视频" "Describe this video."; do \
 		$(BIN)/python qwen2.5-vl/infer_qwen2_5_vl_psa.py --model demo --type video --input demo/sample.mp4 --fps 2 \
-			--prompt "$$prompt" --max-tokens 64 --use-psa --preset quality --stream || exit 1; \
+			--prompt "$$prompt" --max-tokens 64 --use-psa --stream || exit 1; \
 	done
 
 .venv/.video: .venv/.run

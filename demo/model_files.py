@@ -1,5 +1,6 @@
 """The demo checkpoint's files: sizes, settings, and weights under Hugging Face's names."""
 
+import copy
 import json
 import shutil
 from pathlib import Path
@@ -74,7 +75,8 @@ def config_of(tokenizer) -> dict:
 
 def new_model(config: dict):
     """The model with fresh weights in float32; seed torch first."""
-    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**config)).float()
+    # The library writes into the dictionaries that it is given.
+    return Qwen2_5_VLForConditionalGeneration(Qwen2_5_VLConfig(**copy.deepcopy(config))).float()
 
 
 # The library's own names have an inner "model."; the published checkpoint does not.
