@@ -140,27 +140,15 @@ def preset_policy(name: str) -> Policy:
 def policies() -> dict[str, list[Policy]]:
     """Section -> policies; in each only one thing changes."""
     by_rank = dict(mask_mode="topk")
+    estimates = (
+        (16, 16, 16), (16, 16, 4), (16, 16, 2), (8, 8, 8), (8, 8, 2), (8, 8, 1),
+        (4, 4, 1), (8, 4, 1), (16, 4, 1), (32, 4, 1), (16, 8, 1), (16, 4, 2),
+    )  # fmt: skip
     importance = [
-        Policy(
-            f"{t} of {r} queries, {t} of {s} keys",
-            ONE_EIGHT,
-            dict(xattn_query_stride=r, xattn_stride=s, xattn_terms=t),
-        )
-        for r, s, t in (
-            (16, 16, 16),
-            (16, 16, 4),
-            (16, 16, 2),
-            (8, 8, 8),
-            (8, 8, 2),
-            (8, 8, 1),
-            (4, 4, 1),
-            (8, 4, 1),
-            (16, 4, 1),
-            (32, 4, 1),
-            (16, 8, 1),
-            (16, 4, 2),
-        )
-    ]
+        Policy(f"{t} of {r} queries, {t} of {s} keys", ONE_EIGHT,
+               dict(xattn_query_stride=r, xattn_stride=s, xattn_terms=t))
+        for r, s, t in estimates
+    ]  # fmt: skip
     blocks = [
         Policy(f"query block {m}, key block {n}", ONE_EIGHT, dict(query_block=m, key_block=n))
         for m in (128, 64) for n in (32, 64, 128)

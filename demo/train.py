@@ -63,9 +63,8 @@ class Steps(torch.utils.data.Dataset):
         clips = max(1, min(MOST_CLIPS, self.tokens // tokens))
         indices = (self.seed * self.steps + step) * MOST_CLIPS + np.arange(clips)
         fps = rng.choice(FPS, clips)
-        return bucket, make_batch(
-            "train", indices, shape, fps, QUESTIONS.get(bucket, QUESTIONS_LONG), rng, None, self.asked
-        )
+        questions = QUESTIONS.get(bucket, QUESTIONS_LONG)
+        return bucket, make_batch("train", indices, shape, fps, questions, rng, weights=self.asked)
 
 
 def answer_loss(model, batch, prefix_ids):
