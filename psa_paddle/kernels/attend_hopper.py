@@ -63,7 +63,7 @@ def _consumer(
     HALF: gl.constexpr, M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr,
     CAUSAL: gl.constexpr, FLIP: gl.constexpr,
 ):  # fmt: skip
-    q_s, k_s, v_s, bias_s, place_s, full_k, full_v, empty_k, empty_v = bars_and_tiles
+    q_s, k_s, v_s, bias_s, place_s, row_s, full_k, full_v, empty_k, empty_v = bars_and_tiles
     stride_qb, stride_qh, stride_ql, stride_ob, stride_oh, stride_ol, scale, lq_all, lk_all = numbers[:9]
     n_i, hkv, group = numbers[9:]
     STAGES_V: gl.constexpr = v_s.shape[0]
@@ -155,6 +155,7 @@ def attend_hopper_kernel(
     v_s = gl.allocate_shared_memory(dtype, [STAGES_V, TILE, D], tile)
     bias_s = gl.allocate_shared_memory(gl.float32, [STAGES_K, TILE], line)
     place_s = gl.allocate_shared_memory(gl.int32, [STAGES_K, TILE], line)
+    row_s = gl.allocate_shared_memory(gl.int32, [TILE], line)
     full_k = gl.allocate_shared_memory(gl.int64, [STAGES_K, 1], bars)
     full_v = gl.allocate_shared_memory(gl.int64, [STAGES_V, 1], bars)
     empty_k = gl.allocate_shared_memory(gl.int64, [STAGES_K, 1], bars)
@@ -165,7 +166,7 @@ def attend_hopper_kernel(
     for i in gl.static_range(STAGES_V):
         mbarrier.init(full_v.index(i), count=128)
         mbarrier.init(empty_v.index(i), count=2)
-    bars_and_tiles = (q_s, k_s, v_s, bias_s, place_s, full_k, full_v, empty_k, empty_v)
+    bars_and_tiles = (q_s, k_s, v_s, bias_s, place_s, row_s, full_k, full_v, empty_k, empty_v)
     to_consumer = (
         stride_qb, stride_qh, stride_ql, stride_ob, stride_oh, stride_ol, scale, lq, lk, n_i, hkv, group,
     )  # fmt: skip

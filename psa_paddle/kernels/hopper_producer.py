@@ -110,11 +110,26 @@ def _copy(x_s, full, empty, p_x, rows, stride, o_d, t, C: gl.constexpr):
 
 
 @gluon.jit
+def _copy_rows(
+    x_s, row_s, p_x, p_pooled, stride, o_d, layout: gl.constexpr, D: gl.constexpr, T: gl.constexpr, C: gl.constexpr,
+    POOLED: gl.constexpr,
+):  # fmt: skip
+    """Copy a tile row by row: row r of the tensor, row -1 - r of the pooled buffer, or zeros for NEVER."""
+    for c in gl.static_range(T // C):
+        code = row_s.slice(c * C, C).load(gl.SliceLayout(1, layout))
+        m_c = code != NEVER
+        p = p_x + gl.where(m_c, code, 0).to(gl.int64) * stride
+        if POOLED:
+            p = gl.where(code < 0, p_pooled + (-1 - code).to(gl.int64) * D, p)
+        async_copy.async_copy_global_to_shared(x_s.slice(c * C, C), p[:, None] + o_d, mask=m_c[:, None])
+
+
+@gluon.jit
 def producer(
     k, v, pooled_k, pooled_v, lists, counts, kv_start, bars_and_tiles, numbers,
     M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr, CAUSAL: gl.constexpr, POOLED: gl.constexpr,
 ):  # fmt: skip
-    q_s, k_s, v_s, bias_s, place_s, full_k, full_v, empty_k, empty_v = bars_and_tiles
+    q_s, k_s, v_s, bias_s, place_s, row_s, full_k, full_v, empty_k, empty_v = bars_and_tiles
     stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, inv_scale, lq_all, lk_all = numbers[:9]
     n_i, n_j, n_full, hkv, group = numbers[9:]
     STAGES_K: gl.constexpr = k_s.shape[0]
@@ -157,33 +172,29 @@ def producer(
             rows = _level_rows(p_list + n1 + past2 * n2 + past4 * n4, first, bits, o_c, T, C)
             _copy(k_s, full_k, empty_k, p_pk + base, rows, D, o_d, t, C)
             _copy(v_s, full_v, empty_v, p_pv + base, rows, D, o_d, t, C)
-    for t in range(plain, n_tiles):  # what is left over, level by level, then the tail
-        st_k = t % STAGES_K
-        st_v = t % STAGES_V
-        mbarrier.wait(empty_k.index(st_k), (t // STAGES_K) & 1 ^ 1)
-        mbarrier.wait(empty_v.index(st_v), (t // STAGES_V) & 1 ^ 1)
-        for c in gl.static_range(T // C):
-            o_x = (t - plain) * T + c * C + o_c
-            m_list = o_x < rest
-            rank, rows = _left_over_rows(
-                p_list, o_x, m_list, (f1, f2, f4, f8), (n1, n2, n4), (r1, r2, r4), n_full, LOG2_N, T
-            )
-            i_c = n_list * N + o_x - rest  # key position of a tail row
-            m_tail = (o_x >= rest) & (o_x < rest + tail)
-            m_kept = m_tail & (((kept >> ((i_c // N - n_list) & 31)) & 1) == 1)
-            place = gl.where(m_kept, i_c if CAUSAL else 0, NEVER)
-            place_s.index(st_k).slice(c * C, C).store(gl.where(m_list, -1, place))
-            bias_s.index(st_k).slice(c * C, C).store(gl.where(m_list, rank.to(gl.float32) * inv_scale, 0.0))
-            raw = gl.where(m_list, rows, i_c).to(gl.int64)
-            pk = p_k + raw * stride_kl
-            pv = p_v + raw * stride_vl
-            if POOLED:
-                pooled = m_list & (rank > 0)
-                pk = gl.where(pooled, p_pk + rows.to(gl.int64) * D, pk)
-                pv = gl.where(pooled, p_pv + rows.to(gl.int64) * D, pv)
-            m_c = (m_list | m_tail)[:, None]
-            async_copy.async_copy_global_to_shared(k_s.index(st_k).slice(c * C, C), pk[:, None] + o_d, mask=m_c)
-            async_copy.async_copy_global_to_shared(v_s.index(st_v).slice(c * C, C), pv[:, None] + o_d, mask=m_c)
-        async_copy.mbarrier_arrive(full_k.index(st_k), increment_count=False)
-        async_copy.mbarrier_arrive(full_v.index(st_v), increment_count=False)
+    # What is left over, level by level, then the tail: one thread looks up one row, for keys and values alike.
+    o_t = gl.arange(0, T, gl.BlockedLayout([1], [32], [4], [0]))
+    for t in range(plain, n_tiles):
+        o_x = (t - plain) * T + o_t
+        m_list = o_x < rest
+        rank, rows = _left_over_rows(
+            p_list, o_x, m_list, (f1, f2, f4, f8), (n1, n2, n4), (r1, r2, r4), n_full, LOG2_N, T
+        )
+        i_c = n_list * N + o_x - rest  # key position of a tail row
+        m_tail = (o_x >= rest) & (o_x < rest + tail)
+        m_kept = m_tail & (((kept >> ((i_c // N - n_list) & 31)) & 1) == 1)
+        place = gl.where(m_list, -1, gl.where(m_kept, i_c if CAUSAL else 0, NEVER))
+        own_bias = gl.where(m_list, rank.to(gl.float32) * inv_scale, 0.0)
+        code = gl.where(m_list, gl.where(rank > 0, -1 - rows, rows), gl.where(m_tail, i_c, NEVER))
+        row_s.store(code)
+        st = t % STAGES_K
+        mbarrier.wait(empty_k.index(st), (t // STAGES_K) & 1 ^ 1)
+        place_s.index(st).store(place)
+        bias_s.index(st).store(own_bias)
+        _copy_rows(k_s.index(st), row_s, p_k, p_pk, stride_kl, o_d, layout, D, T, C, POOLED)
+        async_copy.mbarrier_arrive(full_k.index(st), increment_count=False)
+        st = t % STAGES_V
+        mbarrier.wait(empty_v.index(st), (t // STAGES_V) & 1 ^ 1)
+        _copy_rows(v_s.index(st), row_s, p_v, p_pv, stride_vl, o_d, layout, D, T, C, POOLED)
+        async_copy.mbarrier_arrive(full_v.index(st), increment_count=False)
     async_copy.wait_group(0)
