@@ -34,29 +34,40 @@ class Selection(NamedTuple):
 
 
 @triton.jit
-def _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work):
-    """Compact one row's levels [NJ] (0 where invalid) into its lists; the four running counts share an int64."""
-    m_list = (i_j < n_list) & (b_level > 0)
-    b_rank = (b_level >= 2).to(tl.int32) + (b_level >= 4).to(tl.int32) + (b_level >= 8).to(tl.int32)
-    b_one = tl.where(m_list, tl.full(b_level.shape, 1, tl.int64) << (16 * b_rank).to(tl.int64), 0)
+def _pair_places(b_level, m_list, LOW: tl.constexpr, HIGH: tl.constexpr):
+    """Each block's place among those of its level, from 1, for two levels in one scan; and how many there are of each."""
+    b_one = tl.where(m_list & (b_level == LOW), 1, 0) + tl.where(m_list & (b_level == HIGH), 0x10000, 0)
     b_cum = tl.cumsum(b_one, 0)
     total = tl.sum(b_one, 0)
-    n1 = (total & 0xFFFF).to(tl.int32)
-    n2 = ((total >> 16) & 0xFFFF).to(tl.int32)
-    n4 = ((total >> 32) & 0xFFFF).to(tl.int32)
-    n8 = ((total >> 48) & 0xFFFF).to(tl.int32)
-    b_place = ((b_cum >> (16 * b_rank).to(tl.int64)) & 0xFFFF).to(tl.int32) - 1
-    b_place += tl.where(b_rank > 0, n1, 0) + tl.where(b_rank > 1, n2, 0) + tl.where(b_rank > 2, n4, 0)
-    tl.store(lists + i_row * n_j + b_place, i_j.to(tl.int16), mask=m_list)
+    return tl.where(b_level == LOW, b_cum & 0xFFFF, b_cum >> 16), total & 0xFFFF, total >> 16
+
+
+@triton.jit
+def _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT: tl.constexpr):
+    """Compact one row's levels [NJ] (0 where invalid; else of KEPT, ascending) into its lists."""
+    m_list = (i_j < n_list) & (b_level > 0)
+    b_place, n_low, n_high = _pair_places(b_level, m_list, KEPT[0], KEPT[1])
+    n_kept = (n_low, n_high)
+    b_place += tl.where(b_level > KEPT[0], n_low, 0)
+    if len(KEPT) > 2:
+        b_next, n_low, n_high = _pair_places(b_level, m_list, KEPT[2], KEPT[3])
+        b_next += n_kept[0] + n_kept[1] + tl.where(b_level > KEPT[2], n_low, 0)
+        b_place = tl.where(b_level > KEPT[1], b_next, b_place)
+        n_kept = (n_kept[0], n_kept[1], n_low, n_high)
+    tl.store(lists + i_row * n_j + b_place - 1, i_j.to(tl.int16), mask=m_list)
     m_tail = (i_j >= n_list) & (b_level > 0)
     b_bit = tl.where(m_tail, tl.full(b_level.shape, 1, tl.int32) << ((i_j - n_list) & 31), 0)
+    done = tl.sum(m_tail.to(tl.int32), 0).to(tl.float32)
     p_counts = counts + i_row * 5
-    tl.store(p_counts, n1)
-    tl.store(p_counts + 1, n2)
-    tl.store(p_counts + 2, n4)
-    tl.store(p_counts + 3, n8)
+    for slot in tl.static_range(4):
+        count = 0
+        for c in tl.static_range(len(KEPT)):
+            if KEPT[c] == 1 << slot:
+                count = n_kept[c]
+        tl.store(p_counts + slot, count)
+        done += count / (1 << slot)
     tl.store(p_counts + 4, tl.sum(b_bit, 0))
-    tl.store(work + i_row, tl.sum(tl.where(b_level > 0, 1.0 / tl.maximum(b_level, 1).to(tl.float32), 0.0), 0))
+    tl.store(work + i_row, done)
 
 
 @triton.jit
@@ -90,33 +101,52 @@ def _bound_targets(total, n_valid, i_c, BOUNDS: tl.constexpr, TOPK: tl.constexpr
 
 
 @triton.jit
+def _first_to_pass(b_key, b_end, b_mass_end, b_target, b_ties, TOPK: tl.constexpr, C: tl.constexpr, NJ: tl.constexpr):
+    """The position of the first of the equal blocks at each bound, in order of position, that passes it; [C]."""
+    i_j = tl.arange(0, NJ)
+    b_w = tl.full([C], 1.0, tl.float32)
+    if not TOPK:
+        b_w = (b_end - 1).to(tl.float32, bitcast=True)
+    b_rank = tl.clamp(tl.ceil((b_target - b_mass_end) / tl.maximum(b_w, 1e-38)), 0.0, NJ * 1.0).to(tl.int32)
+    # b_rank of them stay below the bound: none, all, or a number that is bisected for by position.
+    b_hi = tl.where(b_rank > 0, NJ, 0)
+    b_lo = tl.where((b_rank > 0) & (b_rank < b_ties), 0, b_hi)
+    while tl.max(b_hi - b_lo, 0) > 0:
+        b_mid = (b_lo + b_hi) >> 1
+        m_tie = (b_key[None, :] == b_end[:, None]) & (i_j[None, :] < b_mid[:, None])
+        m_c = tl.sum(m_tie.to(tl.int32), 1) >= b_rank
+        b_lo, b_hi = tl.where(m_c, b_lo, b_mid + 1), tl.where(m_c, b_mid, b_hi)
+    return b_hi
+
+
+@triton.jit
 def _interval_of(b_x, m_j, n_valid, BOUNDS: tl.constexpr, TOPK: tl.constexpr, C: tl.constexpr, NJ: tl.constexpr):
     """How many bounds each block passes: its interval; [NJ]."""
     # Non-negative floats order as their bits; 0 is left to the invalid blocks.
     b_key = tl.where(m_j, b_x.to(tl.int32, bitcast=True) + 1, 0)
-    b_w = b_x
-    if TOPK:
-        b_w = tl.full([NJ], 1.0, tl.float32)
-    b_w = tl.where(m_j, b_w, 0.0)
-    i_c = tl.arange(0, C)
-    b_target = _bound_targets(tl.sum(b_w, 0), n_valid, i_c, BOUNDS, TOPK)
-    # Keys up to b_cut have at least the target above them; keys from b_cut + 1 on, b_above, less.
-    b_cut = tl.zeros([C], tl.int32)
-    b_end = tl.full([C], 0x7F800002, tl.int32)
-    b_above = tl.zeros([C], tl.float32)
-    for _ in range(31):
+    i_c, i_j = tl.arange(0, C), tl.arange(0, NJ)
+    total = tl.sum(tl.where(m_j, b_x, 0.0), 0)
+    b_target = _bound_targets(total, n_valid, i_c, BOUNDS, TOPK)
+    # Keys up to b_cut have at least the target above them, all above b_end less: b_mass_end.
+    b_cut = tl.zeros([C], tl.int32) + tl.min(tl.where(m_j, b_key, 0x7F800002), 0) - 1
+    b_end = tl.zeros([C], tl.int32) + tl.max(b_key, 0)
+    b_mass_end = tl.zeros([C], tl.float32)
+    b_n_cut, b_n_end = tl.where(i_c < len(BOUNDS), n_valid, 0), tl.zeros([C], tl.int32)
+    # Until one key or one value is left between the two: it straddles the bound.
+    while tl.max(tl.where(b_n_cut - b_n_end > 1, b_end - b_cut, 0), 0) > 1:
         b_mid = b_cut + ((b_end - b_cut) >> 1)
-        b_mass = tl.sum(tl.where(b_key[None, :] > b_mid[:, None], b_w[None, :], 0.0), 1)  # [C]
+        m_above = b_key[None, :] > b_mid[:, None]
+        b_n = tl.sum(m_above.to(tl.int32), 1)  # [C]
+        b_mass = b_n.to(tl.float32)
+        if not TOPK:
+            b_mass = tl.sum(tl.where(m_above, b_x[None, :], 0.0), 1)
         m_c = b_mass >= b_target
-        b_cut = tl.where(m_c, b_mid, b_cut)
-        b_end = tl.where(m_c, b_end, b_mid)
-        b_above = tl.where(m_c, b_above, b_mass)
-    m_tie = b_key[None, :] == b_end[:, None]  # [C, NJ]: equals that may straddle the bound
-    b_shift = (16 * i_c).to(tl.int64)[:, None]
-    b_rank = tl.cumsum(tl.sum(tl.where(m_tie, tl.full([C, NJ], 1, tl.int64) << b_shift, 0), 0), 0)
-    b_rank = ((b_rank[None, :] >> b_shift) & 0xFFFF).to(tl.float32) - 1.0
-    m_pass = m_tie & (b_above[:, None] + b_rank * b_w[None, :] >= b_target[:, None])
-    m_pass |= b_key[None, :] <= b_cut[:, None]
+        b_cut, b_end = tl.where(m_c, b_mid, b_cut), tl.where(m_c, b_end, b_mid)
+        b_n_cut, b_n_end = tl.where(m_c, b_n, b_n_cut), tl.where(m_c, b_n_end, b_n)
+        b_mass_end = tl.where(m_c, b_mass_end, b_mass)
+    b_first = _first_to_pass(b_key, b_end, b_mass_end, b_target, b_n_cut - b_n_end, TOPK, C, NJ)
+    m_pass = b_key[None, :] <= b_cut[:, None]
+    m_pass |= (b_key[None, :] <= b_end[:, None]) & (i_j[None, :] >= b_first[:, None])
     return tl.sum(m_pass.to(tl.int32), 0)
 
 
@@ -125,7 +155,8 @@ def _select_kernel(
     scores, tops, cap, kv_start, lists, counts, work, levels, importance,
     lq, lk, n_i, n_j, n_a, tiles_b, heads, group, text_length,
     M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, GROUPS: tl.constexpr, TILE: tl.constexpr,
-    LEVELS: tl.constexpr, BOUNDS: tl.constexpr, TOPK: tl.constexpr, C: tl.constexpr, NJ: tl.constexpr,
+    LEVELS: tl.constexpr, BOUNDS: tl.constexpr, TOPK: tl.constexpr, KEPT: tl.constexpr,
+    C: tl.constexpr, NJ: tl.constexpr,
 ):  # fmt: skip
     i_i, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_row = i_bh * n_i + i_i
@@ -167,7 +198,7 @@ def _select_kernel(
     b_level = tl.where(m_j, b_level, 0)
     if levels is not None:
         tl.store(levels + i_row * n_j + i_j, b_level.to(tl.int8), mask=i_j < n_j)
-    _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work)
+    _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT)
 
 
 @triton.jit
@@ -181,7 +212,7 @@ def _lists_kernel(
     n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)
     i_j = tl.arange(0, NJ)
     b_level = tl.load(levels + i_row * n_j + i_j, mask=i_j < n_valid, other=0).to(tl.int32)
-    _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work)
+    _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, (1, 2, 4, 8))
 
 
 def _empty_selection(like, b: int, h: int, n_i: int, n_j: int, levels, importance) -> Selection:
@@ -232,6 +263,8 @@ def select_fwd(
     importance = bridge.empty(shape, "float32", scores) if return_importance and len(intervals) > 1 else None
     found = _empty_selection(scores, b, h, n_i, n_j, levels, importance)
     bounds = tuple(float(hi) for _, _, hi in intervals[:-1])
+    kept = {1, *(int(level) for level, _, _ in intervals if level)}
+    kept = tuple(sorted(kept | {8})) if cap is None and len(kept | {8}) == 2 else (1, 2, 4, 8)
     bridge.launch(
         _select_kernel, (n_i, b * h), like=scores,
         scores=scores, tops=tops, cap=cap, kv_start=kv_start, **found._asdict(),
@@ -239,7 +272,7 @@ def select_fwd(
         group=h // cap.shape[1] if cap is not None else 1, text_length=text_length,
         M=query_block, N=key_block, CAUSAL=causal, TILE=tile,
         GROUPS=query_block // query_stride if tops is not None else 0,
-        LEVELS=tuple(int(level) for level, _, _ in intervals), BOUNDS=bounds, TOPK=mode == "topk",
+        LEVELS=tuple(int(level) for level, _, _ in intervals), BOUNDS=bounds, TOPK=mode == "topk", KEPT=kept,
         C=next_power_of_2(len(bounds)), NJ=max(16, next_power_of_2(n_j)),
         num_warps=tuning.warps(n_j, tuning.SELECT_BLOCKS_PER_WARP),
     )  # fmt: skip
