@@ -35,7 +35,7 @@ class Selection(NamedTuple):
 
 @triton.jit
 def _pair_places(b_level, m_list, LOW: tl.constexpr, HIGH: tl.constexpr):
-    """Each block's place among those of its level, from 1, for two levels in one scan; and how many there are of each."""
+    """Each block's place among those of its level, from 1, of two levels in one scan; and how many each has."""
     b_one = tl.where(m_list & (b_level == LOW), 1, 0) + tl.where(m_list & (b_level == HIGH), 0x10000, 0)
     b_cum = tl.cumsum(b_one, 0)
     total = tl.sum(b_one, 0)
