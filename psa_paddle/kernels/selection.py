@@ -262,6 +262,7 @@ def select_fwd(
     levels = bridge.empty(shape, "int8", scores) if return_levels else None
     importance = bridge.empty(shape, "float32", scores) if return_importance and len(intervals) > 1 else None
     found = _empty_selection(scores, b, h, n_i, n_j, levels, importance)
+    width = max(16, next_power_of_2(n_j))
     bounds = tuple(float(hi) for _, _, hi in intervals[:-1])
     kept = {1, *(int(level) for level, _, _ in intervals if level)}
     kept = tuple(sorted(kept | {8})) if cap is None and len(kept | {8}) == 2 else (1, 2, 4, 8)
@@ -273,8 +274,7 @@ def select_fwd(
         M=query_block, N=key_block, CAUSAL=causal, TILE=tile,
         GROUPS=query_block // query_stride if tops is not None else 0,
         LEVELS=tuple(int(level) for level, _, _ in intervals), BOUNDS=bounds, TOPK=mode == "topk", KEPT=kept,
-        C=next_power_of_2(len(bounds)), NJ=max(16, next_power_of_2(n_j)),
-        num_warps=tuning.warps(n_j, tuning.SELECT_BLOCKS_PER_WARP),
+        C=next_power_of_2(len(bounds)), NJ=width, num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
     )  # fmt: skip
     return found
 
@@ -287,11 +287,12 @@ def lists_from_levels(levels, *, lq: int, lk: int, causal: bool, query_block: in
     """
     check_blocks(query_block, key_block)
     b, h, n_i, n_j = levels.shape
+    width = max(16, next_power_of_2(n_j))
     found = _empty_selection(levels, b, h, n_i, n_j, levels, None)
     bridge.launch(
         _lists_kernel, (n_i, b * h), like=levels,
         levels=levels, kv_start=kv_start, lists=found.lists, counts=found.counts, work=found.work,
         lq=lq, lk=lk, n_i=n_i, n_j=n_j, heads=h, M=query_block, N=key_block, CAUSAL=causal,
-        NJ=max(16, next_power_of_2(n_j)), num_warps=tuning.warps(n_j, tuning.SELECT_BLOCKS_PER_WARP),
+        NJ=width, num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
     )  # fmt: skip
     return found
