@@ -22,13 +22,14 @@ from gpu_inputs import INPUTS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from psa_paddle import kernels
-from psa_paddle.config import ALL_LEVEL_ONE, SEED_RATIOS, AttentionConfig
+from psa_paddle.config import ALL_LEVEL_ONE, PRESETS, SEED_RATIOS, AttentionConfig
 
 CASES = {
     "level1": ("topk", ALL_LEVEL_ONE),
     "seed": ("energybound", SEED_RATIOS),
     "pooling": ("energybound", {1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.97), 0: (0.97, 1.0)}),
     "upstream": ("topk", {1: (0.0, 0.1), 2: (0.1, 0.15), 8: (0.15, 0.35), 0: (0.35, 1.0)}),
+    **{name: (PRESETS[name]["mask_mode"], PRESETS[name]["mask_ratios"]) for name in ("quality", "balanced", "fast")},
 }
 FIELDS = (
     "inputs", "L", "heads", "kv", "D", "causal", "case", "N", "density", "dense_cudnn_ms", "dense_flash_ms", "flex_ms",

@@ -1,6 +1,7 @@
 """Prefill of a 7B Qwen2.5-VL language model, dense against the Triton operator, on one GPU, with torch tensors.
 
     python benchmarks/bench_prefill_hf.py                               # 16k to 128k tokens, density 0.25
+    python benchmarks/bench_prefill_hf.py --density --ratios quality balanced fast                       # the presets
     python benchmarks/bench_prefill_hf.py --ratios seed --density 0.15 0.25 --lengths 65536 131072 --csv prefill.csv
 
 A stand-in for end-to-end speed: Hugging Face's Qwen2_5_VLTextModel with the shapes of Qwen2.5-VL-7B and random bfloat16

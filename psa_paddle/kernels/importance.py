@@ -16,13 +16,6 @@ from .common import LOG2E, ceil_div, check_blocks, check_kv_start, check_tensor,
 
 
 @triton.jit
-def _row_max(b_s, b_m):
-    """Running row maximum of log2 scores, and a finite reference for rows that saw nothing yet."""
-    b_top = tl.maximum(b_m, tl.max(b_s, 1))
-    return b_top, tl.where(b_top == -float("inf"), 0.0, b_top)
-
-
-@triton.jit
 def _turn(i_group, SIZE: tl.constexpr, TERMS: tl.constexpr):
     """How far each group's places are turned: by the fraction of g^2 / golden ratio; not at all where all are taken."""
     turn = i_group * 0
@@ -33,64 +26,98 @@ def _turn(i_group, SIZE: tl.constexpr, TERMS: tl.constexpr):
 
 
 @triton.jit
+def _place(i_group, first, t, shift, SIZE: tl.constexpr, TERMS: tl.constexpr):
+    """Place in its group of the ``t``-th token that each group takes part with."""
+    STEP: tl.constexpr = SIZE // TERMS
+    return (t * STEP + STEP // 2 + _turn(first + i_group + shift, SIZE, TERMS)) & (SIZE - 1)
+
+
+@triton.jit
 def _xattn_kernel(
     q, k, scores, tops, kv_start,
     stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl,
     scale, lq, lk, n_a, n_j, tiles_a, tiles_b, hkv, group,
     R: tl.constexpr, S: tl.constexpr, TERMS: tl.constexpr, N: tl.constexpr, D: tl.constexpr, CAUSAL: tl.constexpr,
-    BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_K: tl.constexpr,
+    FLIP: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_K: tl.constexpr, CHUNK: tl.constexpr,
 ):  # fmt: skip
+    KEEP: tl.constexpr = TERMS * D == BLOCK_K  # one product per tile: the queries stay
+    PER_J: tl.constexpr = N // S
+    TILE_J: tl.constexpr = BLOCK_B // PER_J
     # The heads of one kv head come next to each other: they read the same keys.
     pid = tl.program_id(0)
+    chunks = (tiles_b + CHUNK - 1) // CHUNK
     i_g = pid % group
-    i_tb = pid // group % tiles_b
-    i_ta = pid // (group * tiles_b) % tiles_a
-    i_kv = (pid // (group * tiles_b * tiles_a)).to(tl.int64)
+    i_chunk = pid // group % chunks
+    i_ta = pid // (group * chunks) % tiles_a
+    i_kv = (pid // (group * chunks * tiles_a)).to(tl.int64)
     i_b = i_kv // hkv
     i_bh = i_kv * group + i_g
     o_q, o_k, lq, lk = sample_span(kv_start, i_b, lq, lk, CAUSAL)
-    first_a, first_b = i_ta * BLOCK_A, i_tb * BLOCK_B
-    dead = (first_a * R >= lq) | (first_b * S >= lk)
+    first_a = i_ta * BLOCK_A
+    n_seen, n_full = lk, lk  # keys that some row sees; keys whose whole tiles need no mask
     if CAUSAL:
-        dead |= first_b * S > tl.minimum((first_a + BLOCK_A) * R, lq) - 1 + lk - lq
-    if dead:  # step 3 does not look here
+        n_seen = tl.minimum(lk, tl.minimum((first_a + BLOCK_A) * R, lq) + lk - lq)
+        n_full = tl.minimum(lk, first_a * R + R - 1 + S + lk - lq)
+    begin = i_chunk * CHUNK
+    end = tl.minimum(begin + CHUNK, (n_seen + BLOCK_B * S - 1) // (BLOCK_B * S))
+    if (first_a * R >= lq) | (begin >= end):  # step 3 does not look here
         return
 
     o_a, o_b, o_d = tl.arange(0, BLOCK_A), tl.arange(0, BLOCK_B), tl.arange(0, BLOCK_K)
-    p_q = q + i_b * stride_qb + (i_bh % (hkv * group)) * stride_qh + (o_q + first_a * R).to(tl.int64) * stride_ql
-    p_k = k + i_b * stride_kb + (i_kv % hkv) * stride_kh + (o_k + first_b * S).to(tl.int64) * stride_kl
-    lim_q, lim_k = lq - first_a * R, lk - first_b * S
-    # A chunk's groups of queries take the places that they have in the whole.
-    b_turn_a = _turn(first_a + o_a + ((lk - lq) // R if CAUSAL else 0), R, TERMS)
-    b_turn_b = _turn(first_b + o_b, S, TERMS)
-    b_s = tl.zeros([BLOCK_A, BLOCK_B], tl.float32)
-    STEP_R: tl.constexpr = R // TERMS
-    STEP_S: tl.constexpr = S // TERMS
-    for x in range(0, TERMS * (D // BLOCK_K)):
-        t = x // (D // BLOCK_K)
-        d = x % (D // BLOCK_K) * BLOCK_K
-        o_r = o_a * R + R - 1 - ((t * STEP_R + STEP_R // 2 + b_turn_a) & (R - 1))
-        o_c = o_b * S + ((t * STEP_S + STEP_S // 2 + b_turn_b) & (S - 1))
-        b_q = tl.load(p_q + d + o_r[:, None] * stride_ql + o_d[None, :], mask=(o_r < lim_q)[:, None], other=0.0)
-        b_k = tl.load(p_k + d + o_c[:, None] * stride_kl + o_d[None, :], mask=(o_c < lim_k)[:, None], other=0.0)
-        b_s = tl.dot(b_q, tl.trans(b_k), b_s, input_precision="ieee")  # [A, B]
-
-    i_a, i_c = first_a + o_a, first_b + o_b
-    m_s = (i_c * S < lk)[None, :]
-    if CAUSAL:
-        last = i_a * R + R - 1 + lk - lq  # a ragged last group ends at the last key at least
-        m_s &= (i_c * S)[None, :] <= last[:, None]
-    b_s = tl.where(m_s, b_s * scale, -float("inf"))
-    b_top, b_ref = _row_max(b_s, tl.full([BLOCK_A], -float("inf"), tl.float32))
-    b_e = tl.exp2(b_s - b_ref[:, None])
-    PER_J: tl.constexpr = N // S
-    TILE_J: tl.constexpr = BLOCK_B // PER_J
-    b_e = tl.sum(tl.reshape(b_e, [BLOCK_A, TILE_J, PER_J]), 2)  # [A, blocks]
-    i_j = i_tb * TILE_J + tl.arange(0, TILE_J)
+    i_a = first_a + o_a
     m_a = i_a * R < lq
-    p_e = scores + i_bh * n_a * n_j + i_a.to(tl.int64)[:, None] * n_j + i_j[None, :]
-    tl.store(p_e, b_e.to(scores.dtype.element_ty), mask=m_a[:, None] & (i_j < n_j)[None, :])
-    tl.store(tops + (i_bh * tiles_b + i_tb) * n_a + i_a, b_top, mask=m_a)
+    shift = (lk - lq) // R if CAUSAL else 0  # a chunk's groups of queries take the places that they have in the whole
+    p_q = q + i_b * stride_qb + (i_bh % (hkv * group)) * stride_qh + (o_q + first_a * R).to(tl.int64) * stride_ql
+    p_k = k + i_b * stride_kb + (i_kv % hkv) * stride_kh
+    p_e = scores + i_bh * n_a * n_j + i_a.to(tl.int64) * n_j
+    p_t = tops + i_bh * tiles_b * n_a + i_a
+    lim_q = lq - first_a * R
+    if KEEP:
+        o_r = o_a * R + R - 1 - _place(o_a, first_a, 0, shift, R, TERMS)
+        b_q = tl.load(p_q + o_r[:, None] * stride_ql + o_d[None, :], mask=(o_r < lim_q)[:, None], other=0.0)
+        if FLIP:  # the maxima need a positive scale; a sign is exact
+            b_q = -b_q
+    middle = tl.minimum(tl.maximum(n_full // (BLOCK_B * S), begin), end) if KEEP else begin
+    for MASKED in tl.static_range(0 if KEEP else 1, 2):
+        for i_tb in range(middle if MASKED else begin, end if MASKED else middle):
+            first_b = i_tb * BLOCK_B
+            lim_k = lk - first_b * S
+            p_tile = p_k + (o_k + first_b * S).to(tl.int64) * stride_kl
+            b_s = tl.zeros([BLOCK_A, BLOCK_B], tl.float32)
+            if KEEP:
+                o_c = o_b * S + _place(o_b, first_b, 0, 0, S, TERMS)
+                p_c = p_tile + o_c[:, None] * stride_kl + o_d[None, :]
+                if MASKED:
+                    b_k = tl.load(p_c, mask=(o_c < lim_k)[:, None], other=0.0)
+                else:
+                    b_k = tl.load(p_c)
+                b_s = tl.dot(b_q, tl.trans(b_k), b_s, input_precision="ieee")  # [A, B]
+            else:
+                for x in range(0, TERMS * (D // BLOCK_K)):
+                    t = x // (D // BLOCK_K)
+                    d = x % (D // BLOCK_K) * BLOCK_K
+                    o_r = o_a * R + R - 1 - _place(o_a, first_a, t, shift, R, TERMS)
+                    o_c = o_b * S + _place(o_b, first_b, t, 0, S, TERMS)
+                    p_r, p_c = p_q + d + o_r[:, None] * stride_ql, p_tile + d + o_c[:, None] * stride_kl
+                    b_r = tl.load(p_r + o_d[None, :], mask=(o_r < lim_q)[:, None], other=0.0)
+                    b_k = tl.load(p_c + o_d[None, :], mask=(o_c < lim_k)[:, None], other=0.0)
+                    b_s = tl.dot(b_r, tl.trans(b_k), b_s, input_precision="ieee")
+                if FLIP:
+                    b_s = -b_s
+            if MASKED:
+                i_c = (first_b + o_b) * S
+                m_s = (i_c < lk)[None, :]
+                if CAUSAL:  # a ragged last group ends at the last key at least
+                    m_s &= i_c[None, :] <= (i_a * R + R - 1 + lk - lq)[:, None]
+                b_s = tl.where(m_s, b_s, -float("inf"))
+            b_top = tl.max(b_s, 1) * scale
+            b_ref = tl.where(b_top == -float("inf"), 0.0, b_top)  # finite for rows that see nothing
+            b_e = tl.exp2(b_s * scale - b_ref[:, None])
+            b_e = tl.sum(tl.reshape(b_e, [BLOCK_A, TILE_J, PER_J]), 2)  # [A, blocks]
+            i_j = i_tb * TILE_J + tl.arange(0, TILE_J)
+            m_e = m_a[:, None] & (i_j < n_j)[None, :]
+            tl.store(p_e[:, None] + i_j[None, :], b_e.to(scores.dtype.element_ty), mask=m_e)
+            tl.store(p_t + i_tb * n_a, b_top, mask=m_a)
 
 
 def _check(q, k, query_block, key_block, kv_start):
@@ -142,14 +169,17 @@ def xattn_fwd(
     n_a, n_b, n_j = ceil_div(lq, query_stride), ceil_div(lk, stride), ceil_div(lk, key_block)
     settings = _settings("xattn", _xattn_kernel, q, BLOCK_A=query_block // query_stride, BLOCK_B=key_block // stride)
     tiles_a, tiles_b = ceil_div(n_a, settings["BLOCK_A"]), ceil_div(n_b, settings["BLOCK_B"])
+    chunk = settings.pop("CHUNK")
+    keep = chunk > 1 and terms == 1 and d & (d - 1) == 0
+    chunk = chunk if keep else 1
     wide = bridge.dtype_name(q) == "float32" or bridge.interpreting(_xattn_kernel)
     scores = bridge.empty((b, h, n_a, n_j), "float32" if wide else "bfloat16", q)
     tops = bridge.empty((b, h, tiles_b, n_a), "float32", q)
     bridge.launch(
-        _xattn_kernel, (tiles_a * tiles_b * b * h,), like=q,
+        _xattn_kernel, (tiles_a * ceil_div(tiles_b, chunk) * b * h,), like=q,
         q=q, k=k, scores=scores, tops=tops, kv_start=kv_start, **stride_args(q=q, k=k),
-        scale=scale / terms * LOG2E, lq=lq, lk=lk, n_a=n_a, n_j=n_j, tiles_a=tiles_a, tiles_b=tiles_b,
+        scale=max(abs(scale) / terms * LOG2E, 1e-30), lq=lq, lk=lk, n_a=n_a, n_j=n_j, tiles_a=tiles_a, tiles_b=tiles_b,
         hkv=hkv, group=h // hkv, R=query_stride, S=stride, TERMS=terms, N=key_block, D=d, CAUSAL=causal,
-        BLOCK_K=64 if d % 64 == 0 else d & -d, **settings,
+        FLIP=scale < 0, BLOCK_K=d if keep else 64 if d % 64 == 0 else d & -d, CHUNK=chunk, **settings,
     )  # fmt: skip
     return scores, tops, settings["BLOCK_B"] * stride // key_block

@@ -39,6 +39,19 @@ def test_xattn(case, strides, terms):
     np.testing.assert_allclose(importance(q, k, case, "xattn", strides, terms), want, rtol=1e-5, atol=1e-6)
 
 
+def test_xattn_with_a_scale_of_zero():
+    from psa_paddle.kernels import select_blocks
+
+    case = Case(lq=129, lk=300)
+    (q, k, _), (q64, k64, _) = qkv(case)
+    got = select_blocks(
+        q, k, scale=0.0, intervals=INTERVALS, mode="energybound", strides=(16, 4), terms=1, method="xattn",
+        text_length=0, return_importance=True, **case.blocks,
+    ).importance.numpy()  # fmt: skip
+    want = ref.xattn_importance(q64[0], k64[0], 0.0, case.causal, case.m, case.n, (16, 4), 1)
+    np.testing.assert_allclose(got[0], want, rtol=1e-5, atol=1e-6)
+
+
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_pooling(case):
     (q, k, _), (q64, k64, _) = qkv(case)
