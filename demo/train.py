@@ -33,12 +33,13 @@ from world_batches import BUCKETS, CHECKPOINT, FPS, PREFIX, clip_shape, encode, 
 CURRICULUM = (
     (0.12, {"image": 0.6, "short": 0.4}),
     (0.35, {"image": 0.25, "short": 0.35, "1k": 0.25, "2k": 0.15}),
-    (1.0, {"image": 0.15, "short": 0.2, "1k": 0.15, "2k": 0.15, "4k": 0.15, "8k": 0.2}),
+    (1.0, {"image": 0.2, "short": 0.2, "1k": 0.15, "2k": 0.12, "4k": 0.15, "8k": 0.18}),
 )
 QUESTIONS = {"image": 6, "short": 8}  # about each clip
 QUESTIONS_LONG = 16
-ASKED = {"position": 4.0, "relation": 3.0, "motion": 4.0, "caption": 3.0}  # learned last, so asked more often
-MOST_CLIPS = 160  # in a step
+# Learned last, so asked more often.
+ASKED = {"position": 2.0, "relation": 3.0, "number": 2.0, "motion": 3.0, "time": 2.0, "caption": 4.0}
+MOST_CLIPS = 320  # in a step
 WARMUP = 0.03  # of the steps
 LAST_LR = 0.03  # of the highest
 
@@ -169,7 +170,7 @@ def main():
     parser.add_argument("--ask", nargs="+", default=ASKED, action=Shares, names={*IMAGE_TYPES, *VIDEO_TYPES},
                         help="how much more often to ask some kinds of question, as name=weight")  # fmt: skip
     parser.add_argument("--seed", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--steps", type=int, default=7000)
     parser.add_argument("--lr", type=float, default=2e-3, help="highest learning rate")
     parser.add_argument("--tokens", type=int, default=65536, help="most vision tokens in a step")
     parser.add_argument("--workers", type=int, default=14, help="processes that make batches")
