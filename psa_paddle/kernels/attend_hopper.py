@@ -34,14 +34,14 @@ def _scores(q_h, k_s, full_k, t, none):
 
 
 @gluon.jit
-def _softmax(b_s, b_m, b_l, row, bias_s, place_s, empty_k, t, plain, bias, scale):
+def _softmax(b_s, b_m, b_l, row, place_s, empty_k, t, plain, bias, scale, inv_scale):
     """Mask tile ``t`` where it needs it, hand its keys back, take it into the row's maximum and sum."""
-    STAGES: gl.constexpr = bias_s.shape[0]
+    STAGES: gl.constexpr = place_s.shape[0]
     st = t % STAGES
     if t >= plain:
         columns: gl.constexpr = gl.SliceLayout(0, b_s.type.layout)
         place = place_s.index(st).load(columns)
-        own_bias = bias_s.index(st).load(columns)
+        own_bias = gl.maximum(-1 - place, 0).to(gl.float32) * inv_scale
         b_s = gl.where(place[None, :] <= row[:, None], b_s + own_bias[None, :], -float("inf"))
     mbarrier.arrive(empty_k.index(st), count=1)
     b_top = gl.maximum(b_m, gl.max(b_s, 1) * scale + bias)
@@ -63,9 +63,9 @@ def _consumer(
     HALF: gl.constexpr, M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr,
     CAUSAL: gl.constexpr, FLIP: gl.constexpr,
 ):  # fmt: skip
-    q_s, k_s, v_s, bias_s, place_s, row_s, full_k, full_v, empty_k, empty_v = bars_and_tiles
-    stride_qb, stride_qh, stride_ql, stride_ob, stride_oh, stride_ol, scale, lq_all, lk_all = numbers[:9]
-    n_i, hkv, group = numbers[9:]
+    q_s, k_s, v_s, place_s, row_s, full_k, full_v, empty_k, empty_v = bars_and_tiles
+    stride_qb, stride_qh, stride_ql, stride_ob, stride_oh, stride_ol, scale, inv_scale, lq_all, lk_all = numbers[:10]
+    n_i, hkv, group = numbers[10:]
     STAGES_V: gl.constexpr = v_s.shape[0]
     H: gl.constexpr = M // 2
     load_layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
@@ -101,7 +101,7 @@ def _consumer(
     if n_tiles > 0:
         b_s = warpgroup_mma_wait(0, deps=[_scores(q_h, k_s, full_k, 0, none)])
         b_p, b_m, b_l, b_alpha = _softmax(
-            b_s, b_m, b_l, row, bias_s, place_s, empty_k, 0, plain, _bias_of(0, f1, f2, f4, plain), scale
+            b_s, b_m, b_l, row, place_s, empty_k, 0, plain, _bias_of(0, f1, f2, f4, plain), scale, inv_scale
         )
         b_p16 = gl.convert_layout(b_p.to(dtype), p_layout)
         for t in range(1, n_tiles):
@@ -112,7 +112,7 @@ def _consumer(
             o_token = warpgroup_mma(b_p16, v_s.index(st), b_o, is_async=True)
             b_s = warpgroup_mma_wait(1, deps=[s_token])
             b_p, b_m, b_l, b_alpha = _softmax(
-                b_s, b_m, b_l, row, bias_s, place_s, empty_k, t, plain, _bias_of(t, f1, f2, f4, plain), scale
+                b_s, b_m, b_l, row, place_s, empty_k, t, plain, _bias_of(t, f1, f2, f4, plain), scale, inv_scale
             )
             b_o = warpgroup_mma_wait(0, deps=[o_token])
             mbarrier.arrive(empty_v.index(st), count=1)
@@ -153,7 +153,6 @@ def attend_hopper_kernel(
     q_s = gl.allocate_shared_memory(dtype, [2, M // 2, D], tile)
     k_s = gl.allocate_shared_memory(dtype, [STAGES_K, TILE, D], tile)
     v_s = gl.allocate_shared_memory(dtype, [STAGES_V, TILE, D], tile)
-    bias_s = gl.allocate_shared_memory(gl.float32, [STAGES_K, TILE], line)
     place_s = gl.allocate_shared_memory(gl.int32, [STAGES_K, TILE], line)
     row_s = gl.allocate_shared_memory(gl.int32, [TILE], line)
     full_k = gl.allocate_shared_memory(gl.int64, [STAGES_K, 1], bars)
@@ -166,13 +165,12 @@ def attend_hopper_kernel(
     for i in gl.static_range(STAGES_V):
         mbarrier.init(full_v.index(i), count=128)
         mbarrier.init(empty_v.index(i), count=2)
-    bars_and_tiles = (q_s, k_s, v_s, bias_s, place_s, row_s, full_k, full_v, empty_k, empty_v)
+    bars_and_tiles = (q_s, k_s, v_s, place_s, row_s, full_k, full_v, empty_k, empty_v)
     to_consumer = (
-        stride_qb, stride_qh, stride_ql, stride_ob, stride_oh, stride_ol, scale, lq, lk, n_i, hkv, group,
+        stride_qb, stride_qh, stride_ql, stride_ob, stride_oh, stride_ol, scale, inv_scale, lq, lk, n_i, hkv, group,
     )  # fmt: skip
     to_producer = (
-        stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, inv_scale, lq, lk, n_i, n_j, n_full, hkv,
-        group,
+        stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, lq, lk, n_i, n_j, n_full, hkv, group,
     )  # fmt: skip
     gl.warp_specialize(
         [

@@ -58,23 +58,11 @@ def schedule(p_count, n_list, n_valid, lk, N: gl.constexpr, T: gl.constexpr):
 
 
 @gluon.jit
-def _level_rows(p_list, first, bits, o_c, T: gl.constexpr, C: gl.constexpr):
-    """Rows, in their level's buffer, of places [first, first + T) of the level's run, C at a time; 2^bits a block."""
+def _first_rows(p_list, t, n_j, N: gl.constexpr, T: gl.constexpr):
+    """First row of each block of tile ``t`` of level 1; of some block past the end of the list."""
     rows = ()
-    for c in gl.static_range(T // C):
-        o_r = first + c * C + o_c
-        i_j = gl.load(p_list + (o_r >> bits)).to(gl.int32)
-        rows = rows + ((i_j << bits) + (o_r & ((1 << bits) - 1)),)
-    return rows
-
-
-@gluon.jit
-def _block_rows(p_list, first, o_c, N: gl.constexpr, T: gl.constexpr, C: gl.constexpr):
-    """The same for level 1, where C rows lie in one block: one load and one number for all of them."""
-    rows = ()
-    for c in gl.static_range(T // C):
-        place = first + c * C
-        rows = rows + (gl.load(p_list + place // N).to(gl.int32) * N + place % N + o_c,)
+    for b in gl.static_range(T // N):
+        rows = rows + (gl.load(p_list + gl.minimum(t * (T // N) + b, n_j - 1)).to(gl.int32) * N,)
     return rows
 
 
@@ -98,14 +86,31 @@ def _left_over_rows(p_list, o_x, m_list, full, counts, rest, n_full, LOG2_N: gl.
 
 
 @gluon.jit
-def _copy(x_s, full, empty, p_x, rows, stride, o_d, t, C: gl.constexpr):
-    """Copy tile ``t`` once its place is free; the barrier counts each thread's copies when they are done."""
+def _copy_blocks(x_s, full, empty, p_x, first_rows, stride, o_cd, t, N: gl.constexpr, T: gl.constexpr, C: gl.constexpr):
+    """Copy tile ``t`` block by block once its place is free; the barrier counts each thread's copies when they are
+    done. o_cd: offsets of C rows from the first of them, which a block holds one after the other."""
     STAGES: gl.constexpr = x_s.shape[0]
     st = t % STAGES
     mbarrier.wait(empty.index(st), (t // STAGES) & 1 ^ 1)
-    for c in gl.static_range(len(rows)):
-        p = p_x + (rows[c].to(gl.int64) * stride)[:, None] + o_d
-        async_copy.async_copy_global_to_shared(x_s.index(st).slice(c * C, C), p)
+    for c in gl.static_range(T // C):
+        first = first_rows[c * C // N] + c * C % N
+        async_copy.async_copy_global_to_shared(x_s.index(st).slice(c * C, C), p_x + first.to(gl.int64) * stride + o_cd)
+    async_copy.mbarrier_arrive(full.index(st), increment_count=False)
+
+
+@gluon.jit
+def _copy_pooled(
+    x_s, full, empty, p_x, row_s, o_d, layout: gl.constexpr, t, D: gl.constexpr, T: gl.constexpr, C: gl.constexpr
+):  # fmt: skip
+    """The same for rows of the pooled buffer."""
+    STAGES: gl.constexpr = x_s.shape[0]
+    st = t % STAGES
+    mbarrier.wait(empty.index(st), (t // STAGES) & 1 ^ 1)
+    for c in gl.static_range(T // C):
+        rows = row_s.slice(c * C, C).load(gl.SliceLayout(1, layout))
+        async_copy.async_copy_global_to_shared(
+            x_s.index(st).slice(c * C, C), p_x + ((rows.to(gl.int64) * D)[:, None] + o_d)
+        )
     async_copy.mbarrier_arrive(full.index(st), increment_count=False)
 
 
@@ -129,9 +134,9 @@ def producer(
     k, v, pooled_k, pooled_v, lists, counts, kv_start, bars_and_tiles, numbers,
     M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr, CAUSAL: gl.constexpr, POOLED: gl.constexpr,
 ):  # fmt: skip
-    q_s, k_s, v_s, bias_s, place_s, row_s, full_k, full_v, empty_k, empty_v = bars_and_tiles
-    stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, inv_scale, lq_all, lk_all = numbers[:9]
-    n_i, n_j, n_full, hkv, group = numbers[9:]
+    q_s, k_s, v_s, place_s, row_s, full_k, full_v, empty_k, empty_v = bars_and_tiles
+    stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, lq_all, lk_all = numbers[:8]
+    n_i, n_j, n_full, hkv, group = numbers[8:]
     STAGES_K: gl.constexpr = k_s.shape[0]
     STAGES_V: gl.constexpr = v_s.shape[0]
     LOG2_N: gl.constexpr = 5 if N == 32 else 6 if N == 64 else 7
@@ -145,6 +150,7 @@ def producer(
     i_row = (i_kv * group + i_g) * n_i + i_i
     p_count = counts + i_row * 5
     p_list = lists + i_row * n_j
+    next_rows = _first_rows(p_list, 0, n_j, N, T)  # on their way while the counts are
     n1, n2, n4, f1, f2, f4, f8, r1, r2, r4, r8, tail = schedule(p_count, n_list, n_valid, lk, N, T)
     kept = gl.load(p_count + 4)
     plain = f1 + f2 + f4 + f8
@@ -158,23 +164,26 @@ def producer(
         p_pk += i_kv * n_full * (N // 8 * 7) * D
         p_pv += i_kv * n_full * (N // 8 * 7) * D
 
+    o_ck = o_c[:, None] * stride_kl + o_d
+    o_cv = o_c[:, None] * stride_vl + o_d
     for t in range(0, f1):
-        rows = _block_rows(p_list, t * T, o_c, N, T, C)
-        _copy(k_s, full_k, empty_k, p_k, rows, stride_kl, o_d, t, C)
-        _copy(v_s, full_v, empty_v, p_v, rows, stride_vl, o_d, t, C)
+        first_rows = next_rows
+        next_rows = _first_rows(p_list, t + 1, n_j, N, T)
+        _copy_blocks(k_s, full_k, empty_k, p_k, first_rows, stride_kl, o_ck, t, N, T, C)
+        _copy_blocks(v_s, full_v, empty_v, p_v, first_rows, stride_vl, o_cv, t, N, T, C)
+    o_t = gl.arange(0, T, gl.BlockedLayout([1], [32], [4], [0]))  # one thread looks up one row, for keys and values
     if POOLED:
         for t in range(f1, plain):
             past2 = (t >= f1 + f2).to(gl.int32)
             past4 = (t >= f1 + f2 + f4).to(gl.int32)
-            first = (t - f1 - past2 * f2 - past4 * f4) * T
-            base = ((n_full * (2 * past2 + past4)) << (LOG2_N - 2)).to(gl.int64) * D
+            o_r = (t - f1 - past2 * f2 - past4 * f4) * T + o_t
             bits = LOG2_N - 1 - past2 - past4
-            rows = _level_rows(p_list + n1 + past2 * n2 + past4 * n4, first, bits, o_c, T, C)
-            _copy(k_s, full_k, empty_k, p_pk + base, rows, D, o_d, t, C)
-            _copy(v_s, full_v, empty_v, p_pv + base, rows, D, o_d, t, C)
-    # What is left over, level by level, then the tail: one thread looks up one row, for keys and values alike.
-    o_t = gl.arange(0, T, gl.BlockedLayout([1], [32], [4], [0]))
-    for t in range(plain, n_tiles):
+            i_j = gl.load(p_list + n1 + past2 * n2 + past4 * n4 + (o_r >> bits)).to(gl.int32)
+            base = (n_full * (2 * past2 + past4)) << (LOG2_N - 2)
+            row_s.store(base + (i_j << bits) + (o_r & ((1 << bits) - 1)))
+            _copy_pooled(k_s, full_k, empty_k, p_pk, row_s, o_d, layout, t, D, T, C)
+            _copy_pooled(v_s, full_v, empty_v, p_pv, row_s, o_d, layout, t, D, T, C)
+    for t in range(plain, n_tiles):  # what is left over, level by level, then the tail
         o_x = (t - plain) * T + o_t
         m_list = o_x < rest
         rank, rows = _left_over_rows(
@@ -183,14 +192,12 @@ def producer(
         i_c = n_list * N + o_x - rest  # key position of a tail row
         m_tail = (o_x >= rest) & (o_x < rest + tail)
         m_kept = m_tail & (((kept >> ((i_c // N - n_list) & 31)) & 1) == 1)
-        place = gl.where(m_list, -1, gl.where(m_kept, i_c if CAUSAL else 0, NEVER))
-        own_bias = gl.where(m_list, rank.to(gl.float32) * inv_scale, 0.0)
+        place = gl.where(m_list, -1 - rank, gl.where(m_kept, i_c if CAUSAL else 0, NEVER))
         code = gl.where(m_list, gl.where(rank > 0, -1 - rows, rows), gl.where(m_tail, i_c, NEVER))
         row_s.store(code)
         st = t % STAGES_K
         mbarrier.wait(empty_k.index(st), (t // STAGES_K) & 1 ^ 1)
         place_s.index(st).store(place)
-        bias_s.index(st).store(own_bias)
         _copy_rows(k_s.index(st), row_s, p_k, p_pk, stride_kl, o_d, layout, D, T, C, POOLED)
         async_copy.mbarrier_arrive(full_k.index(st), increment_count=False)
         st = t % STAGES_V

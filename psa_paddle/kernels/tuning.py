@@ -19,14 +19,14 @@ TABLES = {
         ((128, 4, 0), dict(TILE=64, num_warps=4, num_stages=1)),
     ),
     "attend_hopper": (
-        ((64, 2, 90), dict(TILE=128, STAGES_K=4, STAGES_V=3, num_warps=4, maxnreg=168)),
-        ((128, 2, 90), dict(TILE=128, STAGES_K=3, STAGES_V=2, num_warps=4, maxnreg=168)),
+        ((64, 2, 90), dict(TILE=128, STAGES_K=4, STAGES_V=4, num_warps=4, maxnreg=168)),
+        ((128, 2, 90), dict(TILE=128, STAGES_K=3, STAGES_V=3, num_warps=4, maxnreg=168)),
     ),
     # CHUNK: tiles of keys of a program, where one product makes a tile; with 1, queries are loaded for every tile.
     # Two programs of sm_90's fit.
     "xattn": (
         ((128, 2, 100), dict(BLOCK_A=128, BLOCK_B=128, CHUNK=8, num_warps=8, num_stages=3)),
-        ((128, 2, 90), dict(BLOCK_A=128, BLOCK_B=128, CHUNK=8, num_warps=8, num_stages=2, maxnreg=128)),
+        ((128, 2, 90), dict(BLOCK_A=128, BLOCK_B=128, CHUNK=16, num_warps=8, num_stages=2, maxnreg=128)),
         ((128, 2, 80), dict(BLOCK_A=128, BLOCK_B=128, CHUNK=8, num_warps=8, num_stages=2)),
         ((128, 4, 80), dict(BLOCK_A=64, BLOCK_B=64, CHUNK=1, num_warps=8, num_stages=2)),
         ((128, 4, 0), dict(BLOCK_A=32, BLOCK_B=32, CHUNK=2, num_warps=4, num_stages=1)),
@@ -55,7 +55,7 @@ TABLES = {
     ),
 }
 PYRAMID_ROWS_PER_WARP = 16
-SELECT_BLOCKS_PER_WARP = 1024
+SELECT_BLOCKS_PER_WARP = 512
 PERMUTE_ROWS = 64
 MEAN_ROWS = 64
 SORT_CHUNK, SORT_CHUNKS = 256, 512  # tokens of a chunk at least; chunks at most
