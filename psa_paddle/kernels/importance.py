@@ -1,8 +1,9 @@
 """Step 2: how much each block of keys matters to each block of queries, from a fraction of the products.
 
 ``xattn`` (after XAttention, arXiv:2503.16428): groups of queries against groups of keys, a few tokens of each, in one
-pass. Each tile of key groups is summed relative to its own row maximum, which is stored with it, so no score overflows
-or vanishes before the row's maximum is known; step 3 joins the tiles. The other method, ``pooling``, is in pooling.py.
+pass; where one product makes a tile, a program keeps its queries and walks over tiles of keys. Each tile is summed
+relative to its own row maximum, which is stored with it, so no score overflows or vanishes before the row's maximum is
+known; step 3 joins the tiles. The other method, ``pooling``, is in pooling.py.
 """
 
 from __future__ import annotations
