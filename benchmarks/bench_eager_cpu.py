@@ -1,6 +1,6 @@
 """The eager operator against dense attention on this machine's CPU.
 
-    python benchmarks/bench_eager_cpu.py [--lengths 2048 4096 8192 16384] [--heads 8] [--kv-heads 2] [--dim 64]
+    python benchmarks/bench_eager_cpu.py [--lengths 2048 4096 8192 16384] [--preset fast] [--heads 8] [--kv-heads 2]
 
 Every row times three ways to the same tensors in one process: Paddle's ``scaled_dot_product_attention``, dense
 attention as chunked matmuls, and the operator with everything that it does (importance, selection, pooling,
@@ -20,9 +20,8 @@ import paddle
 import paddle.nn.functional as F
 
 from psa_paddle import AttentionConfig, pyramid_attention
+from psa_paddle.config import DEFAULT_PRESET, PRESETS
 from psa_paddle.eager import dense_attention
-
-RATIOS = {1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.9), 0: (0.9, 1.0)}
 
 
 def video_qkv(length: int, heads: int, kv_heads: int, dim: int, seed: int = 0):
@@ -67,7 +66,16 @@ def status_mib(field: str) -> float:
 
 def peak_in_fresh_process(length: int, args) -> float:
     """The same call in a process that has allocated nothing but the inputs, since an allocator keeps what it got."""
-    shape = ["--heads", str(args.heads), "--kv-heads", str(args.kv_heads), "--dim", str(args.dim)]
+    shape = [
+        "--preset",
+        args.preset,
+        "--heads",
+        str(args.heads),
+        "--kv-heads",
+        str(args.kv_heads),
+        "--dim",
+        str(args.dim),
+    ]
     command = [sys.executable, __file__, "--memory-of", str(length), *shape]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
@@ -105,6 +113,7 @@ def table_row(length: int, args, config: AttentionConfig) -> str:
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[2048, 4096, 8192, 16384])
+    parser.add_argument("--preset", choices=PRESETS, default=DEFAULT_PRESET)
     parser.add_argument("--heads", type=int, default=8)
     parser.add_argument("--kv-heads", type=int, default=2)
     parser.add_argument("--dim", type=int, default=64)
@@ -113,12 +122,12 @@ def main():
     parser.add_argument("--memory-of", type=int, help="only print the operator's peak memory at this length, in MiB")
     args = parser.parse_args()
     paddle.set_device("cpu")
-    config = AttentionConfig(mask_ratios=RATIOS, text_length=128, use_sim_mask=False, dense_below=0)
+    config = AttentionConfig.preset(args.preset, text_length=128, dense_below=0)
     if args.memory_of:
         q, k, v = video_qkv(args.memory_of, args.heads, args.kv_heads, args.dim)
         return print(peak_mib(lambda: pyramid_attention(q, k, v, config)))
     print(f"{cpu_name()}, paddle {paddle.__version__}, Python {platform.python_version()}, commit {commit()}")
-    print(f"{args.heads} query / {args.kv_heads} kv heads, D={args.dim}, float32, causal, {dict(config.mask_ratios)}")
+    print(f"{args.heads} query / {args.kv_heads} kv heads, D={args.dim}, float32, causal, preset {args.preset}")
     print("| L | density | rel. error | SDPA ms | dense chunked ms | PSA ms | vs SDPA | vs chunked | PSA peak MiB |")
     print("|---|---|---|---|---|---|---|---|---|")
     for length in args.lengths:
