@@ -61,8 +61,9 @@ def _assign_kernel(
         b_half = tl.load(half_norms + i_row, mask=m_c, other=float("inf"))
         # |x - c|^2 = |x|^2 - 2 (x . c - |c|^2 / 2)
         b_s = tl.dot(b_x, tl.trans(b_c), input_precision="ieee") - b_half[None, :]
+        b_s = tl.where(b_s == b_s, b_s, -float("inf"))  # a token with NaN goes to the first cluster
         b_top, b_at = tl.max(b_s, 1, return_indices=True)
-        m_better = b_top > b_best  # never true of NaN, so a label is always a cluster
+        m_better = b_top > b_best
         b_best = tl.where(m_better, b_top, b_best)
         b_label = tl.where(m_better, c + b_at, b_label)
     tl.store(labels + i_bh * n + o_t, b_label, mask=m_t)
