@@ -201,7 +201,7 @@ def attend(q, k, v, levels, scale: float, causal: bool, query_block: int, key_bl
                     values.append(pooled_v[level][kv, part])
                     bias.append(np.full((len(rows), key_block // level), np.log(level)))
             if keys:
-                logits = scale * q[head, rows] @ np.concatenate(keys).T + np.concatenate(bias, 1)
+                logits = scale * q[head, rows] @ np.concatenate(keys).T + np.concatenate(bias, 1).astype(q.dtype)
                 out[head, rows] = softmax(logits) @ np.concatenate(values)
     return out
 

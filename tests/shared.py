@@ -47,10 +47,18 @@ def random_levels(heads, lq, lk, query_block, key_block, causal, seed=0, zeros=0
     return np.where(valid, levels, 0)
 
 
-def error_budget(q, k, v, scale, causal):
-    """Allowed maximum error: twice that of dense attention in the inputs' own precision, plus rounding."""
-    exact = reference.dense_attention(*(x.astype(np.float64) for x in (q, k, v)), scale, causal)
-    rough = reference.dense_attention(*(x.astype(np.float32) for x in (q, k, v)), np.float32(scale), causal)
-    rough = rough.astype(q.dtype).astype(np.float64)
+def error_budget(q, k, v, scale, causal, levels=None, blocks=()):
+    """Allowed maximum error: twice that of the reference in the inputs' own precision, plus rounding.
+
+    The reference attends to all keys, or to what ``levels`` keep in blocks (query block, key block): few keys average
+    less of the rounding away."""
+
+    def attend_in(dtype):
+        qkv = [x.astype(dtype) for x in (q, k, v)]
+        if levels is None:
+            return reference.dense_attention(*qkv, dtype(scale), causal)
+        return reference.attend(*qkv, levels, dtype(scale), causal, *blocks)
+
+    rough = attend_in(np.float32).astype(q.dtype).astype(np.float64)
     rounding = 4 * np.finfo(q.dtype).eps * max(1.0, float(np.abs(v.astype(np.float64)).max()))
-    return 2 * float(np.abs(rough - exact).max()) + rounding
+    return 2 * float(np.abs(rough - attend_in(np.float64)).max()) + rounding

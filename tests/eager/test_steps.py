@@ -106,7 +106,7 @@ def test_attention_given_the_same_levels(shape, dtype, causal):
     want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n)
     error = np.abs(got.numpy()[0].astype(np.float64) - want).max()
     print(f"relative error {np.linalg.norm(got.numpy()[0] - want) / max(np.linalg.norm(want), 1e-30):.1e}")
-    assert error <= error_budget(q[0], k[0], v[0], dim**-0.5, causal)
+    assert error <= error_budget(q[0], k[0], v[0], dim**-0.5, causal, levels, (m, n))
 
 
 def test_bfloat16_input():
@@ -151,4 +151,4 @@ def test_fuzzed_shapes(lq, extra, group, dim, m, n, causal, seed):
     config = AttentionConfig(query_block=m, key_block=n, causal=causal, dense_below=0)
     got = eager.attend_levels(*tensors(q, k, v), levels[None], config, dim**-0.5).numpy()[0]
     want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n)
-    assert np.abs(got - want).max() <= error_budget(q[0], k[0], v[0], dim**-0.5, causal)
+    assert np.abs(got - want).max() <= error_budget(q[0], k[0], v[0], dim**-0.5, causal, levels, (m, n))
