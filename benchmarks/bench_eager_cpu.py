@@ -66,16 +66,8 @@ def status_mib(field: str) -> float:
 
 def peak_in_fresh_process(length: int, args) -> float:
     """The same call in a process that has allocated nothing but the inputs, since an allocator keeps what it got."""
-    shape = [
-        "--preset",
-        args.preset,
-        "--heads",
-        str(args.heads),
-        "--kv-heads",
-        str(args.kv_heads),
-        "--dim",
-        str(args.dim),
-    ]
+    names = ("preset", "heads", "kv_heads", "dim")
+    shape = [f"--{name.replace('_', '-')}={getattr(args, name)}" for name in names]
     command = [sys.executable, __file__, "--memory-of", str(length), *shape]
     return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
 
