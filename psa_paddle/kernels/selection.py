@@ -264,8 +264,9 @@ def select_fwd(
     found = _empty_selection(scores, b, h, n_i, n_j, levels, importance)
     width = max(16, next_power_of_2(n_j))
     bounds = tuple(float(hi) for _, _, hi in intervals[:-1])
-    kept = {1, *(int(level) for level, _, _ in intervals if level)}
-    kept = tuple(sorted(kept | {8})) if cap is None and len(kept | {8}) == 2 else (1, 2, 4, 8)
+    # One scan does for levels 1 and 8; a cap may turn an 8 into any level.
+    plain = cap is None and {int(level) for level, _, _ in intervals} <= {0, 1, 8}
+    kept = (1, 8) if plain else (1, 2, 4, 8)
     bridge.launch(
         _select_kernel, (n_i, b * h), like=scores,
         scores=scores, tops=tops, cap=cap, kv_start=kv_start, **found._asdict(),
