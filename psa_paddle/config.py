@@ -19,7 +19,13 @@ XATTN_STRIDES = (4, 8, 16, 32)
 XATTN_TERMS = (1, 2, 4, 8, 16, 32)
 BACKENDS = ("auto", "eager", "triton")
 DEFAULT_TEXT_LENGTH = 512
-MASK_MODES = {"energybound": "energybound", "thresholdbound": "energybound", "topk": "topk"}
+MASK_MODES = {
+    "energybound": "energybound",
+    "thresholdbound": "energybound",
+    "topk": "topk",
+    "topk_sqrt": "topk_sqrt",
+}
+SQRT_KEYS = 8192  # keys of a row at which topk_sqrt's shares are mask_ratios
 IMPORTANCE_METHODS = ("xattn", "pooling")
 
 # The ratios that the upstream Qwen2.5-VL example runs with.
@@ -74,6 +80,11 @@ def check_mask_ratios(ratios: Mapping) -> tuple[tuple[int, float, float], ...]:
     return tuple((level, lo, hi) for lo, hi, level in intervals)
 
 
+def sqrt_bound(end: float, key_block: int) -> float:
+    """``topk_sqrt``: among n blocks, rank r is past an interval's ``end`` where r * r >= this * n, in float64."""
+    return end * end * SQRT_KEYS / key_block
+
+
 def _one_of(name: str, value, allowed) -> None:
     if value not in allowed or isinstance(value, bool):
         raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}.")
@@ -95,7 +106,8 @@ class AttentionConfig:
         query_block: rows of a query block, 64 or 128.
         key_block: keys of a key block, 32, 64 or 128.
         mask_mode: ``"energybound"`` (alias ``"thresholdbound"``) assigns levels by the share of importance that the
-            more important blocks of the row hold; ``"topk"`` by rank.
+            more important blocks of the row hold; ``"topk"`` by rank; ``"topk_sqrt"`` by rank with every share times
+            sqrt(8192 / keys of the row), so that short rows keep a larger part of their blocks and long ones a smaller.
         mask_ratios: level -> (lo, hi); the intervals tile [0, 1]. Level 1 is full resolution, 2/4/8 are pooled that
             many times, 0 is skipped.
         importance_method: ``"xattn"`` (antidiagonal sums, arXiv:2503.16428) or ``"pooling"`` (sampled tokens).

@@ -16,7 +16,7 @@ from .rearrange.curves import check_triple
 from .rearrange.methods import DEFAULT_TILE
 
 ATTN_IMPLS = ("new_mask_type", "old_mask_type")
-MASK_MODES = ("topk", "thresholdbound")
+MASK_MODES = ("topk", "topk_sqrt", "thresholdbound")
 BLOCK_M = (64, 128)
 BLOCK_N = (32, 64, 128)
 DEFAULT_RATIOS = {1: (0.0, 0.1), 2: (0.1, 0.15), 4: (0.15, 0.15), 8: (0.15, 0.35), 0: (0.35, 1.0)}
@@ -39,8 +39,9 @@ class PSAConfig:
             implementations load, and checked so that a wrong one does not pass.
         mask_ratios: level -> (lo, hi); the intervals tile [0, 1]. Level 1 is full resolution, 2/4/8 are pooled that
             many times, 0 is skipped.
-        mask_mode: ``"topk"``, a fixed share of the blocks for each level, or ``"thresholdbound"``, by the share of
-            importance that the more important blocks hold.
+        mask_mode: ``"topk"``, a fixed share of the blocks for each level; ``"topk_sqrt"``, that share times
+            sqrt(8192 / number of keys); or ``"thresholdbound"``, by the share of importance that the more important
+            blocks hold.
         attn_impl: ``"new_mask_type"`` or ``"old_mask_type"``. They name sets of rules for one operator: the new one
             takes every block size and no ``use_sim_mask``; the old one takes ``use_sim_mask`` and blocks of 128.
         use_sim_mask: cap the level of each key block by the similarity of neighbouring keys.

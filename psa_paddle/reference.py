@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from .config import SQRT_KEYS
+
 POOLED = (2, 4, 8)
 
 
@@ -128,7 +130,8 @@ def select_levels(importance, cap, intervals, mode, lq, lk, query_block, key_blo
     """Level map, int [H, nI, nJ]; invalid pairs are 0.
 
     A row's valid blocks are sorted by importance, descending and stable. ``topk``: rank / n picks the interval;
-    ``energybound``: the share of importance before the block does. Then the similarity cap, then the forced level 1.
+    ``topk_sqrt``: rank / n does, with every end times sqrt(8192 / (n key_block)); ``energybound``: the share of
+    importance before the block does. Then the similarity cap, then the forced level 1.
     """
     h, n_i, n_j = importance.shape
     valid, free = block_grid(lq, lk, query_block, key_block, causal)
@@ -139,9 +142,11 @@ def select_levels(importance, cap, intervals, mode, lq, lk, query_block, key_blo
             order = js[np.argsort(-importance[head, i, js], kind="stable")]
             mass = importance[head, i, order]
             before = np.concatenate([[0.0], np.cumsum(mass)[:-1]]) / max(mass.sum(), np.finfo(float).tiny)
+            n = len(order)
+            ends = [hi * hi * SQRT_KEYS / key_block * n if mode == "topk_sqrt" else hi for _, _, hi in intervals]
             for rank, j in enumerate(order):
-                x = rank / len(order) if mode == "topk" else before[rank]
-                level = next((lev for lev, _, hi in intervals if x < hi), intervals[-1][0])
+                x = {"topk": rank / n, "topk_sqrt": rank * rank, "energybound": before[rank]}[mode]
+                level = next((intervals[c][0] for c, end in enumerate(ends[:-1]) if x < end), intervals[-1][0])
                 level = min(level, cap[head // (h // cap.shape[0]), j])
                 ragged = (j + 1) * key_block > lk
                 text = (j + 1) * key_block > lk - text_length or min((i + 1) * query_block, lq) > lq - text_length
@@ -161,7 +166,9 @@ def near_a_bound(importance, intervals, mode, lq, lk, query_block, key_block, ca
         order = js[np.argsort(-importance[head, i, js], kind="stable")]
         mass = importance[head, i, order].astype(float)
         share = (np.cumsum(mass) - mass) / max(mass.sum(), np.finfo(float).tiny)
-        place = np.arange(len(js)) / len(js) if mode == "topk" else share
+        place = np.arange(len(js)) / len(js) if mode.startswith("topk") else share
+        if mode == "topk_sqrt":
+            place *= (len(js) * key_block / SQRT_KEYS) ** 0.5
         near[head, i, order] = [min(abs(x - hi) for _, _, hi in intervals) < slack for x in place]
     return near
 

@@ -19,7 +19,7 @@ BAD = [
     ({"xattn_query_stride": 2}, ValueError, "xattn_query_stride"),
     ({"xattn_terms": 16, "xattn_stride": 8}, ValueError, "xattn_terms must be at most xattn_stride"),
     ({"xattn_terms": 8, "xattn_stride": 8, "xattn_query_stride": 4}, ValueError, "xattn_terms must be at most"),
-    ({"mask_mode": "random"}, ValueError, "mask_mode"),
+    ({"mask_mode": "random"}, ValueError, "mask_mode must be one of energybound, thresholdbound, topk, topk_sqrt"),
     ({"importance_method": "magic"}, ValueError, "importance_method"),
     ({"backend": "cuda"}, ValueError, "backend"),
     ({"text_length": -1}, ValueError, "text_length must not be negative"),

@@ -114,9 +114,8 @@ def expected(q, k, v, c: PSAConfig, causal=False):
     thresholds = {2: c.sim_2x_threshold, 4: c.sim_4x_threshold, 8: c.sim_8x_threshold}
     cap = ref.key_similarity_cap(k, c.block_n, thresholds)
     cap = cap if c.use_sim_mask else np.full_like(cap, 8)
-    mode = "topk" if c.mask_mode == "topk" else "energybound"
-    intervals = c.to_attention_config().intervals
-    levels = ref.select_levels(scores, cap, intervals, mode, lq, lk, c.block_m, c.block_n, causal, 0)
+    found = c.to_attention_config()
+    levels = ref.select_levels(scores, cap, found.intervals, found.mask_mode, lq, lk, c.block_m, c.block_n, causal, 0)
     return ref.attend(q, k, v, levels, scale, causal, c.block_m, c.block_n)
 
 
@@ -127,6 +126,7 @@ PARAMETERS = {
     "block_n 128": (BASE.replace(block_n=128), BASE),
     "mask_ratios": (BASE.replace(mask_ratios=DEFAULT_RATIOS), BASE),
     "mask_mode": (BASE.replace(mask_mode="thresholdbound"), BASE),
+    "mask_mode topk_sqrt": (BASE.replace(mask_mode="topk_sqrt"), BASE),
     "use_sim_mask": (OLD.replace(**THRESHOLDS), OLD.replace(use_sim_mask=False)),
     "sim_2x_threshold": (OLD.replace(**THRESHOLDS | {"sim_2x_threshold": 1.0}), OLD.replace(**THRESHOLDS)),
     "sim_4x_threshold": (OLD.replace(**THRESHOLDS | {"sim_4x_threshold": 1.0}), OLD.replace(**THRESHOLDS)),
@@ -180,7 +180,7 @@ REFUSED = {
     "tile_n float": ({"tile_n": 32.0}, TypeError, "tile_n must be an integer"),
     "gap": ({"mask_ratios": {1: (0, 0.1), 0: (0.2, 1)}}, ValueError, "gap"),
     "level 3": ({"mask_ratios": {3: (0, 1)}}, ValueError, "level 3"),
-    "mask_mode": ({"mask_mode": "energy"}, ValueError, "mask_mode must be one of topk, thresholdbound"),
+    "mask_mode": ({"mask_mode": "energy"}, ValueError, "mask_mode must be one of topk, topk_sqrt, thresholdbound"),
     "attn_impl": ({"attn_impl": "newest"}, ValueError, "attn_impl"),
     "threshold": ({"sim_2x_threshold": 2.0}, ValueError, "sim_2x_threshold is a cosine"),
     "rearrange_method": ({"rearrange_method": "gilbert"}, ValueError, "Gilbert, STA, SemanticAware, Hybrid"),

@@ -44,6 +44,40 @@ def test_topk_counts_ranks_among_valid_blocks():
     assert levels.tolist() == [[[1, 1, 1, 2]]]
 
 
+# (key_block, n) -> how many blocks are at level 1 and at level 8, of shares 1/8 and 1/8 at 8,192 keys
+SQRT_COUNTS = {
+    (64, 128): (16, 16),  # 8,192 keys: 1/8 and 1/8
+    (64, 32): (8, 8),  # a quarter of the keys: 1/4 and 1/4
+    (64, 512): (32, 32),  # four times the keys: 1/16 and 1/16
+    (64, 2): (2, 0),  # 1/8 times 8 is the whole row
+    (64, 50): (10, 10),  # 1/8 times 8/5
+    (64, 3): (3, 0),  # 1/8 times sqrt(42.7) is 0.816: ranks 0, 1/3 and 2/3 are below
+    (64, 5): (4, 1),  # 1/8 times sqrt(25.6) is 0.632: ranks up to 3/5 are below, 4/5 is below twice that
+    (32, 256): (32, 32),
+    (32, 64): (16, 16),
+    (128, 64): (8, 8),
+    (128, 256): (16, 16),
+}
+
+
+@pytest.mark.parametrize("key_block,n", SQRT_COUNTS)
+def test_topk_sqrt_scales_the_shares_by_the_root_of_the_row(key_block, n):
+    importance = np.arange(n, 0, -1.0).reshape(1, 1, n)
+    intervals, cap = ((1, 0.0, 0.125), (8, 0.125, 0.25), (0, 0.25, 1.0)), np.full((1, n), 8)
+    lk = n * key_block
+    levels = reference.select_levels(importance, cap, intervals, "topk_sqrt", 64, lk, 64, key_block, False, 0)
+    ones, eights = SQRT_COUNTS[key_block, n]
+    assert levels[0, 0].tolist() == [1] * ones + [8] * eights + [0] * (n - ones - eights)
+
+
+def test_topk_sqrt_takes_the_length_of_each_row():
+    """Causal rows of 2, 32 and 128 blocks; the last one, on the diagonal, is at level 1 whatever its rank."""
+    importance = np.arange(128, 0, -1.0) * np.ones((1, 128, 1))
+    intervals, cap = ((1, 0.0, 0.125), (0, 0.125, 1.0)), np.full((1, 128), 8)
+    levels = reference.select_levels(importance, cap, intervals, "topk_sqrt", 8192, 8192, 64, 64, True, 0)
+    assert levels[0, [1, 31, 127]].sum(1).tolist() == [2, 8 + 1, 16 + 1]
+
+
 @pytest.mark.parametrize("strides,terms", [((4, 4), 4), ((4, 4), 2), ((16, 4), 1)], ids=str)
 def test_xattn_matches_plain_loops(strides, terms):
     q, k, _ = (x[0].astype(np.float64) for x in smooth_qkv(70, 100, 2, 1, 32))

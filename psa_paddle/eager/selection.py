@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import paddle
 
-from ..config import POOLED_LEVELS
+from ..config import POOLED_LEVELS, sqrt_bound
 from ..geometry import Geometry
 
 
@@ -28,8 +28,8 @@ def select_levels(importance, cap, geo: Geometry, intervals, mode: str, text_len
     """Level map of the query blocks ``span``, int32 [B, H, i1 - i0, nJ]; invalid pairs are 0.
 
     importance: float32 [B, H, i1 - i0, nJ]; cap: int32 [B, Hkv, nJ] or None. A row's valid blocks are sorted by
-    importance, descending and stable; rank / n (``topk``) or the share of importance before the block
-    (``energybound``) falls into one of ``intervals``.
+    importance, descending and stable; rank / n (``topk``; ``topk_sqrt`` scales the ends, see ``sqrt_bound``) or the
+    share of importance before the block (``energybound``) falls into one of ``intervals``.
     """
     rows = range(*span)
     n_valid = paddle.to_tensor([geo.n_valid(i) for i in rows]).unsqueeze(-1)
@@ -38,13 +38,18 @@ def select_levels(importance, cap, geo: Geometry, intervals, mode: str, text_len
     valid = j < n_valid
     mass = paddle.where(valid, importance, paddle.full_like(importance, -1.0))
     order = paddle.argsort(mass, axis=-1, descending=True, stable=True)
-    if mode == "topk":
+    ends = [hi for _, _, hi in intervals[:-1]]
+    if mode == "topk_sqrt":
+        place = (j * j).astype("float64").expand(mass.shape)
+        bounds = [paddle.to_tensor(sqrt_bound(hi, geo.key_block), dtype="float64") for hi in ends]
+        ends = [bound * n_valid.astype("float64") for bound in bounds]
+    elif mode == "topk":
         place = (j.astype("float32") / n_valid.astype("float32")).expand(mass.shape)
     else:
         mass = paddle.take_along_axis(mass, order, axis=-1).clip(min=0.0)
         total = paddle.cumsum(mass, axis=-1)
         place = (total - mass) / total[..., -1:].clip(min=1e-30)
-    index = sum((place >= hi).astype("int32") for _, _, hi in intervals[:-1])
+    index = sum((place >= end).astype("int32") for end in ends)
     table = paddle.to_tensor([level for level, _, _ in intervals], dtype="int32")
     ranked = table[index] if len(intervals) > 1 else paddle.full(mass.shape, intervals[0][0], dtype="int32")
     levels = paddle.put_along_axis(paddle.zeros_like(ranked), order, ranked, axis=-1)

@@ -51,7 +51,8 @@ def psa_fwd(
         scale: factor of the logits.
         query_block, key_block: M in 64, 128 and N in 32, 64, 128 tokens.
         intervals: ``((level, lo, hi), ...)``, ascending and tiling [0, 1]: ``AttentionConfig.intervals``.
-        mode: ``"energybound"`` or ``"topk"``; method: ``"xattn"`` or ``"pooling"``; strides, terms: xattn's.
+        mode: ``"energybound"``, ``"topk"`` or ``"topk_sqrt"``.
+        method: ``"xattn"`` or ``"pooling"``; strides, terms: xattn's.
         text_length: last tokens whose key and query blocks stay at level 1.
         thresholds: (for 2, for 4, for 8), mean cosines above which a key block may be pooled so far; None: no cap.
         kv_start: int32 [B] on the device, first key of each sample of a left-padded batch, or None. A sample is

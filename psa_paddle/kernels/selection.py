@@ -13,6 +13,7 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..config import sqrt_bound
 from . import tuning
 from .common import ceil_div, check_blocks, check_kv_start, next_power_of_2, row_span, sample_span
 
@@ -83,30 +84,35 @@ def _join_groups(p_e, p_t, i_j, m_j, n_groups, n_a, n_j, TILE: tl.constexpr, NJ:
 
 
 @triton.jit
-def _bound_targets(total, n_valid, i_c, BOUNDS: tl.constexpr, TOPK: tl.constexpr):
-    """How much must come before a block to pass each bound: importance, or (TOPK) a whole number of blocks; [C]."""
+def _bound_targets(total, n_valid, i_c, BOUNDS: tl.constexpr, MODE: tl.constexpr):
+    """How much must come before a block to pass each bound: importance, or (by rank) a whole number of blocks; [C]."""
     b_target = tl.full(i_c.shape, float("inf"), tl.float32)
     for c in tl.static_range(len(BOUNDS)):
-        if TOPK:
-            # The smallest rank with rank / n >= bound in float64, as the reference divides.
+        if MODE == "energybound":
+            target = total * BOUNDS[c]
+        else:
             bound = tl.full([], BOUNDS[c], tl.float64)
             n = tl.maximum(n_valid, 1).to(tl.float64)
-            rank = tl.ceil(bound * n)
-            rank = tl.where((rank - 1.0) / n >= bound, rank - 1.0, rank)
-            target = tl.where(rank / n < bound, rank + 1.0, rank).to(tl.float32)
-        else:
-            target = total * BOUNDS[c]
+            if MODE == "topk":
+                # The smallest rank with rank / n >= bound in float64, as the reference divides.
+                rank = tl.ceil(bound * n)
+                rank = tl.where((rank - 1.0) / n >= bound, rank - 1.0, rank)
+                rank = tl.where(rank / n < bound, rank + 1.0, rank)
+            else:
+                # The smallest rank with rank * rank >= bound * n in float64, from a root that is off by less than 1.
+                rank = tl.maximum(tl.ceil(tl.sqrt((bound * n).to(tl.float32))) - 1.0, 0.0).to(tl.float64)
+                rank = tl.where(rank * rank < bound * n, rank + 1.0, rank)
+                rank = tl.where(rank * rank < bound * n, rank + 1.0, rank)
+            target = rank.to(tl.float32)
         b_target = tl.where(i_c == c, target, b_target)
     return b_target
 
 
 @triton.jit
-def _first_to_pass(b_key, b_end, b_mass_end, b_target, b_ties, TOPK: tl.constexpr, C: tl.constexpr, NJ: tl.constexpr):
+def _first_to_pass(b_key, b_end, b_mass_end, b_target, b_ties, MODE: tl.constexpr, C: tl.constexpr, NJ: tl.constexpr):
     """The position of the first of the equal blocks at each bound, in order of position, that passes it; [C]."""
     i_j = tl.arange(0, NJ)
-    b_w = tl.full([C], 1.0, tl.float32)
-    if not TOPK:
-        b_w = (b_end - 1).to(tl.float32, bitcast=True)
+    b_w = (b_end - 1).to(tl.float32, bitcast=True) if MODE == "energybound" else tl.full([C], 1.0, tl.float32)
     b_rank = tl.clamp(tl.ceil((b_target - b_mass_end) / tl.maximum(b_w, 1e-38)), 0.0, NJ * 1.0).to(tl.int32)
     # b_rank of them stay below the bound: none, all, or a number that is bisected for by position.
     b_hi = tl.where(b_rank > 0, NJ, 0)
@@ -120,13 +126,13 @@ def _first_to_pass(b_key, b_end, b_mass_end, b_target, b_ties, TOPK: tl.constexp
 
 
 @triton.jit
-def _interval_of(b_x, m_j, n_valid, BOUNDS: tl.constexpr, TOPK: tl.constexpr, C: tl.constexpr, NJ: tl.constexpr):
+def _interval_of(b_x, m_j, n_valid, BOUNDS: tl.constexpr, MODE: tl.constexpr, C: tl.constexpr, NJ: tl.constexpr):
     """How many bounds each block passes: its interval; [NJ]."""
     # Non-negative floats order as their bits; 0 is left to the invalid blocks.
     b_key = tl.where(m_j, b_x.to(tl.int32, bitcast=True) + 1, 0)
     i_c, i_j = tl.arange(0, C), tl.arange(0, NJ)
     total = tl.sum(tl.where(m_j, b_x, 0.0), 0)
-    b_target = _bound_targets(total, n_valid, i_c, BOUNDS, TOPK)
+    b_target = _bound_targets(total, n_valid, i_c, BOUNDS, MODE)
     # Keys up to b_cut have at least the target above them, all above b_end less: b_mass_end.
     b_cut = tl.zeros([C], tl.int32) + tl.min(tl.where(m_j, b_key, 0x7F800002), 0) - 1
     b_end = tl.zeros([C], tl.int32) + tl.max(b_key, 0)
@@ -137,14 +143,12 @@ def _interval_of(b_x, m_j, n_valid, BOUNDS: tl.constexpr, TOPK: tl.constexpr, C:
         b_mid = b_cut + ((b_end - b_cut) >> 1)
         m_above = b_key[None, :] > b_mid[:, None]
         b_n = tl.sum(m_above.to(tl.int32), 1)  # [C]
-        b_mass = b_n.to(tl.float32)
-        if not TOPK:
-            b_mass = tl.sum(tl.where(m_above, b_x[None, :], 0.0), 1)
+        b_mass = tl.sum(tl.where(m_above, b_x[None, :], 0.0), 1) if MODE == "energybound" else b_n.to(tl.float32)
         m_c = b_mass >= b_target
         b_cut, b_end = tl.where(m_c, b_mid, b_cut), tl.where(m_c, b_end, b_mid)
         b_n_cut, b_n_end = tl.where(m_c, b_n, b_n_cut), tl.where(m_c, b_n_end, b_n)
         b_mass_end = tl.where(m_c, b_mass_end, b_mass)
-    b_first = _first_to_pass(b_key, b_end, b_mass_end, b_target, b_n_cut - b_n_end, TOPK, C, NJ)
+    b_first = _first_to_pass(b_key, b_end, b_mass_end, b_target, b_n_cut - b_n_end, MODE, C, NJ)
     m_pass = b_key[None, :] <= b_cut[:, None]
     m_pass |= (b_key[None, :] <= b_end[:, None]) & (i_j[None, :] >= b_first[:, None])
     return tl.sum(m_pass.to(tl.int32), 0)
@@ -155,7 +159,7 @@ def _select_kernel(
     scores, tops, cap, kv_start, lists, counts, work, levels, importance,
     lq, lk, n_i, n_j, n_a, tiles_b, heads, group, text_length,
     M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, GROUPS: tl.constexpr, TILE: tl.constexpr,
-    LEVELS: tl.constexpr, BOUNDS: tl.constexpr, TOPK: tl.constexpr, KEPT: tl.constexpr,
+    LEVELS: tl.constexpr, BOUNDS: tl.constexpr, MODE: tl.constexpr, KEPT: tl.constexpr,
     C: tl.constexpr, NJ: tl.constexpr,
 ):  # fmt: skip
     i_i, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -177,11 +181,9 @@ def _select_kernel(
             b_x = tl.load(scores + i_row * n_j + i_j, mask=m_j, other=0.0)
         b_x = tl.where(b_x > 0.0, b_x, 0.0)  # NaN too
         if importance is not None:
-            b_out = b_x
-            if GROUPS == 0:
-                b_out = b_x / tl.maximum(tl.sum(b_x, 0), 1e-30)
+            b_out = b_x if GROUPS > 0 else b_x / tl.maximum(tl.sum(b_x, 0), 1e-30)
             tl.store(importance + i_row * n_j + i_j, b_out, mask=i_j < n_j)
-        b_interval = _interval_of(b_x, m_j, n_valid, BOUNDS, TOPK, C, NJ)
+        b_interval = _interval_of(b_x, m_j, n_valid, BOUNDS, MODE, C, NJ)
         for c in tl.static_range(1, len(LEVELS)):
             b_level = tl.where(b_interval == c, LEVELS[c], b_level)
     if cap is not None:
@@ -215,14 +217,12 @@ def _lists_kernel(
     _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, (1, 2, 4, 8))
 
 
-def _empty_selection(like, b: int, h: int, n_i: int, n_j: int, levels, importance) -> Selection:
-    if n_j > MAX_BLOCKS:
-        raise ValueError(
-            f"{n_j} key blocks are more than the {MAX_BLOCKS} that lists can number; use a larger key_block."
-        )
-    lists = bridge.empty((b, h, n_i, n_j), "int16", like)
-    counts = bridge.empty((b, h, n_i, COUNTS), "int32", like)
-    return Selection(lists, counts, bridge.empty((b, h, n_i), "float32", like), levels, importance)
+def _empty_selection(like, shape, levels, importance) -> Selection:
+    if shape[3] > MAX_BLOCKS:
+        raise ValueError(f"Lists can number {MAX_BLOCKS} key blocks, got {shape[3]}; use a larger key_block.")
+    lists = bridge.empty(shape, "int16", like)
+    counts = bridge.empty((*shape[:3], COUNTS), "int32", like)
+    return Selection(lists, counts, bridge.empty(shape[:3], "float32", like), levels, importance)
 
 
 def select_fwd(
@@ -237,7 +237,7 @@ def select_fwd(
             with one interval, where importance does not matter, any tensor [B, ...] that tells batch and device.
         cap: int8 [B, Hkv, nJ], largest level of each key block, or None.
         intervals: ``((level, lo, hi), ...)`` ascending from 0 to 1, at most five.
-        mode: ``"energybound"`` (share of importance before the block) or ``"topk"`` (rank / n).
+        mode: ``"energybound"`` (share of importance before), ``"topk"`` (rank / n), ``"topk_sqrt"`` (``sqrt_bound``).
         text_length: last tokens whose key and query blocks stay at level 1.
         query_stride: xattn's, when ``tops`` is given.
         kv_start: int32 [B], first key of each sample, or None.
@@ -251,8 +251,8 @@ def select_fwd(
     """
     check_blocks(query_block, key_block)
     check_kv_start(kv_start, scores.shape[0])
-    if mode not in ("energybound", "topk"):
-        raise ValueError(f'mode must be "energybound" or "topk", got {mode!r}.')
+    if mode not in ("energybound", "topk", "topk_sqrt"):
+        raise ValueError(f'mode must be "energybound", "topk" or "topk_sqrt", got {mode!r}.')
     if not 1 <= len(intervals) <= 5:
         raise ValueError(f"1 to 5 intervals are possible, got {len(intervals)}.")
     b, h = scores.shape[0], heads or scores.shape[1]
@@ -261,9 +261,9 @@ def select_fwd(
     shape = (b, h, n_i, n_j)
     levels = bridge.empty(shape, "int8", scores) if return_levels else None
     importance = bridge.empty(shape, "float32", scores) if return_importance and len(intervals) > 1 else None
-    found = _empty_selection(scores, b, h, n_i, n_j, levels, importance)
+    found = _empty_selection(scores, shape, levels, importance)
     width = max(16, next_power_of_2(n_j))
-    bounds = tuple(float(hi) for _, _, hi in intervals[:-1])
+    bounds = tuple(sqrt_bound(hi, key_block) if mode == "topk_sqrt" else float(hi) for _, _, hi in intervals[:-1])
     # One scan does for levels 1 and 8; a cap may turn an 8 into any level.
     plain = cap is None and {int(level) for level, _, _ in intervals} <= {0, 1, 8}
     kept = (1, 8) if plain else (1, 2, 4, 8)
@@ -274,7 +274,7 @@ def select_fwd(
         group=h // cap.shape[1] if cap is not None else 1, text_length=text_length,
         M=query_block, N=key_block, CAUSAL=causal, TILE=tile,
         GROUPS=query_block // query_stride if tops is not None else 0,
-        LEVELS=tuple(int(level) for level, _, _ in intervals), BOUNDS=bounds, TOPK=mode == "topk", KEPT=kept,
+        LEVELS=tuple(int(level) for level, _, _ in intervals), BOUNDS=bounds, MODE=mode, KEPT=kept,
         C=next_power_of_2(len(bounds)), NJ=width, num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
     )  # fmt: skip
     return found
@@ -289,7 +289,7 @@ def lists_from_levels(levels, *, lq: int, lk: int, causal: bool, query_block: in
     check_blocks(query_block, key_block)
     b, h, n_i, n_j = levels.shape
     width = max(16, next_power_of_2(n_j))
-    found = _empty_selection(levels, b, h, n_i, n_j, levels, None)
+    found = _empty_selection(levels, (b, h, n_i, n_j), levels, None)
     bridge.launch(
         _lists_kernel, (n_i, b * h), like=levels,
         levels=levels, kv_start=kv_start, lists=found.lists, counts=found.counts, work=found.work,

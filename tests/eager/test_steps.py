@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from shared import RATIOS, SHAPE_IDS, SHAPES, error_budget, random_levels, smooth_qkv
 
 from psa_paddle import AttentionConfig, eager, reference
-from psa_paddle.eager.selection import key_similarity_cap
+from psa_paddle.eager.selection import key_similarity_cap, select_levels
+from psa_paddle.geometry import Geometry
 
 CAUSAL = pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
 THRESHOLDS = {2: 0.75, 4: 0.7, 8: 0.7}
@@ -64,7 +65,7 @@ def test_places_keep_step_with_no_width_of_a_row(size):
 
 
 @CAUSAL
-@pytest.mark.parametrize("mode", ["energybound", "topk"])
+@pytest.mark.parametrize("mode", ["energybound", "topk", "topk_sqrt"])
 @pytest.mark.parametrize("text_length", [0, 37])
 @pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
 def test_selection_given_the_same_importance(shape, text_length, mode, causal):
@@ -81,8 +82,29 @@ def test_selection_given_the_same_importance(shape, text_length, mode, causal):
         scores.astype(np.float64), cap, config.intervals, mode, lq, lk, m, n, causal, text_length
     )
     near = reference.near_a_bound(scores, config.intervals, mode, lq, lk, m, n, causal, 1e-5)
+    near &= mode != "topk_sqrt"  # decided in float64 on both sides
     assert (got[~near] == want[~near]).all()
     assert not near.all()
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    lq=st.integers(1, 300),
+    extra=st.integers(0, 20000),
+    m=st.sampled_from([64, 128]),
+    n=st.sampled_from([32, 64, 128]),
+    causal=st.booleans(),
+    ends=st.lists(st.sampled_from([0.02, 0.1, 0.125, 0.2, 0.25, 0.3, 0.5, 0.7]), min_size=1, max_size=4, unique=True),
+)
+def test_topk_sqrt_is_exactly_the_reference(lq, extra, m, n, causal, ends):
+    geo = Geometry(lq, lq + extra, m, n, causal)
+    bounds = [0.0, *sorted(ends), 1.0]
+    intervals = tuple(zip((1, 2, 4, 8, 0), bounds[:-1], bounds[1:], strict=False))
+    scores = np.random.default_rng(lq + extra).integers(1, 100, (2, geo.n_i, geo.n_j)).astype(np.float32)
+    got = select_levels(*tensors(scores[None]), None, geo, intervals, "topk_sqrt", 0, (0, geo.n_i)).numpy()[0]
+    cap = np.full((1, geo.n_j), 8)
+    want = reference.select_levels(scores, cap, intervals, "topk_sqrt", lq, lq + extra, m, n, causal, 0)
+    np.testing.assert_array_equal(got, want)
 
 
 @pytest.mark.parametrize("key_block", [32, 64, 128])

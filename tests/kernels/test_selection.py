@@ -9,7 +9,9 @@ from kernels.kernel_cases import INTERVALS, Case, random_levels
 
 from psa_paddle import reference as ref
 
+MODES = ["energybound", "topk", "topk_sqrt"]
 DYADIC = ((1, 0.0, 0.25), (2, 0.25, 0.5), (4, 0.5, 0.75), (8, 0.75, 0.875), (0, 0.875, 1.0))
+EARLY = ((1, 0.0, 0.05), (8, 0.05, 0.1), (0, 0.1, 1.0))  # ends that topk_sqrt reaches in a short row
 
 
 def select(importance, case, intervals, mode, text=0, cap=None, kv_start=None):
@@ -48,10 +50,12 @@ CASES = [
     Case(lq=300, lk=1000, n=32),
     Case(lq=300, lk=700, n=64, m=128, hkv=2, group=2, causal=False),
     Case(lq=300, lk=301, n=128, causal=False),
+    Case(lq=130, lk=10000, n=64, m=128),
+    Case(lq=64, lk=20001, n=128, group=2, causal=False),
 ]
 
 
-@pytest.mark.parametrize("mode", ["energybound", "topk"])
+@pytest.mark.parametrize("mode", MODES)
 @pytest.mark.parametrize("case", CASES, ids=str)
 def test_levels_given_the_importance(case, mode):
     rng = np.random.default_rng(7)
@@ -81,11 +85,11 @@ def test_ties_fall_as_in_a_stable_descending_sort(data):
     shape = (1, 1, case.n_i, case.n_j)
     values = data.draw(st.lists(st.sampled_from([0, 0, 1, 1, 2, 8]), min_size=case.n_j, max_size=case.n_j))
     importance = np.broadcast_to(np.array(values, float), shape).copy()  # small integers: every sum is exact
-    mode = data.draw(st.sampled_from(["energybound", "topk"]))
+    mode = data.draw(st.sampled_from(MODES))
     intervals = (
         DYADIC
         if mode == "energybound"
-        else data.draw(st.sampled_from([DYADIC, INTERVALS, ((0, 0.0, 0.7), (2, 0.7, 1.0))]))
+        else data.draw(st.sampled_from([DYADIC, INTERVALS, EARLY, ((0, 0.0, 0.7), (2, 0.7, 1.0))]))
     )
     found = select(importance, case, intervals, mode)
     if importance.sum() == 0 and mode == "energybound":  # no share is defined; only the domain is checked
@@ -95,22 +99,27 @@ def test_ties_fall_as_in_a_stable_descending_sort(data):
     check_lists(found, case)
 
 
+@pytest.mark.parametrize("mode", ["topk", "topk_sqrt"])
 @pytest.mark.parametrize("n", range(1, 24))
-def test_topk_ranks_divide_as_in_float64(n):
-    case = Case(lq=1, lk=32 * n, causal=False)
+def test_ranks_compare_as_in_float64(n, mode):
+    case = Case(lq=1, lk=128 * n, n=128, causal=False)
     importance = np.random.default_rng(n).random((1, 1, 1, n))
     bounds = tuple((level, i / 5, (i + 1) / 5) for i, level in enumerate((1, 2, 4, 8, 0)))
-    found = select(importance, case, bounds, "topk")
-    np.testing.assert_array_equal(found.levels.numpy()[0], reference(importance, case, bounds, "topk"))
+    found = select(importance, case, bounds, mode)
+    np.testing.assert_array_equal(found.levels.numpy()[0], reference(importance, case, bounds, mode))
 
 
-@pytest.mark.parametrize("bound", [0.07, 0.14, 0.28, 0.29, 0.55, 0.57])
-def test_topk_bounds_whose_product_is_rounded_past_a_rank(bound):
-    case = Case(lq=1, lk=3200, causal=False)
+ROUNDED = [("topk", x) for x in (0.07, 0.14, 0.28, 0.29, 0.55, 0.57)]
+ROUNDED += [("topk_sqrt", x) for x in (0.1, 0.15, 0.3, 0.35, 0.6, 0.7)]  # 80 x: whole but for rounding
+
+
+@pytest.mark.parametrize("mode, bound", ROUNDED)
+def test_bounds_whose_product_is_rounded_past_a_rank(mode, bound):
+    case = Case(lq=1, lk=12800, n=128, causal=False)
     importance = np.random.default_rng(0).random((1, 1, 1, 100))
     bounds = ((2, 0.0, bound), (0, bound, 1.0))
-    found = select(importance, case, bounds, "topk")
-    np.testing.assert_array_equal(found.levels.numpy()[0], reference(importance, case, bounds, "topk"))
+    found = select(importance, case, bounds, mode)
+    np.testing.assert_array_equal(found.levels.numpy()[0], reference(importance, case, bounds, mode))
 
 
 def test_one_interval_needs_no_importance():
@@ -133,12 +142,13 @@ def test_nan_importance_stays_in_its_row():
     check_lists(found, case)
 
 
-def test_padded_rows_are_the_rows_of_the_sample_alone():
-    case, start = Case(lq=200, lk=230, batch=2), 77
-    own = Case(lq=200 - 47, lk=230 - 77)
+@pytest.mark.parametrize("mode, intervals", [("energybound", INTERVALS), ("topk", INTERVALS), ("topk_sqrt", EARLY)])
+def test_padded_rows_are_the_rows_of_the_sample_alone(mode, intervals):
+    case, start = Case(lq=400, lk=430, batch=2), 77
+    own = Case(lq=400 - 47, lk=430 - 77)
     importance = np.random.default_rng(0).random((2, 1, case.n_i, case.n_j))
-    found = select(importance, case, INTERVALS, "energybound", 40, kv_start=paddle.to_tensor([0, start], "int32"))
-    alone = select(importance[1:, :, : own.n_i, : own.n_j], own, INTERVALS, "energybound", 40)
+    found = select(importance, case, intervals, mode, 40, kv_start=paddle.to_tensor([0, start], "int32"))
+    alone = select(importance[1:, :, : own.n_i, : own.n_j], own, intervals, mode, 40)
     levels = found.levels.numpy()
     np.testing.assert_array_equal(levels[1, :, : own.n_i, : own.n_j], alone.levels.numpy()[0])
     assert not levels[1, :, own.n_i :].any() and not levels[1, :, :, own.n_j :].any()
