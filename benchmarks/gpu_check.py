@@ -4,6 +4,8 @@
     python benchmarks/gpu_check.py --repeats 1000           # and that many bitwise equal repeats
     compute-sanitizer --tool memcheck python benchmarks/gpu_check.py --max-keys 1000 --dtypes bfloat16 --repeats 1
 
+Set PYTHONPATH=. where psa_paddle is not installed.
+
 Given one level map, the kernel's error must stay within twice that of dense attention in the same dtype, plus rounding
 (FlashAttention-3's rule). Importance and selection are compared with the reference's, places near a bound excepted.
 Outputs are filled with NaN before each launch. Exit status 1 when anything is out of bounds.
@@ -98,6 +100,60 @@ def check(shape, name, causal, failures):
         failures.append((shape, name, causal))
 
 
+def layouts(q, k, v):
+    """The same numbers in other places: name -> (q, k, v), NaN all around them."""
+
+    def inside(x, front, behind, order):
+        """A view of a tensor whose axes lie in memory in ``order``, between rows of NaN."""
+        shape = [x.shape[0], x.shape[1], front + x.shape[2] + behind, x.shape[3]]
+        whole = torch.full([shape[i] for i in order], float("nan"), dtype=x.dtype, device="cuda")
+        view = whole.permute(*np.argsort(order).tolist())[:, :, front : front + x.shape[2]]
+        view.copy_(x)
+        return view
+
+    yield "tokens first", tuple(inside(x, 0, 0, (0, 2, 1, 3)) for x in (q, k, v))
+    yield "between NaN", tuple(inside(x, 8, 200, (0, 1, 2, 3)) for x in (q, k, v))
+    yield "tokens first, between NaN", tuple(inside(x, 16, 130, (2, 0, 1, 3)) for x in (q, k, v))
+
+
+def check_layouts(max_keys: int, failures) -> None:
+    """The whole operator's output does not depend on where its inputs lie; left padding neither."""
+    for lq, lk, heads, kv_heads, dim, n, causal, sign in (
+        (777, 1500, 4, 2, 128, 64, True, 1), (1000, 1000, 4, 1, 128, 32, False, 1), (900, 1111, 2, 2, 64, 128, True, 1),
+        (640, 640, 7, 1, 128, 64, False, -1), (500, 700, 4, 1, 80, 64, True, -1), (333, 333, 4, 4, 64, 64, True, 1),
+    ):  # fmt: skip
+        if lk > max_keys:
+            continue
+        shape = (lq, lk, heads, kv_heads, dim, 128, n)
+        both = [torch.cat(pair) for pair in zip(*(inputs(shape, torch.bfloat16, seed) for seed in (1, 2)), strict=True)]
+        intervals = AttentionConfig(mask_ratios=RATIOS).intervals
+        call = dict(
+            scale=sign * dim**-0.5, causal=causal, query_block=128, key_block=n, intervals=intervals,
+            mode="energybound", strides=(16, 4), terms=1, method="xattn", text_length=40, thresholds=None,
+        )  # fmt: skip
+        want, _ = kernels.psa_fwd(*both, **call)
+        wrong = [] if want.isfinite().all() else ["contiguous"]
+        for name, tensors in layouts(*both):
+            if not torch.equal(kernels.psa_fwd(*tensors, **call)[0], want):
+                wrong.append(name)
+        padding = torch.tensor([0, lk // 3 + 5], dtype=torch.int32, device="cuda")
+        start = int(padding[1])
+        hidden = max(start - (lk - lq), 0) if causal else 0
+        padded = [x.clone() for x in both]
+        for x in padded[1:]:
+            x[1, :, :start] = float("nan")
+        padded[0][1, :, :hidden] = float("nan")
+        found, _ = kernels.psa_fwd(*padded, **call, kv_start=padding)
+        alone = [padded[0][1:, :, hidden:], *(x[1:, :, start:] for x in padded[1:])]
+        same = torch.equal(found[1:, :, hidden:], kernels.psa_fwd(*alone, **call)[0])
+        if not (same and torch.equal(found[0], want[0]) and not found[1, :, :hidden].any()):
+            wrong.append("left padding")
+        good = "FAIL" if wrong else "ok  "
+        print(f"{good} layouts {shape} {'causal' if causal else 'bidir'} {' and '.join(wrong)}", flush=True)
+        if wrong:
+            failures.append((shape, "layouts"))
+
+
 def check_repeats(repeats: int, failures) -> None:
     """Bitwise equal repeats, and a CUDA graph's replay equal to the eager launch."""
     shape = (2048, 2048, 7, 1, 128, 128, 64)
@@ -138,6 +194,7 @@ def main():
         for name in args.dtypes:
             for causal in (True, False):
                 check(shape, name, causal, failures)
+    check_layouts(args.max_keys, failures)
     check_repeats(args.repeats, failures)
     print(f"{len(failures)} failures {failures}" if failures else "all within bounds")
     sys.exit(bool(failures))

@@ -221,11 +221,11 @@ def attend_fwd(
     )  # fmt: skip
     itemsize = 4 if bridge.dtype_name(q) == "float32" else 2
     arch = bridge.arch(q, _attend_kernel)
-    if arch == 90 and query_block == 128 and scale != 0.0 and _hopper_takes(k, v, d, itemsize):
-        from .attend_hopper import attend_hopper_kernel
+    if arch == 90 and query_block == 128 and scale != 0.0 and _hopper_takes((q, k, v, out), d, itemsize):
+        from .attend_hopper import attend_hopper_kernel, hopper_arguments
 
+        arguments = hopper_arguments(arguments, h)
         settings = tuning.pick("attend_hopper", d, itemsize, arch)
-        arguments["inv_scale"] = 1.0 / arguments["scale"]
         bridge.launch(attend_hopper_kernel, (n_i * b * h,), like=q, **arguments, **settings)
     else:
         settings = tuning.pick("attend", d, itemsize, arch)
@@ -233,8 +233,9 @@ def attend_fwd(
     return out
 
 
-def _hopper_takes(k, v, dim: int, itemsize: int) -> bool:
-    """Whether the Hopper kernel can copy these keys and values: 16-bit, D of 64 or 128, rows aligned to 16 bytes, and
+def _hopper_takes(tensors, dim: int, itemsize: int) -> bool:
+    """Whether the Hopper kernel can copy these tensors: 16-bit, D of 64 or 128, rows apart and aligned to 16 bytes, and
     a Triton whose Gluon it was run on."""
-    aligned = all(x.data_ptr() % 16 == 0 and all(s % 16 == 0 for s in bridge.strides(x)[:-1]) for x in (k, v))
+    strides = [s for x in tensors for s in bridge.strides(x)[:-1]]
+    aligned = all(x.data_ptr() % 16 == 0 for x in tensors) and all(s > 0 and s % 16 == 0 for s in strides)
     return dim in (64, 128) and itemsize == 2 and aligned and bridge.has_gluon()

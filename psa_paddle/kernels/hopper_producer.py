@@ -5,7 +5,7 @@ from __future__ import annotations
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
-from triton.experimental.gluon.language.nvidia.hopper import mbarrier
+from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
 NEVER = gl.constexpr(0x7FFFFFFF)  # position of a column that no row sees
 
@@ -58,11 +58,11 @@ def schedule(p_count, n_list, n_valid, lk, N: gl.constexpr, T: gl.constexpr):
 
 
 @gluon.jit
-def _first_rows(p_list, t, n_j, N: gl.constexpr, T: gl.constexpr):
+def _first_rows(p_list, o_k, t, n_j, N: gl.constexpr, T: gl.constexpr):
     """First row of each block of tile ``t`` of level 1; of some block past the end of the list."""
     rows = ()
     for b in gl.static_range(T // N):
-        rows = rows + (gl.load(p_list + gl.minimum(t * (T // N) + b, n_j - 1)).to(gl.int32) * N,)
+        rows = rows + (gl.load(p_list + gl.minimum(t * (T // N) + b, n_j - 1)).to(gl.int32) * N + o_k,)
     return rows
 
 
@@ -86,23 +86,40 @@ def _left_over_rows(p_list, o_x, m_list, full, counts, rest, n_full, LOG2_N: gl.
 
 
 @gluon.jit
-def _copy_blocks(x_s, full, empty, p_x, first_rows, stride, o_cd, t, N: gl.constexpr, T: gl.constexpr, C: gl.constexpr):
-    """Copy tile ``t`` block by block once its place is free; the barrier counts each thread's copies when they are
-    done. o_cd: offsets of C rows from the first of them, which a block holds one after the other."""
+def box_of(x_s, slot, c, R: gl.constexpr):
+    """R rows and 64 columns of x_s [stages, rows, D], as the tensor memory accelerator takes them: rows from slot * R,
+    counted through the stages, columns from c * 64. The 128-byte swizzle keeps x_s that way, 64 columns at a time."""
+    PER_STAGE: gl.constexpr = x_s.shape[1] // R
+    COLUMNS: gl.constexpr = x_s.shape[2] // 64
+    layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+    boxes = x_s._reinterpret(x_s.dtype, [x_s.shape[0] * COLUMNS * PER_STAGE, R, 64], layout)
+    return boxes.index((slot // PER_STAGE * COLUMNS + c) * PER_STAGE + slot % PER_STAGE).reshape((1, 1, R, 64))
+
+
+@gluon.jit
+def _copy_rows_to(x_s, slot, desc, i_b, i_h, first, bar, R: gl.constexpr):
+    """Have R rows of one head copied from row ``first`` on (zeros past the end); ``bar`` counts their bytes."""
+    for c in gl.static_range(x_s.shape[2] // 64):
+        tma.async_copy_global_to_shared(desc, [i_b, i_h, first, c * 64], bar, box_of(x_s, slot, c, R))
+
+
+@gluon.jit
+def _copy_blocks(x_s, full, empty, desc, i_b, i_h, first_rows, t, N: gl.constexpr, T: gl.constexpr, D: gl.constexpr):
+    """Have tile ``t`` copied block by block once its place is free; ``full`` counts the threads and the bytes."""
     STAGES: gl.constexpr = x_s.shape[0]
     st = t % STAGES
     mbarrier.wait(empty.index(st), (t // STAGES) & 1 ^ 1)
-    for c in gl.static_range(T // C):
-        first = first_rows[c * C // N] + c * C % N
-        async_copy.async_copy_global_to_shared(x_s.index(st).slice(c * C, C), p_x + first.to(gl.int64) * stride + o_cd)
-    async_copy.mbarrier_arrive(full.index(st), increment_count=False)
+    mbarrier.expect(full.index(st), T * D * 2)
+    mbarrier.arrive(full.index(st), count=127)
+    for b in gl.static_range(T // N):
+        _copy_rows_to(x_s, st * (T // N) + b, desc, i_b, i_h, first_rows[b], full.index(st), N)
 
 
 @gluon.jit
 def _copy_pooled(
     x_s, full, empty, p_x, row_s, o_d, layout: gl.constexpr, t, D: gl.constexpr, T: gl.constexpr, C: gl.constexpr
 ):  # fmt: skip
-    """The same for rows of the pooled buffer."""
+    """Copy tile ``t`` of pooled rows, 16 bytes a thread at a time; ``full`` counts each thread's copies when done."""
     STAGES: gl.constexpr = x_s.shape[0]
     st = t % STAGES
     mbarrier.wait(empty.index(st), (t // STAGES) & 1 ^ 1)
@@ -131,10 +148,10 @@ def _copy_rows(
 
 @gluon.jit
 def producer(
-    k, v, pooled_k, pooled_v, lists, counts, kv_start, bars_and_tiles, numbers,
+    q_desc, k_desc, v_desc, k, v, pooled_k, pooled_v, lists, counts, kv_start, bars_and_tiles, numbers,
     M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr, CAUSAL: gl.constexpr, POOLED: gl.constexpr,
 ):  # fmt: skip
-    q_s, k_s, v_s, place_s, row_s, full_k, full_v, empty_k, empty_v = bars_and_tiles
+    q_s, k_s, v_s, place_s, row_s, full_q, full_k, full_v, empty_k, empty_v = bars_and_tiles
     stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, lq_all, lk_all = numbers[:8]
     n_i, n_j, n_full, hkv, group = numbers[8:]
     STAGES_K: gl.constexpr = k_s.shape[0]
@@ -142,7 +159,6 @@ def producer(
     LOG2_N: gl.constexpr = 5 if N == 32 else 6 if N == 64 else 7
     C: gl.constexpr = 32  # rows at a time, so that their addresses fit the producer's registers
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
-    o_c = gl.arange(0, C, gl.SliceLayout(1, layout))
     o_d = gl.arange(0, D, gl.SliceLayout(0, layout))[None, :]
     i_i, i_kv, i_b, i_g, o_q, o_k, lq, lk, n_list, n_valid = row_of_program(
         kv_start, lq_all, lk_all, n_i, hkv, group, M, N, CAUSAL
@@ -150,7 +166,7 @@ def producer(
     i_row = (i_kv * group + i_g) * n_i + i_i
     p_count = counts + i_row * 5
     p_list = lists + i_row * n_j
-    next_rows = _first_rows(p_list, 0, n_j, N, T)  # on their way while the counts are
+    next_rows = _first_rows(p_list, o_k, 0, n_j, N, T)  # on their way while the counts are
     n1, n2, n4, f1, f2, f4, f8, r1, r2, r4, r8, tail = schedule(p_count, n_list, n_valid, lk, N, T)
     kept = gl.load(p_count + 4)
     plain = f1 + f2 + f4 + f8
@@ -164,13 +180,16 @@ def producer(
         p_pk += i_kv * n_full * (N // 8 * 7) * D
         p_pv += i_kv * n_full * (N // 8 * 7) * D
 
-    o_ck = o_c[:, None] * stride_kl + o_d
-    o_cv = o_c[:, None] * stride_vl + o_d
+    b_32, h_32 = i_b.to(gl.int32), (i_kv % hkv).to(gl.int32)
+    for half in gl.static_range(2):
+        mbarrier.expect(full_q.index(half), M // 2 * D * 2)
+        first = o_q + i_i * M + half * (M // 2)
+        _copy_rows_to(q_s, half, q_desc, b_32, h_32 * group + i_g, first, full_q.index(half), M // 2)
     for t in range(0, f1):
         first_rows = next_rows
-        next_rows = _first_rows(p_list, t + 1, n_j, N, T)
-        _copy_blocks(k_s, full_k, empty_k, p_k, first_rows, stride_kl, o_ck, t, N, T, C)
-        _copy_blocks(v_s, full_v, empty_v, p_v, first_rows, stride_vl, o_cv, t, N, T, C)
+        next_rows = _first_rows(p_list, o_k, t + 1, n_j, N, T)
+        _copy_blocks(k_s, full_k, empty_k, k_desc, b_32, h_32, first_rows, t, N, T, D)
+        _copy_blocks(v_s, full_v, empty_v, v_desc, b_32, h_32, first_rows, t, N, T, D)
     o_t = gl.arange(0, T, gl.BlockedLayout([1], [32], [4], [0]))  # one thread looks up one row, for keys and values
     if POOLED:
         for t in range(f1, plain):
