@@ -164,10 +164,14 @@ def policies() -> dict[str, list[Policy]]:
     }
     shares = [Policy(f"topk, {name}", ends, by_rank) for name, ends in families.items()]
     shares += [
+        Policy(f"topk_sqrt, {name}", families[name], dict(mask_mode="topk_sqrt"))
+        for name in ("levels 1 and 0", "levels 1, 8 (2 x)", "levels 1, 8 (5 x)")
+    ]
+    shares += [
         Policy(f"energybound, {name}", families[name], dict(mask_mode="energybound"))
         for name in ("levels 1 and 0", "levels 1, 8 (2 x)", "levels 1, 2, 4, 8")
     ]
-    cap = [Policy(f"similarity cap {word}", ONE_EIGHT, dict(by_rank, use_sim_mask=on))
+    cap = [Policy(f"similarity cap {word}", ONE_EIGHT, dict(use_sim_mask=on))
            for word, on in (("off", False), ("on", True))]  # fmt: skip
     seeds = [
         Policy(f"seeds, key block {n}", (0.6, 0.8, 0.9, 0.9),

@@ -4,7 +4,7 @@
     python benchmarks/bench_quality.py --driver paddle --small   # PaddleFormers and the product's plug, on a CPU
 
 Clips of about 1k, 2k, 4k and 8k vision tokens from the test split of the visual world (demo/world), several questions
-about each; the question is the forced text. Columns:
+about each; the question is the forced text. (--lengths 16k 32k: longer than the model was trained on.) Columns:
 
 density    share of the dense attention work that was done in the clip's prefix, mean over the layers (block pairs by
            1 / level; TriangleMix: visible pairs; the estimate of importance is not in it)
@@ -33,11 +33,12 @@ sys.path.insert(0, str(DEMO))  # the visual world is a folder of scripts, not a 
 
 from quality_report import check_outputs, header, line, write_csv, write_plot  # noqa: E402
 from quality_settings import DENSE, psa_settings, triangle_settings  # noqa: E402
-from world_batches import BUCKETS, CHECKPOINT, FPS, clip_shape, make_batch  # noqa: E402
+from world_batches import BUCKETS, CHECKPOINT, FPS, UNSEEN, clip_shape, make_batch  # noqa: E402
 
-LENGTHS = tuple(b for b in BUCKETS if b.endswith("k"))
+TRAINED = tuple(b for b in BUCKETS if b.endswith("k"))
+LENGTHS = (*TRAINED, *UNSEEN)
 ANALYSED = "2k"  # clips of the training split that choose TriangleMix's layers
-FULL = dict(lengths=list(LENGTHS), clips=128, questions=8, tokens=131072, shapes=2, analysed=8)
+FULL = dict(lengths=list(TRAINED), clips=128, questions=8, tokens=131072, shapes=2, analysed=8)
 SMALL = dict(lengths=["1k", "2k"], clips=2, questions=6, tokens=1, shapes=1, analysed=2)
 
 

@@ -70,12 +70,14 @@ def psa_settings() -> list[Setting]:
     seed = AttentionConfig.preset("seed", dense_below=0)
     found = [Setting("seeds' rule (share including the block)", "seeds' rule", "inclusive", seed)]
     found += [Setting(f"preset {p}", "presets", "psa", AttentionConfig.preset(p, dense_below=0)) for p in PRESETS]
-    for word, ratios in (
-        ("levels 1, 8, 0", lambda d: shares(d, ONE_EIGHT)),
-        ("levels 1, 2, 4, 8, 0", lambda d: shares(d, PYRAMID)),
-        ("levels 1 and 0", plain),
+    for mode, word, ratios in (
+        ("topk_sqrt", "levels 1, 8, 0", lambda d: shares(d, ONE_EIGHT)),
+        ("topk", "levels 1, 8, 0", lambda d: shares(d, ONE_EIGHT)),
+        ("topk", "levels 1, 2, 4, 8, 0", lambda d: shares(d, PYRAMID)),
+        ("topk_sqrt", "levels 1 and 0", plain),
+        ("topk", "levels 1 and 0", plain),
     ):
-        found += [psa(f"topk {d:g}, {word}", f"topk, {word}", "topk", ratios(d)) for d in DENSITIES]
+        found += [psa(f"{mode} {d:g}, {word}", f"{mode}, {word}", mode, ratios(d)) for d in DENSITIES]
     for b in ENERGY:
         found.append(psa(f"energybound {b:g}", "energybound", "energybound", ratios_of((b, b + 0.2, b + 0.4, 0.97))))
     for b in ENERGY_PLAIN:

@@ -25,6 +25,7 @@ BUCKETS = {
     "4k": (3400, 4400),
     "8k": (7400, 8400),
 }
+UNSEEN = {"16k": (15000, 17000), "32k": (30000, 34000)}  # longer than any training clip; only to be measured on
 # Only clips whose number of frame pairs this divides are tested; all others are for training.
 TEST_PAIRS = 5
 PREFIX = "<|im_start|>system\nYou are a helpful assistant.<|im_end|>\n<|im_start|>user\n<|vision_start|>"
@@ -63,7 +64,7 @@ def clip_shape(bucket: str, rng, test: bool) -> tuple[int, int, int]:
         width, height = FRAME_SIZES[rng.integers(len(FRAME_SIZES))]
         if bucket == "image":
             return width, height, 1
-        least, most = BUCKETS[bucket]
+        least, most = (BUCKETS | UNSEEN)[bucket]
         tokens = width * height // TOKEN_SIDE**2
         pairs = [n for n in range(max(2, -(-least // tokens)), most // tokens + 1) if (n % TEST_PAIRS == 0) == test]
         if pairs:

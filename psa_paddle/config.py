@@ -35,11 +35,11 @@ ALL_LEVEL_ONE = {1: (0.0, 1.0)}
 # Named settings for the prefill of Qwen2.5-VL; benchmarks/RESULTS.md ("Presets") has what they were chosen by. Shares
 # by rank fix what a call costs, whatever its attention looks like.
 _ESTIMATE = dict(xattn_stride=4, xattn_query_stride=16, xattn_terms=1)
-_BY_RANK = dict(_ESTIMATE, key_block=64, mask_mode="topk", use_sim_mask=False)
+_BY_RANK = dict(_ESTIMATE, key_block=64, mask_mode="topk_sqrt", use_sim_mask=False)
 PRESETS = {
-    "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.3), 8: (0.3, 0.6), 0: (0.6, 1.0)}),
-    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.13), 8: (0.13, 0.5), 0: (0.5, 1.0)}),
-    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.025), 8: (0.025, 0.15), 0: (0.15, 1.0)}),
+    "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.2), 8: (0.2, 0.6), 0: (0.6, 1.0)}),
+    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.09), 8: (0.09, 0.4), 0: (0.4, 1.0)}),
+    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.02), 8: (0.02, 0.12), 0: (0.12, 1.0)}),
     "seed": dict(key_block=64, mask_mode="energybound", xattn_stride=16, xattn_query_stride=16, xattn_terms=4,
                  use_sim_mask=True, mask_ratios=SEED_RATIOS),
 }  # fmt: skip
