@@ -39,7 +39,7 @@ _BY_RANK = dict(_ESTIMATE, key_block=64, mask_mode="topk_sqrt", use_sim_mask=Fal
 PRESETS = {
     "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.2), 8: (0.2, 0.6), 0: (0.6, 1.0)}),
     "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.09), 8: (0.09, 0.4), 0: (0.4, 1.0)}),
-    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.02), 8: (0.02, 0.12), 0: (0.12, 1.0)}),
+    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.018), 8: (0.018, 0.115), 0: (0.115, 1.0)}),
     "seed": dict(key_block=64, mask_mode="energybound", xattn_stride=16, xattn_query_stride=16, xattn_terms=4,
                  use_sim_mask=True, mask_ratios=SEED_RATIOS),
 }  # fmt: skip

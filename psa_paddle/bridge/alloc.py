@@ -8,6 +8,7 @@ import numpy as np
 from triton.runtime.jit import JITFunction
 
 from .host_view import HostView
+from .run import run
 
 TORCH, PADDLE, NUMPY = "torch", "paddle", "numpy"
 _FRAMEWORKS: dict = {}  # type -> framework
@@ -116,7 +117,7 @@ def launch(kernel, grid: tuple[int, ...], *, like, **kwargs) -> None:
         launch_on(like.place.gpu_device_id(), kernel, grid, kwargs)
     elif framework == TORCH and like.is_cuda:
         with sys.modules[TORCH].cuda.device_of(like):
-            kernel[grid](**kwargs)
+            run(kernel, grid, like.device.index, kwargs)
     else:
         raise ValueError("Triton kernels need CUDA tensors (or TRITON_INTERPRET=1 set before they are imported).")
 

@@ -10,6 +10,8 @@ import threading
 from triton.backends.nvidia.driver import CudaDriver, CudaLauncher, CudaUtils
 from triton.runtime import driver as config
 
+from .run import run
+
 MULTIPROCESSORS, CAPABILITY_MAJOR, CAPABILITY_MINOR = 16, 75, 76  # CUdevice_attribute
 _LOCK = threading.Lock()  # the active driver is global to the process
 
@@ -78,7 +80,7 @@ def launch_on(device: int, kernel, grid, kwargs: dict) -> None:
         _call("cuCtxPushCurrent_v2", context)
         config.set_active(driver)
         try:
-            kernel[grid](**kwargs)
+            run(kernel, grid, device, kwargs)
         finally:
             config.set_active(previous)
             _call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))
