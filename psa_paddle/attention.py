@@ -189,6 +189,7 @@ def kernel_arguments(config: AttentionConfig, scale: float) -> dict:
         "terms": config.xattn_terms,
         "text_length": config.forced_text,
         "thresholds": thresholds if config.use_sim_mask else None,
+        "means": config.block_means,
     }
 
 
@@ -204,7 +205,7 @@ def estimate_block_importance(q, k, config: AttentionConfig | None = None, *, sc
     from . import kernels
 
     arguments = kernel_arguments(config.replace(mask_ratios=SEED_RATIOS), scale)  # any ratios that need the estimate
-    del arguments["thresholds"]
+    del arguments["thresholds"], arguments["means"]
     return kernels.select_blocks(q, k, **arguments, return_importance=True).importance
 
 

@@ -1,22 +1,25 @@
 """Pyramid Sparse Attention in Triton (arXiv:2512.04025): one file a step, no framework named.
 
-pyramid -> importance -> select -> attend; ``psa_fwd`` chains them. Token orders: permute, kmeans, sort.
+pyramid, means -> importance -> select -> attend; ``psa_fwd`` chains them. Token orders: permute, kmeans, sort.
 """
 
 from .attend import attend_fwd
 from .importance import xattn_fwd
 from .kmeans import cluster_tokens
+from .lists import Selection, lists_from_levels
+from .means import means_fwd
 from .operator import psa_fwd, select_blocks
 from .permute import permute_tokens, restore_tokens, token_index
 from .pooling import pooling_fwd
 from .pyramid import pyramid_fwd
-from .selection import Selection, lists_from_levels, select_fwd
+from .selection import select_fwd
 
 __all__ = [
     "Selection",
     "attend_fwd",
     "cluster_tokens",
     "lists_from_levels",
+    "means_fwd",
     "permute_tokens",
     "pooling_fwd",
     "psa_fwd",

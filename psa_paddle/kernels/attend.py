@@ -23,7 +23,7 @@ from .common import (
     sample_span,
     stride_args,
 )
-from .selection import COUNTS
+from .lists import COUNTS
 
 
 @triton.jit
@@ -57,7 +57,7 @@ def _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, bias, m_s, MASKED: tl.con
 
 @triton.jit
 def _attend_kernel(
-    q, k, v, pooled_k, pooled_v, lists, counts, out, kv_start,
+    q, k, v, pooled_k, pooled_v, mean_k, mean_v, lists, counts, levels, out, kv_start,
     stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
     stride_ob, stride_oh, stride_ol,
     scale, lq, lk, n_i, n_j, n_full, hkv, group,
@@ -74,6 +74,7 @@ def _attend_kernel(
     i_h = i_bh % (hkv * group)
     o_q, o_k, lq, lk = sample_span(kv_start, i_b, lq, lk, CAUSAL)
     n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)
+    n_list = tl.minimum(n_list, n_valid)
 
     EVEN_D: tl.constexpr = D == BLOCK_D
     R2: tl.constexpr = N // 2
@@ -165,6 +166,17 @@ def _attend_kernel(
         b_v = tl.load(p_v + rows * stride_vl, mask=m_c[:, None] & m_d, other=0.0)
         b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, m_s, True)
 
+    if mean_k is not None:
+        LOG2_N: tl.constexpr = 5.0 if N == 32 else 6.0 if N == 64 else 7.0
+        for first in range(0, n_list, TILE):
+            i_j = first + o_n
+            m_j = i_j < n_list
+            b_level = tl.load(levels + (i_bh * n_i + i_i) * n_j + i_j, mask=m_j, other=1)
+            rows = (i_kv * n_full + i_j)[:, None] * D + o_d[None, :]
+            b_k = tl.load(mean_k + rows, mask=m_j[:, None] & m_d, other=0.0)
+            b_v = tl.load(mean_v + rows, mask=m_j[:, None] & m_d, other=0.0)
+            b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, LOG2_N, (b_level == 0)[None, :], True)
+
     b_o = b_o / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
     p_o = out + i_b * stride_ob + i_h * stride_oh + o_m.to(tl.int64)[:, None] * stride_ol + o_d[None, :]
     p_row = p_o + (o_q + i_i * M).to(tl.int64) * stride_ol
@@ -176,7 +188,7 @@ def _attend_kernel(
 
 def attend_fwd(
     q, k, v, pooled_k, pooled_v, lists, counts, *, scale: float, causal: bool, query_block: int, key_block: int,
-    kv_start=None, out=None, heads_last: bool = False,
+    kv_start=None, out=None, heads_last: bool = False, means=None, levels=None,
 ):  # fmt: skip
     """Attention over the listed blocks (PSA, arXiv:2512.04025).
 
@@ -188,6 +200,8 @@ def attend_fwd(
         kv_start: int32 [B], first key of each sample, or None.
         out: where to write, any strides with a contiguous last dimension; None allocates it.
         heads_last: ``out`` is [B, Lq, H, D].
+        means, levels: ``means_fwd``'s pair and ``Selection``'s map, so that skipped blocks take part by their means; or
+            None.
 
     Returns:
         ``out``, [B, H, Lq, D] or [B, Lq, H, D] in q's dtype; rows of padding and rows that see nothing are zeros.
@@ -209,12 +223,14 @@ def attend_fwd(
     elif list(out.shape) != shape or bridge.dtype_name(out) != bridge.dtype_name(q):
         raise ValueError(f"out must be {bridge.dtype_name(q)} {shape}, got {out.dtype} {list(out.shape)}.")
     check_tensor("out", out)
+    mean_k, mean_v = means or (None, None)
     n_i = ceil_div(lq, query_block)
     strides = stride_args(q=q, k=k, v=v, o=out)
     if heads_last:
         strides["stride_oh"], strides["stride_ol"] = strides["stride_ol"], strides["stride_oh"]
     arguments = dict(
-        q=q, k=k, v=v, pooled_k=pooled_k, pooled_v=pooled_v, lists=lists, counts=counts, out=out, kv_start=kv_start,
+        q=q, k=k, v=v, pooled_k=pooled_k, pooled_v=pooled_v, mean_k=mean_k, mean_v=mean_v, lists=lists, counts=counts,
+        levels=levels if mean_k is not None else None, out=out, kv_start=kv_start,
         **strides, scale=abs(scale) * LOG2E, lq=lq, lk=lk, n_i=n_i, n_j=lists.shape[3],
         n_full=lk // key_block, hkv=hkv, group=h // hkv, M=query_block, N=key_block, D=d,
         CAUSAL=causal, POOLED=pooled_k is not None, FLIP=scale < 0.0,
@@ -224,8 +240,8 @@ def attend_fwd(
     if arch == 90 and query_block == 128 and scale != 0.0 and _hopper_takes((q, k, v, out), d, itemsize):
         from .attend_hopper import attend_hopper_kernel, hopper_arguments
 
-        arguments = hopper_arguments(arguments, h)
         settings = tuning.pick("attend_hopper", d, itemsize, arch)
+        arguments = hopper_arguments(arguments, h, settings["TILE"])
         bridge.launch(attend_hopper_kernel, (n_i * b * h,), like=q, **arguments, **settings)
     else:
         settings = tuning.pick("attend", d, itemsize, arch)

@@ -2,10 +2,11 @@
 running side by side.
 
 One producer warpgroup gathers full tiles of T rows, whatever level and block they come from, into a ring of shared
-memory: whole blocks of level 1 (and the queries) through the tensor memory accelerator, the rest row by row. Two
-consumer warpgroups of 64 query rows each multiply. A consumer issues the next tile's Q K^T before it turns
-to the softmax of this one (FlashAttention-3, arXiv:2407.08608, section 3.2). Rows that need a mask or a bias of their
-own (what is left over of each level, and the tail) come last; the producer describes them in shared memory.
+memory: whole blocks of level 1, means of blocks and the queries through the tensor memory accelerator, the rest row by
+row. Two consumer warpgroups of 64 query rows each multiply. A consumer issues the next tile's Q K^T before it turns to
+the softmax of this one (FlashAttention-3, arXiv:2407.08608, section 3.2). Tiles whose rows need a mask or a bias of
+their own come last: what is left over of each level, the tail, the means. The producer describes their rows in shared
+memory.
 """
 
 from __future__ import annotations
@@ -66,7 +67,7 @@ def _bias_of(t, f1, f2, f4, plain):
 
 @gluon.jit
 def _consumer(
-    o_desc, out, counts, kv_start, bars_and_tiles, numbers,
+    o_desc, out, counts, levels, kv_start, bars_and_tiles, numbers,
     HALF: gl.constexpr, M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr,
     CAUSAL: gl.constexpr, FLIP: gl.constexpr,
 ):  # fmt: skip
@@ -86,6 +87,8 @@ def _consumer(
     n1, n2, n4, f1, f2, f4, f8, r1, r2, r4, r8, tail = schedule(p_count, n_list, n_valid, lk, N, T)
     plain = f1 + f2 + f4 + f8
     n_tiles = plain + (r1 + r2 + r4 + r8 + tail + T - 1) // T
+    if levels is not None:
+        n_tiles += (n_list + T - 1) // T
 
     first = i_i * M + HALF * H
     q_h = q_s.index(HALF)
@@ -142,7 +145,8 @@ def _consumer(
 
 @gluon.jit
 def attend_hopper_kernel(
-    q_desc, k_desc, v_desc, o_desc, k, v, pooled_k, pooled_v, lists, counts, out, kv_start,
+    q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, o_desc, k, v, pooled_k, pooled_v, lists, counts, levels, out,
+    kv_start,
     stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
     stride_ob, stride_oh, stride_ol,
     scale, inv_scale, lq, lk, n_i, n_j, n_full, hkv, group,
@@ -180,12 +184,18 @@ def attend_hopper_kernel(
     )  # fmt: skip
     gl.warp_specialize(
         [
-            (_consumer, (o_desc, out, counts, kv_start, bars_and_tiles, to_consumer, 0, M, N, D, TILE, CAUSAL, FLIP)),
-            (_consumer, (o_desc, out, counts, kv_start, bars_and_tiles, to_consumer, 1, M, N, D, TILE, CAUSAL, FLIP)),
+            (
+                _consumer,
+                (o_desc, out, counts, levels, kv_start, bars_and_tiles, to_consumer, 0, M, N, D, TILE, CAUSAL, FLIP),
+            ),
+            (
+                _consumer,
+                (o_desc, out, counts, levels, kv_start, bars_and_tiles, to_consumer, 1, M, N, D, TILE, CAUSAL, FLIP),
+            ),
             (
                 producer,
-                (q_desc, k_desc, v_desc, k, v, pooled_k, pooled_v, lists, counts, kv_start, bars_and_tiles, to_producer,
-                 M, N, D, TILE, CAUSAL, POOLED),
+                (q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, k, v, pooled_k, pooled_v, lists, counts, levels,
+                 kv_start, bars_and_tiles, to_producer, M, N, D, TILE, CAUSAL, POOLED),
             ),
         ],
         [4, 4],
@@ -200,19 +210,26 @@ class Boxes(TensorDescriptor):
         pass
 
 
-def hopper_arguments(arguments: dict, heads: int) -> dict:
-    """``attend_fwd``'s arguments as the kernel takes them. ``*_desc``: boxes of rows and 64 columns of q, k, v and out,
-    whose order in memory is in their strides."""
+def hopper_arguments(arguments: dict, heads: int, tile: int) -> dict:
+    """``attend_fwd``'s arguments as the kernel takes them. ``*_desc``: boxes of rows and 64 columns of q, k, v, the
+    means and out, whose order in memory is in their strides."""
     a = dict(arguments)
-    boxes = {}
-    for name, head_count, length, rows in (
-        ("q", heads, a["lq"], a["M"] // 2), ("k", a["hkv"], a["lk"], a["N"]), ("v", a["hkv"], a["lk"], a["N"]),
-        ("o", heads, a["lq"], a["M"] // 2),
-    ):  # fmt: skip
-        x = a["out"] if name == "o" else a[name]
-        shape = [x.shape[0], head_count, length, a["D"]]
-        strides = [a[f"stride_{name}{axis}"] for axis in "bhl"] + [1]
-        boxes[f"{name}_desc"] = Boxes(x, shape, strides, [1, 1, rows, 64], BOX)
-    for name in ("q", "stride_qb", "stride_qh", "stride_ql"):
-        del a[name]
-    return {**a, **boxes, "inv_scale": 1.0 / a["scale"]}
+    batch, dim = a["out"].shape[0], a["D"]
+
+    def boxes(x, name: str, head_count: int, length: int, rows: int):
+        strides = [a[f"stride_{name}{axis}"] for axis in "bhl"]
+        return Boxes(x, [batch, head_count, length, dim], [*strides, 1], [1, 1, rows, 64], BOX)
+
+    def means(x):
+        if x is None:
+            return None
+        strides = [a["hkv"] * a["n_full"] * dim, a["n_full"] * dim, dim, 1]
+        return Boxes(x, [batch, a["hkv"], a["n_full"], dim], strides, [1, 1, tile, 64], BOX)
+
+    a["o_desc"] = boxes(a["out"], "o", heads, a["lq"], a["M"] // 2)
+    a["q_desc"] = boxes(a.pop("q"), "q", heads, a["lq"], a["M"] // 2)
+    a["k_desc"], a["v_desc"] = (boxes(a[x], x, a["hkv"], a["lk"], a["N"]) for x in "kv")
+    a["mean_k_desc"], a["mean_v_desc"] = means(a.pop("mean_k")), means(a.pop("mean_v"))
+    for axis in "bhl":
+        del a[f"stride_q{axis}"]
+    return {**a, "inv_scale": 1.0 / a["scale"]}

@@ -148,7 +148,8 @@ def _copy_rows(
 
 @gluon.jit
 def producer(
-    q_desc, k_desc, v_desc, k, v, pooled_k, pooled_v, lists, counts, kv_start, bars_and_tiles, numbers,
+    q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, k, v, pooled_k, pooled_v, lists, counts, levels, kv_start,
+    bars_and_tiles, numbers,
     M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr, CAUSAL: gl.constexpr, POOLED: gl.constexpr,
 ):  # fmt: skip
     q_s, k_s, v_s, place_s, row_s, full_q, full_k, full_v, empty_k, empty_v = bars_and_tiles
@@ -223,4 +224,14 @@ def producer(
         mbarrier.wait(empty_v.index(st), (t // STAGES_V) & 1 ^ 1)
         _copy_rows(v_s.index(st), row_s, p_v, p_pv, stride_vl, o_d, layout, D, T, C, POOLED)
         async_copy.mbarrier_arrive(full_v.index(st), increment_count=False)
+    if levels is not None:  # the means of the blocks before the tail, of which the kept ones are masked
+        for m in range(0, (n_list + T - 1) // T):
+            t = n_tiles + m
+            o_j = m * T + o_t
+            level = gl.load(levels + i_row * n_j + o_j, mask=o_j < n_list, other=1)
+            st = t % STAGES_K
+            mbarrier.wait(empty_k.index(st), (t // STAGES_K) & 1 ^ 1)
+            place_s.index(st).store(gl.where(level == 0, -1 - LOG2_N, NEVER))
+            _copy_blocks(k_s, full_k, empty_k, mean_k_desc, b_32, h_32, (m * T,), t, T, T, D)
+            _copy_blocks(v_s, full_v, empty_v, mean_v_desc, b_32, h_32, (m * T,), t, T, T, D)
     async_copy.wait_group(0)

@@ -1,19 +1,21 @@
-"""The whole operator on the device: at most four launches, allocations and nothing else."""
+"""The whole operator on the device: at most five launches, allocations and nothing else."""
 
 from __future__ import annotations
 
 from .attend import attend_fwd
 from .common import check_tensor
 from .importance import xattn_fwd
+from .lists import Selection
+from .means import means_fwd
 from .pooling import pooling_fwd
 from .pyramid import pyramid_fwd
-from .selection import Selection, select_fwd
+from .selection import select_fwd
 
 
 def select_blocks(
     q, k, *, scale: float, causal: bool, query_block: int, key_block: int, intervals, mode: str,
     strides: tuple[int, int], terms: int, method: str, text_length: int, cap=None, kv_start=None,
-    return_levels: bool = False, return_importance: bool = False,
+    means: bool = False, return_levels: bool = False, return_importance: bool = False,
 ) -> Selection:  # fmt: skip
     """Importance and selection: arguments as in ``psa_fwd``, cap as ``pyramid_fwd`` returns it.
 
@@ -31,7 +33,7 @@ def select_blocks(
         scores, tops, tile = pooling_fwd(q, k, scale=scale, **shared), None, 0
     return select_fwd(
         scores, tops, tile, cap, lq=q.shape[2], lk=k.shape[2], intervals=intervals, mode=mode,
-        query_stride=strides[0], text_length=text_length, return_levels=return_levels,
+        query_stride=strides[0], text_length=text_length, means=means, return_levels=return_levels,
         return_importance=return_importance, **shared,
     )  # fmt: skip
 
@@ -39,7 +41,7 @@ def select_blocks(
 def psa_fwd(
     q, k, v, *, scale: float, causal: bool, query_block: int, key_block: int, intervals, mode: str,
     strides: tuple[int, int], terms: int, method: str, text_length: int, thresholds=None, kv_start=None, out=None,
-    heads_last: bool = False,
+    heads_last: bool = False, means: bool = False,
 ):  # fmt: skip
     """Pyramid Sparse Attention (arXiv:2512.04025) of Paddle or torch CUDA tensors, or of Paddle CPU tensors and NumPy
     arrays in Triton's interpreter.
@@ -57,11 +59,12 @@ def psa_fwd(
         thresholds: (for 2, for 4, for 8), mean cosines above which a key block may be pooled so far; None: no cap.
         kv_start: int32 [B] on the device, first key of each sample of a left-padded batch, or None. A sample is
             computed as if it came alone; rows of its padding are zeros.
+        means: a skipped block that is full and wholly visible takes part by the means of its keys and of its values.
         out: where to write, strides free but for the last, or None; heads_last: it is [B, Lq, H, D].
 
     Returns:
         ``(out, work)``: q.dtype [B, H, Lq, D], or [B, Lq, H, D]; and float32 [B, H, nI], each row's sum over its
-        pairs of 1 / level.
+        pairs of 1 / level, and 1 / N for a mean.
 
     Raises:
         TypeError, ValueError: unsupported dtypes, shapes, strides or settings.
@@ -74,13 +77,15 @@ def psa_fwd(
     pooled_k = pooled_v = cap = None
     if pool:
         pooled_k, pooled_v, cap = pyramid_fwd(k, v, key_block=key_block, thresholds=thresholds, kv_start=kv_start)
+    means = means and any(level == 0 for level, _, _ in intervals)
+    pair = means_fwd(k, v, key_block=key_block, kv_start=kv_start) if means else None
     found = select_blocks(
         q, k, scale=scale, causal=causal, query_block=query_block, key_block=key_block, intervals=intervals, mode=mode,
         strides=strides, terms=terms, method=method, text_length=text_length, cap=cap,
-        kv_start=kv_start,
+        kv_start=kv_start, means=means,
     )  # fmt: skip
     out = attend_fwd(
         q, k, v, pooled_k, pooled_v, found.lists, found.counts, scale=scale, causal=causal, query_block=query_block,
-        key_block=key_block, kv_start=kv_start, out=out, heads_last=heads_last,
+        key_block=key_block, kv_start=kv_start, out=out, heads_last=heads_last, means=pair, levels=found.levels,
     )  # fmt: skip
     return out, found.work

@@ -7,8 +7,6 @@ equal values are told apart by their position, as a stable descending sort does.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import triton
 import triton.language as tl
 
@@ -16,59 +14,7 @@ from .. import bridge
 from ..config import sqrt_bound
 from . import tuning
 from .common import ceil_div, check_blocks, check_kv_start, next_power_of_2, row_span, sample_span
-
-MAX_BLOCKS = 32767  # a block number is an int16, and packed counts have 16 bits a level
-COUNTS = 5  # levels 1, 2, 4, 8, and the bits of the kept tail blocks
-
-
-class Selection(NamedTuple):
-    """lists: int16 [B, H, nI, nJ], each row the kept blocks before the tail, level 1, 2, 4, 8, ascending in a level.
-    counts: int32 [B, H, nI, 5]: how many of level 1, 2, 4, 8; bit t of the fifth: tail block t is kept.
-    work: float32 [B, H, nI], sum of 1 / level over the row's kept blocks, the tail included.
-    levels: int8 [B, H, nI, nJ] or None. importance: float32 [B, H, nI, nJ] or None."""
-
-    lists: object
-    counts: object
-    work: object
-    levels: object
-    importance: object
-
-
-@triton.jit
-def _pair_places(b_level, m_list, LOW: tl.constexpr, HIGH: tl.constexpr):
-    """Each block's place among those of its level, from 1, of two levels in one scan; and how many each has."""
-    b_one = tl.where(m_list & (b_level == LOW), 1, 0) + tl.where(m_list & (b_level == HIGH), 0x10000, 0)
-    b_cum = tl.cumsum(b_one, 0)
-    total = tl.sum(b_one, 0)
-    return tl.where(b_level == LOW, b_cum & 0xFFFF, b_cum >> 16), total & 0xFFFF, total >> 16
-
-
-@triton.jit
-def _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT: tl.constexpr):
-    """Compact one row's levels [NJ] (0 where invalid; else of KEPT, ascending) into its lists."""
-    m_list = (i_j < n_list) & (b_level > 0)
-    b_place, n_low, n_high = _pair_places(b_level, m_list, KEPT[0], KEPT[1])
-    n_kept = (n_low, n_high)
-    b_place += tl.where(b_level > KEPT[0], n_low, 0)
-    if len(KEPT) > 2:
-        b_next, n_low, n_high = _pair_places(b_level, m_list, KEPT[2], KEPT[3])
-        b_next += n_kept[0] + n_kept[1] + tl.where(b_level > KEPT[2], n_low, 0)
-        b_place = tl.where(b_level > KEPT[1], b_next, b_place)
-        n_kept = (n_kept[0], n_kept[1], n_low, n_high)
-    tl.store(lists + i_row * n_j + b_place - 1, i_j.to(tl.int16), mask=m_list)
-    m_tail = (i_j >= n_list) & (b_level > 0)
-    b_bit = tl.where(m_tail, tl.full(b_level.shape, 1, tl.int32) << ((i_j - n_list) & 31), 0)
-    done = tl.sum(m_tail.to(tl.int32), 0).to(tl.float32)
-    p_counts = counts + i_row * 5
-    for slot in tl.static_range(4):
-        count = 0
-        for c in tl.static_range(len(KEPT)):
-            if KEPT[c] == 1 << slot:
-                count = n_kept[c]
-        tl.store(p_counts + slot, count)
-        done += count / (1 << slot)
-    tl.store(p_counts + 4, tl.sum(b_bit, 0))
-    tl.store(work + i_row, done)
+from .lists import Selection, empty_selection, store_lists
 
 
 @triton.jit
@@ -160,12 +106,13 @@ def _select_kernel(
     lq, lk, n_i, n_j, n_a, tiles_b, heads, group, text_length,
     M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, GROUPS: tl.constexpr, TILE: tl.constexpr,
     LEVELS: tl.constexpr, BOUNDS: tl.constexpr, MODE: tl.constexpr, KEPT: tl.constexpr,
-    C: tl.constexpr, NJ: tl.constexpr,
+    C: tl.constexpr, NJ: tl.constexpr, MEAN: tl.constexpr,
 ):  # fmt: skip
     i_i, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_row = i_bh * n_i + i_i
     _, _, lq, lk = sample_span(kv_start, i_bh // heads, lq, lk, CAUSAL)
     n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)
+    n_list = tl.minimum(n_list, n_valid)  # none in a row that a shorter sample does not have
     i_j = tl.arange(0, NJ)
     m_j = i_j < n_valid
     b_level = tl.full([NJ], LEVELS[0], tl.int32)
@@ -200,35 +147,13 @@ def _select_kernel(
     b_level = tl.where(m_j, b_level, 0)
     if levels is not None:
         tl.store(levels + i_row * n_j + i_j, b_level.to(tl.int8), mask=i_j < n_j)
-    _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT)
-
-
-@triton.jit
-def _lists_kernel(
-    levels, kv_start, lists, counts, work, lq, lk, n_i, n_j, heads,
-    M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, NJ: tl.constexpr,
-):  # fmt: skip
-    i_i, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
-    i_row = i_bh * n_i + i_i
-    _, _, lq, lk = sample_span(kv_start, i_bh // heads, lq, lk, CAUSAL)
-    n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)
-    i_j = tl.arange(0, NJ)
-    b_level = tl.load(levels + i_row * n_j + i_j, mask=i_j < n_valid, other=0).to(tl.int32)
-    _store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, (1, 2, 4, 8))
-
-
-def _empty_selection(like, shape, levels, importance) -> Selection:
-    if shape[3] > MAX_BLOCKS:
-        raise ValueError(f"Lists can number {MAX_BLOCKS} key blocks, got {shape[3]}; use a larger key_block.")
-    lists = bridge.empty(shape, "int16", like)
-    counts = bridge.empty((*shape[:3], COUNTS), "int32", like)
-    return Selection(lists, counts, bridge.empty(shape[:3], "float32", like), levels, importance)
+    store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT, MEAN)
 
 
 def select_fwd(
     scores, tops=None, tile: int = 0, cap=None, *, lq: int, lk: int, causal: bool, query_block: int, key_block: int,
     intervals, mode: str, text_length: int = 0, query_stride: int = 0, kv_start=None, heads=None,
-    return_levels: bool = False, return_importance: bool = False,
+    means: bool = False, return_levels: bool = False, return_importance: bool = False,
 ) -> Selection:  # fmt: skip
     """Choose every pair's level and write the lists of kept blocks.
 
@@ -242,6 +167,7 @@ def select_fwd(
         query_stride: xattn's, when ``tops`` is given.
         kv_start: int32 [B], first key of each sample, or None.
         heads: H, needed with one interval only.
+        means: skipped blocks take part by their means, for which the levels are returned, too.
 
     Returns:
         ``Selection``; importance rows sum to the number of query groups (xattn) or to 1 (map), invalid pairs are 0.
@@ -259,9 +185,9 @@ def select_fwd(
     n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
     n_a, tiles_b = (scores.shape[2], tops.shape[2]) if tops is not None else (0, 0)
     shape = (b, h, n_i, n_j)
-    levels = bridge.empty(shape, "int8", scores) if return_levels else None
+    levels = bridge.empty(shape, "int8", scores) if return_levels or means else None
     importance = bridge.empty(shape, "float32", scores) if return_importance and len(intervals) > 1 else None
-    found = _empty_selection(scores, shape, levels, importance)
+    found = empty_selection(scores, shape, levels, importance)
     width = max(16, next_power_of_2(n_j))
     bounds = tuple(sqrt_bound(hi, key_block) if mode == "topk_sqrt" else float(hi) for _, _, hi in intervals[:-1])
     # One scan does for levels 1 and 8; a cap may turn an 8 into any level.
@@ -275,25 +201,7 @@ def select_fwd(
         M=query_block, N=key_block, CAUSAL=causal, TILE=tile,
         GROUPS=query_block // query_stride if tops is not None else 0,
         LEVELS=tuple(int(level) for level, _, _ in intervals), BOUNDS=bounds, MODE=mode, KEPT=kept,
-        C=next_power_of_2(len(bounds)), NJ=width, num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
-    )  # fmt: skip
-    return found
-
-
-def lists_from_levels(levels, *, lq: int, lk: int, causal: bool, query_block: int, key_block: int, kv_start=None):
-    """The lists of a given map: int8 [B, H, nI, nJ] of 0, 1, 2, 4, 8. Tail blocks count as kept (level 1) or not.
-
-    Returns:
-        ``Selection`` with ``levels`` itself. Pooled levels of a ragged or crossing block are not supported.
-    """
-    check_blocks(query_block, key_block)
-    b, h, n_i, n_j = levels.shape
-    width = max(16, next_power_of_2(n_j))
-    found = _empty_selection(levels, (b, h, n_i, n_j), levels, None)
-    bridge.launch(
-        _lists_kernel, (n_i, b * h), like=levels,
-        levels=levels, kv_start=kv_start, lists=found.lists, counts=found.counts, work=found.work,
-        lq=lq, lk=lk, n_i=n_i, n_j=n_j, heads=h, M=query_block, N=key_block, CAUSAL=causal,
-        NJ=width, num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
+        C=next_power_of_2(len(bounds)), NJ=width, MEAN=key_block if means else 0,
+        num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
     )  # fmt: skip
     return found

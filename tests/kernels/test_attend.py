@@ -24,28 +24,31 @@ CASES = [
 ]
 
 
-def attend(q, k, v, levels, case, kv_start=None, out=None):
-    from psa_paddle.kernels import attend_fwd, lists_from_levels, pyramid_fwd
+def attend(q, k, v, levels, case, kv_start=None, out=None, means=False):
+    from psa_paddle.kernels import attend_fwd, lists_from_levels, means_fwd, pyramid_fwd
 
     pooled_k, pooled_v, _ = pyramid_fwd(k, v, key_block=case.n, kv_start=kv_start)
-    found = lists_from_levels(paddle.to_tensor(levels), lq=case.lq, lk=case.lk, kv_start=kv_start, **case.blocks)
+    found = lists_from_levels(
+        paddle.to_tensor(levels), lq=case.lq, lk=case.lk, kv_start=kv_start, means=means, **case.blocks
+    )
     return attend_fwd(
         q, k, v, pooled_k, pooled_v, found.lists, found.counts, scale=case.factor, kv_start=kv_start, out=out,
+        means=means_fwd(k, v, key_block=case.n, kv_start=kv_start) if means else None, levels=found.levels,
         **case.blocks,
     )  # fmt: skip
 
 
+@pytest.mark.parametrize("means", [False, True], ids=["skipped", "means"])
 @pytest.mark.parametrize("case", CASES, ids=str)
-def test_any_level_map(case):
+def test_any_level_map(case, means):
     (q, k, v), (q64, k64, v64) = qkv(case)
     levels = random_levels(case)
-    out = attend(q, k, v, levels, case).numpy()
-    want = stack(
-        lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b].astype(int), case.factor, case.causal, case.m, case.n),
-        case.batch,
-    )
+    out = attend(q, k, v, levels, case, means=means).numpy()
+    blocks = (case.factor, case.causal, case.m, case.n)
+    want = stack(lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b].astype(int), *blocks, means), case.batch)
     assert_as_exact_as_dense(out, want, case)
-    assert not out[0, 0, (case.n_i - 1) * case.m :].any(), "a row that keeps nothing must give zeros"
+    if not means:
+        assert not out[0, 0, (case.n_i - 1) * case.m :].any(), "a row that keeps nothing must give zeros"
 
 
 @pytest.mark.parametrize("level", [2, 4, 8])
@@ -90,7 +93,8 @@ def test_writes_paddles_layout_and_nothing_else():
     assert (host == 7.0).all()
 
 
-def test_padded_sample_is_the_sample_alone():
+@pytest.mark.parametrize("means", [False, True], ids=["skipped", "means"])
+def test_padded_sample_is_the_sample_alone(means):
     case, start = Case(lq=200, lk=230, batch=2), 77
     own = Case(lq=200 - 47, lk=230 - 77)
     (q, k, v), _ = qkv(case)
@@ -99,8 +103,9 @@ def test_padded_sample_is_the_sample_alone():
     levels = random_levels(case)
     levels[1] = 0
     levels[1, :, : own.n_i, : own.n_j] = random_levels(own)[0]
-    out = attend(q, k, v, levels, case, kv_start=paddle.to_tensor([0, start], "int32")).numpy()
-    alone = attend(q[1:, :, 47:], k[1:, :, start:], v[1:, :, start:], levels[1:, :, : own.n_i, : own.n_j], own).numpy()
+    out = attend(q, k, v, levels, case, kv_start=paddle.to_tensor([0, start], "int32"), means=means).numpy()
+    alone = [x[1:, :, first:] for x, first in ((q, 47), (k, start), (v, start))]
+    alone = attend(*alone, levels[1:, :, : own.n_i, : own.n_j], own, means=means).numpy()
     np.testing.assert_allclose(out[1, :, 47:], alone[0], rtol=1e-6, atol=1e-7)
     assert not out[1, :, :47].any()
 

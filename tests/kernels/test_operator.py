@@ -16,6 +16,7 @@ def options(case, **changes):
     return {**found, "thresholds": tuple(CAP.values()), **case.blocks, **changes}
 
 
+LEVEL_1 = ((1, 0.0, 0.3), (0, 0.3, 1.0))
 CASES = [
     (Case(lq=300, lk=300, group=2), {}),
     (
@@ -24,6 +25,9 @@ CASES = [
     ),
     (Case(lq=200, lk=333, n=64, m=128, hkv=2, causal=False), {"method": "pooling", "thresholds": None}),
     (Case(lq=127, lk=320, group=7), {"method": "pooling", "mode": "topk", "text_length": 0}),
+    (Case(lq=300, lk=500, group=2, m=128), {"intervals": LEVEL_1, "means": True, "thresholds": None}),
+    (Case(lq=200, lk=333, n=64, causal=False, dtype="float16"), {"intervals": LEVEL_1, "means": True}),
+    (Case(lq=130, lk=400, d=64), {"mode": "topk", "means": True}),
 ]
 
 
@@ -34,25 +38,25 @@ def test_output_is_the_reference_given_the_chosen_levels(case, changes):
     (q, k, v), (q64, k64, v64) = qkv(case)
     args = options(case, **changes)
     out, work = psa_fwd(q, k, v, **args)
-    thresholds = args.pop("thresholds")
+    thresholds, means = args.pop("thresholds"), args.pop("means", False)
     cap = pyramid_fwd(k, v, key_block=case.n, thresholds=thresholds)[2]
     levels = select_blocks(q, k, cap=cap, return_levels=True, **args).levels.numpy().astype(int)
-    want = stack(
-        lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b], case.factor, case.causal, case.m, case.n), case.batch
-    )
+    blocks = (case.factor, case.causal, case.m, case.n, means)
+    want = stack(lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b], *blocks), case.batch)
     assert_as_exact_as_dense(out.numpy(), want, case)
-    sparsity = ref.sparsity(levels[0], case.lq, case.lk, case.m, case.n, case.causal)
+    sparsity = ref.sparsity(levels[0], case.lq, case.lk, case.m, case.n, case.causal, means)
     pairs = ref.block_grid(case.lq, case.lk, case.m, case.n, case.causal)[0].sum() * levels.shape[1]
     assert 1 - work.numpy().sum() / pairs == pytest.approx(sparsity, abs=1e-5)
     assert 0 < sparsity
 
 
-def test_left_padded_batch_equals_its_samples():
+@pytest.mark.parametrize("changes", [{}, {"intervals": LEVEL_1, "means": True}], ids=["levels", "means"])
+def test_left_padded_batch_equals_its_samples(changes):
     from psa_paddle.kernels import psa_fwd
 
     case, starts = Case(lq=150, lk=180, batch=3, group=2), [0, 20, 101]
     (q, k, v), _ = qkv(case)
-    args = options(case)
+    args = options(case, **changes)
     out, work = psa_fwd(q, k, v, kv_start=paddle.to_tensor(starts, "int32"), **args)
     for b, start in enumerate(starts):
         first = max(0, start - 30)
@@ -100,6 +104,12 @@ def test_all_level_one_is_dense_in_two_launches(monkeypatch):
     count.clear()
     psa_fwd(q, k, v, **options(case))
     assert len(count) == 4
+    count.clear()
+    psa_fwd(q, k, v, **options(case, intervals=((1, 0.0, 1.0),), means=True))
+    assert len(count) == 2  # nothing is skipped
+    count.clear()
+    psa_fwd(q, k, v, **options(case, means=True))
+    assert len(count) == 5
 
 
 def test_numpy_arrays_give_what_paddle_tensors_give():

@@ -82,3 +82,31 @@ def test_refuses_a_strided_last_dimension():
     k = paddle.ones([1, 1, 32, 64]).transpose([0, 1, 3, 2])
     with pytest.raises(ValueError, match="contiguous"):
         pyramid_fwd(k, k, key_block=32)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
+def test_means_of_whole_blocks(case):
+    from psa_paddle.kernels import means_fwd
+
+    (_, k, v), (_, k64, v64) = qkv(case)
+    means = means_fwd(k, v, key_block=case.n)
+    n_full = case.lk // case.n
+    if n_full == 0:
+        assert means == (None, None)
+        return
+    for got, x in zip(means, (k64, v64), strict=True):
+        want = x[:, :, : n_full * case.n].reshape(*x.shape[:2], n_full, case.n, case.d).mean(3)
+        rounding = np.finfo(case.dtype).eps * np.abs(want) + 1e-6
+        assert (np.abs(got.numpy().astype(float) - want) <= rounding).all()
+
+
+def test_padded_sample_has_the_means_it_has_alone_and_zeros():
+    from psa_paddle.kernels import means_fwd
+
+    case = Case(lk=150, lq=150, n=32, batch=2)
+    (_, k, v), _ = qkv(case)
+    k[1, :, :45] = float("nan")
+    padded = means_fwd(k, v, key_block=32, kv_start=paddle.to_tensor([0, 45], "int32"))
+    for got, alone in zip(padded, means_fwd(k[1:, :, 45:], v[1:, :, 45:], key_block=32), strict=True):
+        np.testing.assert_array_equal(got.numpy()[1, :, :3], alone.numpy()[0])
+        assert not got.numpy()[1, :, 3:].any()
