@@ -8,7 +8,8 @@ One run times everything on the same tensors: dense peers (torch SDPA with cuDNN
 FlexAttention over the same kept blocks), the whole operator and its stages. Efficiency is density x cuDNN's time /
 ours: 1 would mean that each kept block costs what it costs in cuDNN's dense kernel. TFLOP/s counts the dense work that
 the kept blocks stand for. --density D mixes levels 1, 2, 4, 8 in topk mode so that about D of the dense work remains;
---flat uses levels 1 and 0 only. Needs torch and Triton, no Paddle.
+--flat uses levels 1 and 0 only. Presets come with their block means, which pyramid_ms counts. Needs torch and Triton,
+no Paddle.
 """
 
 import argparse
@@ -24,12 +25,16 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from psa_paddle import kernels
 from psa_paddle.config import ALL_LEVEL_ONE, PRESETS, SEED_RATIOS, AttentionConfig
 
+PRESET_FIELDS = ("mask_mode", "mask_ratios", "block_means")
 CASES = {
-    "level1": ("topk", ALL_LEVEL_ONE),
-    "seed": ("energybound", SEED_RATIOS),
-    "pooling": ("energybound", {1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.97), 0: (0.97, 1.0)}),
-    "upstream": ("topk", {1: (0.0, 0.1), 2: (0.1, 0.15), 8: (0.15, 0.35), 0: (0.35, 1.0)}),
-    **{name: (PRESETS[name]["mask_mode"], PRESETS[name]["mask_ratios"]) for name in ("quality", "balanced", "fast")},
+    "level1": dict(mask_mode="topk", mask_ratios=ALL_LEVEL_ONE),
+    "seed": dict(mask_mode="energybound", mask_ratios=SEED_RATIOS),
+    "pooling": dict(
+        mask_mode="energybound",
+        mask_ratios={1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.97), 0: (0.97, 1.0)},
+    ),
+    "upstream": dict(mask_mode="topk", mask_ratios={1: (0.0, 0.1), 2: (0.1, 0.15), 8: (0.15, 0.35), 0: (0.35, 1.0)}),
+    **{p: {name: PRESETS[p][name] for name in PRESET_FIELDS} for p in ("quality", "balanced", "fast")},
 }
 FIELDS = (
     "inputs", "L", "heads", "kv", "D", "causal", "case", "N", "density", "dense_cudnn_ms", "dense_flash_ms", "flex_ms",
@@ -51,6 +56,11 @@ def mixed_ratios(density: float, flat: bool) -> dict:
         bounds.append(min(1.0, bounds[-1] + share * density))
     ratios = {level: (bounds[i], bounds[i + 1]) for i, level in enumerate((1, 2, 4, 8))}
     return {**ratios, 0: (bounds[4], 1.0)}
+
+
+def by_density(density: float, flat: bool = False) -> dict:
+    """Fields of ``AttentionConfig`` for ``mixed_ratios``."""
+    return dict(mask_mode="topk", mask_ratios=mixed_ratios(density, flat))
 
 
 def dense(q, k, v, causal: bool, backend):
@@ -81,14 +91,15 @@ def arguments(config: AttentionConfig, dim: int) -> dict:
     )  # fmt: skip
 
 
-def bench(name, length, args, case, mode, ratios) -> dict:
+def bench(name, length, args, case, fields) -> dict:
     """One row: the peers, the operator, its stages."""
     q, k, v = INPUTS[name](length, args.heads, args.kv_heads, args.dim, torch.bfloat16)
     config = AttentionConfig(
-        key_block=args.key_block, mask_mode=mode, mask_ratios=ratios, xattn_query_stride=args.strides[0],
-        xattn_stride=args.strides[1], xattn_terms=args.terms, text_length=args.text_length,
-        causal=not args.bidirectional,
+        key_block=args.key_block, xattn_query_stride=args.strides[0], xattn_stride=args.strides[1],
+        xattn_terms=args.terms, text_length=args.text_length, causal=not args.bidirectional,
+        **{"block_means": False, **fields},
     )  # fmt: skip
+    means = config.block_means
     thresholds = (config.sim_2x_threshold, config.sim_4x_threshold, config.sim_8x_threshold) if args.cap else None
     shape = arguments(config, args.dim)
     choose = dict(
@@ -97,7 +108,7 @@ def bench(name, length, args, case, mode, ratios) -> dict:
     )  # fmt: skip
 
     def operator():
-        return kernels.psa_fwd(q, k, v, **shape, **choose, thresholds=thresholds)
+        return kernels.psa_fwd(q, k, v, **shape, **choose, thresholds=thresholds, means=means)
 
     reference = dense(q, k, v, config.causal, SDPBackend.CUDNN_ATTENTION)
     row = dict(inputs=name, L=length, heads=args.heads, kv=args.kv_heads, D=args.dim, causal=config.causal, case=case)
@@ -119,9 +130,17 @@ def bench(name, length, args, case, mode, ratios) -> dict:
     row["dense_cudnn_ms"] = time_ms(lambda: dense(q, k, v, config.causal, SDPBackend.CUDNN_ATTENTION))
     row["dense_flash_ms"] = time_ms(lambda: dense(q, k, v, config.causal, SDPBackend.FLASH_ATTENTION))
     row["psa_ms"] = time_ms(operator)
-    pooled_k, pooled_v, cap = kernels.pyramid_fwd(k, v, key_block=config.key_block, thresholds=thresholds)
-    row["pyramid_ms"] = time_ms(lambda: kernels.pyramid_fwd(k, v, key_block=config.key_block, thresholds=thresholds))
-    blocks = lambda **more: kernels.select_blocks(q, k, **shape, **choose, cap=cap, **more)  # noqa: E731
+    pools = any(level > 1 for level, _, _ in config.intervals)
+
+    def pool():
+        pyramid = (None, None, None)
+        if pools:
+            pyramid = kernels.pyramid_fwd(k, v, key_block=config.key_block, thresholds=thresholds)
+        return pyramid, kernels.means_fwd(k, v, key_block=config.key_block) if means else None
+
+    (pooled_k, pooled_v, cap), pair = pool()
+    row["pyramid_ms"] = time_ms(pool) if pools or means else 0.0
+    blocks = lambda **more: kernels.select_blocks(q, k, **shape, **choose, cap=cap, means=means, **more)  # noqa: E731
     estimate = (
         (lambda: kernels.xattn_fwd(q, k, **shape, strides=choose["strides"], terms=args.terms))
         if args.method == "xattn"
@@ -130,8 +149,11 @@ def bench(name, length, args, case, mode, ratios) -> dict:
     row["importance_ms"] = time_ms(estimate) if len(config.intervals) > 1 else 0.0
     row["select_ms"] = time_ms(blocks) - row["importance_ms"]
     found = blocks(return_levels=args.flex)
-    attend = lambda: kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found.lists, found.counts, **shape)  # noqa: E731
-    row["attend_ms"] = time_ms(attend)
+    row["attend_ms"] = time_ms(
+        lambda: kernels.attend_fwd(
+            q, k, v, pooled_k, pooled_v, found.lists, found.counts, means=pair, levels=found.levels, **shape
+        )
+    )
     row["flex_ms"] = flex_ms(q, k, v, found.levels, config) if args.flex else None
     row["efficiency"] = density * row["dense_cudnn_ms"] / row["psa_ms"]
     row["attend_efficiency"] = density * row["dense_cudnn_ms"] / row["attend_ms"]
@@ -184,14 +206,14 @@ def main():
     commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, "
           f"Python {platform.python_version()}, commit {commit or '?'}")  # fmt: skip
-    cases = [(name, *CASES[name]) for name in args.ratios]
-    cases += [(f"{d:g}{' flat' if args.flat else ''}", "topk", mixed_ratios(d, args.flat)) for d in args.density]
+    cases = [(name, CASES[name]) for name in args.ratios]
+    cases += [(f"{d:g}{' flat' if args.flat else ''}", by_density(d, args.flat)) for d in args.density]
     rows = []
     print("| " + " | ".join(FIELDS) + " |\n|" + "---|" * len(FIELDS))
     for name in args.inputs:
         for length in args.lengths:
-            for case, mode, ratios in cases:
-                rows.append(bench(name, length, args, case, mode, ratios))
+            for case, fields in cases:
+                rows.append(bench(name, length, args, case, fields))
                 print("| " + " | ".join(show(rows[-1][f]) for f in FIELDS) + " |", flush=True)
                 torch.cuda.empty_cache()
     write_csv(args.csv, FIELDS, rows)

@@ -33,7 +33,7 @@ import sys
 import torch
 import transformers
 import triton
-from bench_attention import CASES, mixed_ratios, show, write_csv
+from bench_attention import CASES, by_density, show, write_csv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
@@ -196,13 +196,11 @@ def check_wiring(prefill, key_block: int) -> bool:
 def bench(prefill, length: int, cases, args):
     """Yield one row a case."""
     settings = [("dense", None), ("none", None)]
-    for _, mode, ratios in cases:
-        config = AttentionConfig(
-            key_block=args.key_block, mask_mode=mode, mask_ratios=ratios, text_length=args.text_length
-        )
-        settings.append(("psa", config))
+    for _, fields in cases:
+        shared = dict(key_block=args.key_block, text_length=args.text_length, block_means=False)
+        settings.append(("psa", AttentionConfig(**{**shared, **fields})))
     (dense, _), (floor, _), *found = measure(prefill, prefill.prompt(length), settings)
-    for (case, _, _), (psa, density) in zip(cases, found, strict=True):
+    for (case, _), (psa, density) in zip(cases, found, strict=True):
         row = dict(L=length, layers=args.layers, N=args.key_block, dense_ms=dense, floor_ms=floor, case=case)
         row.update(psa_ms=psa, density=density)
         yield dict(row, speedup=dense / psa, gain=(dense - psa) / (dense - floor))
@@ -222,8 +220,8 @@ def main():
     name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
     print(f"{name}, torch {torch.__version__}, triton {triton.__version__}, transformers {transformers.__version__}, "
           f"Python {platform.python_version()}, commit {commit or '?'}")  # fmt: skip
-    cases = [(name, *CASES[name]) for name in args.ratios]
-    cases += [(f"{d:g}", "topk", mixed_ratios(d, False)) for d in args.density]
+    cases = [(name, CASES[name]) for name in args.ratios]
+    cases += [(f"{d:g}", by_density(d)) for d in args.density]
     rows = []
     with torch.inference_mode():
         prefill = Prefill(args.layers)

@@ -124,7 +124,7 @@ def pipeline(arch: int, dim: int, dtype: str, causal: bool, key_block: int, padd
     def calls():
         shared = dict(causal=causal, query_block=128, key_block=key_block, kv_start=start)
         psa_fwd(q, kv, kv, scale=dim**-0.5, intervals=INTERVALS, mode="energybound", strides=(16, 4), terms=1,
-                method=method, text_length=512, thresholds=(0.75, 0.7, 0.7), **shared)  # fmt: skip
+                method=method, text_length=512, thresholds=(0.75, 0.7, 0.7), means=True, **shared)  # fmt: skip
         levels = ShapeOnly((1, HEADS, n_i, n_j), "int8")
         lists_from_levels(levels, lq=LENGTH, lk=LENGTH, **shared)
 

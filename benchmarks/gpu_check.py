@@ -12,6 +12,7 @@ Outputs are filled with NaN before each launch. Exit status 1 when anything is o
 """
 
 import argparse
+import itertools
 import sys
 
 import numpy as np
@@ -27,7 +28,7 @@ SHAPES = [
     (129, 1000, 4, 1, 64, 128, 64), (1000, 1000, 7, 7, 32, 64, 64), (1000, 1000, 4, 1, 128, 128, 32),
     (777, 1500, 4, 2, 128, 128, 64), (2048, 2048, 7, 1, 128, 128, 64), (1111, 2222, 2, 1, 80, 128, 128),
 ]  # fmt: skip
-RATIOS = {1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.9), 0: (0.9, 1.0)}
+RATIOS = {1: (0.0, 0.3), 2: (0.3, 0.45), 4: (0.45, 0.6), 8: (0.6, 0.75), 0: (0.75, 1.0)}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -60,7 +61,7 @@ def budget(q, k, v, scale, causal, dtype):
     return 2 * float(np.abs(exact(rough) - want).max()) + rounding
 
 
-def check(shape, name, causal, failures):
+def check(shape, name, causal, means, failures):
     lq, lk, heads, kv_heads, dim, m, n = shape
     dtype, scale = DTYPES[name], dim**-0.5
     q, k, v = inputs(shape, dtype)
@@ -70,13 +71,17 @@ def check(shape, name, causal, failures):
     pooled_k, pooled_v, cap = kernels.pyramid_fwd(k, v, key_block=n, thresholds=thresholds)
     choose = dict(intervals=config.intervals, mode="energybound", text_length=0)
     found = kernels.select_blocks(
-        q, k, scale=scale, **geometry, **choose, strides=(16, 4), terms=1, method="xattn", cap=cap, return_levels=True,
-        return_importance=True,
+        q, k, scale=scale, **geometry, **choose, strides=(16, 4), terms=1, method="xattn", cap=cap, means=means,
+        return_levels=True, return_importance=True,
     )  # fmt: skip
     levels = found.levels[0].cpu().numpy().astype(int)
     out = torch.full_like(q, float("nan"))
-    kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found.lists, found.counts, scale=scale, **geometry, out=out)
-    want = reference.attend(exact(q), exact(k), exact(v), levels, scale, causal, m, n)
+    pair = kernels.means_fwd(k, v, key_block=n) if means else None
+    kernels.attend_fwd(
+        q, k, v, pooled_k, pooled_v, found.lists, found.counts, scale=scale, **geometry, out=out, means=pair,
+        levels=found.levels,
+    )  # fmt: skip
+    want = reference.attend(exact(q), exact(k), exact(v), levels, scale, causal, m, n, means)
     error = float(np.abs(exact(out) - want).max())
     limit = budget(q, k, v, scale, causal, dtype)
     scores = found.importance[0].double().cpu().numpy()
@@ -89,13 +94,15 @@ def check(shape, name, causal, failures):
     near = reference.near_a_bound(scores, config.intervals, "energybound", lq, lk, m, n, causal, 1e-4)
     differ = (chosen != levels) & ~near
     work = float(found.work.double().sum())
-    counted = np.where(levels > 0, 1.0 / np.maximum(levels, 1), 0.0).sum()
+    valid, _ = reference.block_grid(lq, lk, m, n, causal)
+    counted = (1 - reference.sparsity(levels, lq, lk, m, n, causal, means)) * valid.sum() * heads
     good = error <= limit and importance_error < (2e-2 if name != "float32" else 1e-5) and not differ.any()
     good = good and abs(work - counted) < 1e-3 * counted
     relative = float(np.linalg.norm(exact(out) - want) / np.linalg.norm(want))
-    print(f"{'ok  ' if good else 'FAIL'} {name:8s} {'causal' if causal else 'bidir '} {shape}  error {error:.1e} of "
-          f"{limit:.1e}, relative {relative:.1e}, importance {importance_error:.1e}, levels {np.unique(levels)}, "
-          f"differ {int(differ.sum())}", flush=True)  # fmt: skip
+    kind = f"{name:8s} {'causal' if causal else 'bidir '} {'means' if means else 'skips'}"
+    print(f"{'ok  ' if good else 'FAIL'} {kind} {shape}  error {error:.1e} of {limit:.1e}, relative {relative:.1e}, "
+          f"importance {importance_error:.1e}, levels {np.unique(levels)}, differ {int(differ.sum())}",
+          flush=True)  # fmt: skip
     if not good:
         failures.append((shape, name, causal))
 
@@ -130,6 +137,7 @@ def check_layouts(max_keys: int, failures) -> None:
         call = dict(
             scale=sign * dim**-0.5, causal=causal, query_block=128, key_block=n, intervals=intervals,
             mode="energybound", strides=(16, 4), terms=1, method="xattn", text_length=40, thresholds=None,
+            means=sign > 0,
         )  # fmt: skip
         want, _ = kernels.psa_fwd(*both, **call)
         wrong = [] if want.isfinite().all() else ["contiguous"]
@@ -161,7 +169,7 @@ def check_repeats(repeats: int, failures) -> None:
     config = AttentionConfig(mask_ratios=RATIOS)
     call = dict(
         scale=128**-0.5, causal=True, query_block=128, key_block=64, intervals=config.intervals, mode="energybound",
-        strides=(16, 4), terms=1, method="xattn", text_length=0, thresholds=(0.75, 0.7, 0.7),
+        strides=(16, 4), terms=1, method="xattn", text_length=0, thresholds=(0.75, 0.7, 0.7), means=True,
     )  # fmt: skip
     first, work = kernels.psa_fwd(q, k, v, **call)
     equal = all(torch.equal(kernels.psa_fwd(q, k, v, **call)[0], first) for _ in range(repeats))
@@ -191,9 +199,8 @@ def main():
     for shape in SHAPES:
         if shape[1] > args.max_keys:
             continue
-        for name in args.dtypes:
-            for causal in (True, False):
-                check(shape, name, causal, failures)
+        for name, causal, means in itertools.product(args.dtypes, (True, False), (False, True)):
+            check(shape, name, causal, means, failures)
     check_layouts(args.max_keys, failures)
     check_repeats(args.repeats, failures)
     print(f"{len(failures)} failures {failures}" if failures else "all within bounds")

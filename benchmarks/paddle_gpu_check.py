@@ -35,6 +35,7 @@ from psa_paddle import bridge, kernels, reference
 from psa_paddle.rearrange import METHODS
 
 RATIOS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.9), (0, 0.9, 1.0))
+MEANS = ((1, 0.0, 0.3), (0, 0.3, 1.0))
 XATTN = dict(intervals=RATIOS, mode="energybound", method="xattn", strides=(16, 4), terms=1, text_length=0)
 CAP = (0.75, 0.7, 0.7)
 HOLD_NS = 512_000_000
@@ -50,6 +51,8 @@ CASES = [
     ("bidirectional", "float16", 1, 2, 2, 129, 700, 128, 128, 64, False, None, {"method": "pooling"}),
     ("pooling", "bfloat16", 1, 7, 1, 600, 600, 128, 128, 64, True, None, {"method": "pooling", "mode": "topk"}),
     ("left padding", "bfloat16", 3, 4, 1, 640, 640, 128, 128, 64, True, [0, 100, 333], {"text_length": 20}),
+    ("block means", "bfloat16", 1, 4, 1, 900, 1200, 128, 128, 64, True, None, {"intervals": MEANS, "means": True}),
+    ("left padding", "bfloat16", 2, 4, 1, 640, 640, 128, 128, 64, True, [0, 200], {"means": True}),
     ("left padding", "float16", 2, 4, 2, 300, 500, 64, 64, 32, True, [250, 0], {}),
     ("left padding", "float32", 2, 2, 1, 200, 300, 64, 64, 32, False, [0, 130], {}),
 ]  # fmt: skip
@@ -177,7 +180,7 @@ class PaddleSide:
         return stored, [self.tensor(stored[name], case[1]) for name in "qkv"]
 
     def check_case(self, number: int, case) -> None:
-        name, dtype, b, h, hkv, lq, lk, d, m, n, causal, starts, _ = case
+        name, dtype, b, h, hkv, lq, lk, d, m, n, causal, starts, changes = case
         stored, tensors = self.load(number, case)
         kv_start = None if starts is None else self.tensor(np.array(starts, np.int32))
         out, work, levels = run(case, *tensors, kv_start, self.poison(tensors[0].shape, dtype))
@@ -190,7 +193,7 @@ class PaddleSide:
         for i, o_q, o_k in samples(case):
             q, k, v = stored["q64"][i, :, o_q:], stored["k64"][i, :, o_k:], stored["v64"][i, :, o_k:]
             cut = levels[i, :, : -(-(lq - o_q) // m), : -(-(lk - o_k) // n)].astype(int)
-            want = reference.attend(q, k, v, cut, d**-0.5, causal, m, n)
+            want = reference.attend(q, k, v, cut, d**-0.5, causal, m, n, changes.get("means", False))
             worst = np.maximum(worst, np.abs(exact[i, :, o_q:] - want).max() / stored["budget"][i])  # keeps NaN
             padding &= not exact[i, :, :o_q].any()
         text = f"{name}, {dtype} {'causal' if causal else 'bidirectional'} {(b, h, hkv, lq, lk, d, m, n)}"

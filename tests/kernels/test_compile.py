@@ -12,7 +12,7 @@ import triton
 ROOT = Path(__file__).resolve().parents[2]
 HOPPER = triton.__version__.startswith("3.6")  # the Gluon that the Hopper kernel is written in
 SPILLED = 0 if HOPPER else 32  # bytes; tuned on 3.6
-KERNELS = {"pyramid", "xattn", "select", "attend", "lists"}
+KERNELS = {"pyramid", "means", "xattn", "select", "attend", "lists"}
 
 
 def report(*args) -> list[dict]:
