@@ -35,10 +35,11 @@ from psa_paddle import AttentionConfig, eager  # noqa: E402
 from psa_paddle.config import PRESETS  # noqa: E402
 from psa_paddle.eager.selection import key_similarity_cap  # noqa: E402
 from psa_paddle.geometry import Geometry  # noqa: E402
+from psa_paddle.stats import work_of  # noqa: E402
 
 STRUCTURED_TEXT = 64  # last tokens of the structured tensors that stay at level 1
 THRESHOLDS = {2: 0.75, 4: 0.7, 8: 0.7}
-CONFIG = AttentionConfig(dense_below=0)
+CONFIG = AttentionConfig(block_means=False, dense_below=0)
 
 
 @dataclass
@@ -101,8 +102,8 @@ class Policy:
 
 
 def density(x: Tensors, config: AttentionConfig, levels) -> float:
-    pairs = Geometry(x.q.shape[2], x.k.shape[2], config.query_block, config.key_block, True).n_pairs()
-    return float(np.where(levels > 0, 1.0 / np.maximum(levels, 1), 0.0).sum() / (pairs * levels.shape[1]))
+    geo = Geometry(x.q.shape[2], x.k.shape[2], config.query_block, config.key_block, True)
+    return float(work_of(levels, geo, config.block_means).sum() / (geo.n_pairs() * levels.shape[1]))
 
 
 def error(x: Tensors, config: AttentionConfig, levels) -> float:
@@ -166,6 +167,10 @@ def policies() -> dict[str, list[Policy]]:
     shares += [
         Policy(f"topk_sqrt, {name}", families[name], dict(mask_mode="topk_sqrt"))
         for name in ("levels 1 and 0", "levels 1, 8 (2 x)", "levels 1, 8 (5 x)")
+    ]
+    shares += [
+        Policy(f"topk_sqrt, {name}, means", families[name], dict(mask_mode="topk_sqrt", block_means=True))
+        for name in ("levels 1 and 0", "levels 1, 8 (2 x)")
     ]
     shares += [
         Policy(f"energybound, {name}", families[name], dict(mask_mode="energybound"))

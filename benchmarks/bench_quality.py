@@ -7,7 +7,7 @@ Clips of about 1k, 2k, 4k and 8k vision tokens from the test split of the visual
 about each; the question is the forced text. (--lengths 16k 32k: longer than the model was trained on.) Columns:
 
 density    share of the dense attention work that was done in the clip's prefix, mean over the layers (block pairs by
-           1 / level; TriangleMix: visible pairs; the estimate of importance is not in it)
+           1 / level, means by 1 / key_block; TriangleMix: visible pairs; the estimate of importance is not in it)
 accuracy   % of questions whose greedy answer is right token for token
 agreement  % of the true answers' tokens at which the likeliest next token is the dense model's
 error      relative attention error ||sparse - dense|| / ||dense|| of the clip's prefix, layer by layer on the dense

@@ -29,7 +29,7 @@ from psa_paddle.integrations.loading import load_qwen2_5_vl
 from psa_paddle.integrations.paddleformers import plug_of
 from psa_paddle.integrations.qwen2_5_vl import attention_in
 from psa_paddle.integrations.triangle_layers import measure_middle_gradients
-from psa_paddle.stats import CallStats
+from psa_paddle.stats import CallStats, work_of
 from psa_paddle.trianglemix import TriangleMixConfig
 
 PROBE = "bench_quality_probe"
@@ -43,7 +43,7 @@ def inclusive_attention(q, k, v, config, *, scale, kv_start=None, heads_last=Fal
     cap = eager.selection.key_similarity_cap(k, config.key_block, thresholds).numpy()
     levels = inclusive_levels(eager.importance(q, k, config, scale).numpy(), cap, geo, config.forced_text)
     out = eager.attend_levels(q, k, v, levels, config, scale)
-    work = np.where(levels > 0, 1.0 / np.maximum(levels, 1), 0.0).sum((2, 3))
+    work = work_of(levels, geo, config.block_means)
     call = CallStats("eager", "sparse", "", ((geo.lq, geo.lk),) * q.shape[0], [work], [geo.n_pairs()])
     return (out.transpose([0, 2, 1, 3]) if heads_last else out), call
 

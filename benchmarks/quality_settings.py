@@ -13,7 +13,7 @@ from psa_paddle.geometry import Geometry
 SINK, WINDOW, LAST = 8, 512, 128
 TRIANGLE_DENSE_UP_TO = 2048  # tokens; shorter prompts run dense in triangle layers, as in the product
 DENSITIES = (0.03, 0.08, 0.16, 0.3)  # of the shares by rank, before what is always kept
-ONE_EIGHT, PYRAMID = (1, 0, 0, 2), (2, 1, 1, 3)  # blocks at levels 1, 2, 4, 8: the presets' family, and all levels
+ONE_EIGHT, PYRAMID = (1, 0, 0, 2), (2, 1, 1, 3)  # blocks at levels 1, 2, 4, 8: the ends of the pyramid, and all levels
 ENERGY = (0.1, 0.2, 0.35, 0.5)  # share of importance at level 1
 ENERGY_PLAIN = (0.3, 0.6, 0.8)
 
@@ -60,11 +60,11 @@ def plain(end: float) -> dict:
 
 
 def psa_settings() -> list[Setting]:
-    """PSA's presets, the seeds' rule, and a sweep of budgets with and without pooled levels; all run sparse at any
-    length and otherwise as ``balanced`` does."""
+    """PSA's presets, the seeds' rule, and a sweep of budgets with and without pooled levels and means; all run sparse
+    at any length and otherwise as ``balanced`` does."""
 
-    def psa(name, group, mode, ratios):
-        config = AttentionConfig(mask_mode=mode, mask_ratios=ratios, dense_below=0)
+    def psa(name, group, mode, ratios, means=False):
+        config = AttentionConfig(mask_mode=mode, mask_ratios=ratios, block_means=means, dense_below=0)
         return Setting(name, group, "psa", config)
 
     seed = AttentionConfig.preset("seed", dense_below=0)
@@ -76,8 +76,10 @@ def psa_settings() -> list[Setting]:
         ("topk", "levels 1, 2, 4, 8, 0", lambda d: shares(d, PYRAMID)),
         ("topk_sqrt", "levels 1 and 0", plain),
         ("topk", "levels 1 and 0", plain),
+        ("topk_sqrt", "level 1 and means", plain),
     ):
-        found += [psa(f"{mode} {d:g}, {word}", f"{mode}, {word}", mode, ratios(d)) for d in DENSITIES]
+        means = "means" in word
+        found += [psa(f"{mode} {d:g}, {word}", f"{mode}, {word}", mode, ratios(d), means) for d in DENSITIES]
     for b in ENERGY:
         found.append(psa(f"energybound {b:g}", "energybound", "energybound", ratios_of((b, b + 0.2, b + 0.4, 0.97))))
     for b in ENERGY_PLAIN:

@@ -35,13 +35,13 @@ ALL_LEVEL_ONE = {1: (0.0, 1.0)}
 # Named settings for the prefill of Qwen2.5-VL; benchmarks/RESULTS.md ("Presets") has what they were chosen by. Shares
 # by rank fix what a call costs, whatever its attention looks like.
 _ESTIMATE = dict(xattn_stride=4, xattn_query_stride=16, xattn_terms=1)
-_BY_RANK = dict(_ESTIMATE, key_block=64, mask_mode="topk_sqrt", use_sim_mask=False)
+_BY_RANK = dict(_ESTIMATE, key_block=64, mask_mode="topk_sqrt", block_means=True, use_sim_mask=False)
 PRESETS = {
-    "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.2), 8: (0.2, 0.6), 0: (0.6, 1.0)}),
-    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.09), 8: (0.09, 0.4), 0: (0.4, 1.0)}),
-    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.018), 8: (0.018, 0.115), 0: (0.115, 1.0)}),
+    "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.22), 0: (0.22, 1.0)}),
+    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.1), 0: (0.1, 1.0)}),
+    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.03), 0: (0.03, 1.0)}),
     "seed": dict(key_block=64, mask_mode="energybound", xattn_stride=16, xattn_query_stride=16, xattn_terms=4,
-                 use_sim_mask=True, mask_ratios=SEED_RATIOS),
+                 block_means=False, use_sim_mask=True, mask_ratios=SEED_RATIOS),
 }  # fmt: skip
 DEFAULT_PRESET = "balanced"
 _DEFAULT = PRESETS[DEFAULT_PRESET]
@@ -110,6 +110,8 @@ class AttentionConfig:
             sqrt(8192 / keys of the row), so that short rows keep a larger part of their blocks and long ones a smaller.
         mask_ratios: level -> (lo, hi); the intervals tile [0, 1]. Level 1 is full resolution, 2/4/8 are pooled that
             many times, 0 is skipped.
+        block_means: a skipped block, full and wholly visible, takes part by one key and one value, the means of its
+            own; that key stands for key_block keys (ln key_block added to its logit).
         importance_method: ``"xattn"`` (antidiagonal sums, arXiv:2503.16428) or ``"pooling"`` (sampled tokens).
         xattn_stride, xattn_query_stride: ``"xattn"`` scores groups of so many keys and queries against each other: 4,
             8, 16 or 32.
@@ -131,6 +133,7 @@ class AttentionConfig:
     key_block: int = _DEFAULT["key_block"]
     mask_mode: str = _DEFAULT["mask_mode"]
     mask_ratios: Mapping[int, tuple[float, float]] = field(default_factory=lambda: _DEFAULT["mask_ratios"], hash=False)
+    block_means: bool = _DEFAULT["block_means"]
     importance_method: str = "xattn"
     xattn_stride: int = _DEFAULT["xattn_stride"]
     xattn_query_stride: int = _DEFAULT["xattn_query_stride"]
@@ -159,7 +162,7 @@ class AttentionConfig:
         _one_of("mask_mode", self.mask_mode, tuple(MASK_MODES))
         _one_of("importance_method", self.importance_method, IMPORTANCE_METHODS)
         _one_of("backend", self.backend, BACKENDS)
-        for name in ("use_sim_mask", "causal"):
+        for name in ("block_means", "use_sim_mask", "causal"):
             if not isinstance(getattr(self, name), bool):
                 raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
         for name in ("sim_2x_threshold", "sim_4x_threshold", "sim_8x_threshold"):
@@ -193,6 +196,11 @@ class AttentionConfig:
     def intervals(self) -> tuple[tuple[int, float, float], ...]:
         """``((level, lo, hi), ...)``, ascending, without empty intervals."""
         return check_mask_ratios(self.mask_ratios)
+
+    @property
+    def uses_means(self) -> bool:
+        """Whether a block may take part by its means."""
+        return self.block_means and any(level == 0 for level, _, _ in self.intervals)
 
     @property
     def forced_text(self) -> int:

@@ -41,6 +41,10 @@ class Geometry:
             return self.n_j
         return min((i * self.query_block + self.offset) // self.key_block, self.n_j)
 
+    def n_means(self, i: int) -> int:
+        """Key blocks [0, n_means) of query block i are free and full: skipped, they may take part by their means."""
+        return min(self.n_free(i), self.lk // self.key_block)
+
     def n_valid(self, i: int) -> int:
         """Key blocks [0, n_valid) of query block i hold a key that some of its rows may see."""
         if not self.causal:

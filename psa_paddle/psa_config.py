@@ -112,6 +112,7 @@ class PSAConfig:
             key_block=self.block_n,
             mask_mode=self.mask_mode,
             mask_ratios=self.mask_ratios,
+            block_means=False,  # the published algorithm skips a block wholly
             importance_method="pooling",
             text_length=text_length,
             use_sim_mask=self.use_sim_mask,

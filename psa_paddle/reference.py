@@ -179,8 +179,10 @@ def pyramid(x, key_block: int):
     return {p: x[:, :full].reshape(x.shape[0], full // p, p, x.shape[2]).mean(2) for p in (1, *POOLED)}
 
 
-def attend(q, k, v, levels, scale: float, causal: bool, query_block: int, key_block: int):
-    """Attention over what ``levels`` [H, nI, nJ] keeps, [H, Lq, D]; a pooled key stands for p keys (ln p added)."""
+def attend(q, k, v, levels, scale: float, causal: bool, query_block: int, key_block: int, means: bool = False):
+    """Attention over what ``levels`` [H, nI, nJ] keeps, [H, Lq, D]; a pooled key stands for p keys (ln p added).
+    ``means``: a skipped block that is free and full takes part by the means of its keys and values, a pooled key of
+    p = key_block."""
     h, lq, d = q.shape
     group, lk = h // k.shape[0], k.shape[1]
     offset = lk - lq
@@ -194,6 +196,11 @@ def attend(q, k, v, levels, scale: float, causal: bool, query_block: int, key_bl
             keys, values, bias = [], [], []
             for j, level in enumerate(levels[head, i]):
                 if level == 0:
+                    if means and free[i, j] and (j + 1) * key_block <= lk:
+                        part = slice(j * key_block, (j + 1) * key_block)
+                        keys.append(k[kv, part].mean(0, keepdims=True))
+                        values.append(v[kv, part].mean(0, keepdims=True))
+                        bias.append(np.full((len(rows), 1), np.log(key_block)))
                     continue
                 if level == 1:
                     cols = np.arange(j * key_block, min((j + 1) * key_block, lk))
@@ -213,8 +220,11 @@ def attend(q, k, v, levels, scale: float, causal: bool, query_block: int, key_bl
     return out
 
 
-def sparsity(levels, lq, lk, query_block, key_block, causal) -> float:
-    """1 - mean over the valid pairs of 1 / level (0 for level 0): the share of dense work not done."""
-    valid, _ = block_grid(lq, lk, query_block, key_block, causal)
-    work = np.where(levels > 0, 1.0 / np.maximum(levels, 1), 0.0)
+def sparsity(levels, lq, lk, query_block, key_block, causal, means: bool = False) -> float:
+    """1 - mean over the valid pairs of 1 / level (level 0: 0, or 1 / key_block where the block takes part by its
+    ``means``, see ``attend``): the share of dense work not done."""
+    valid, free = block_grid(lq, lk, query_block, key_block, causal)
+    full = (np.arange(valid.shape[1]) + 1) * key_block <= lk
+    skipped = np.where(means & free & full, 1.0 / key_block, 0.0)
+    work = np.where(levels > 0, 1.0 / np.maximum(levels, 1), skipped)
     return float(1.0 - work[:, valid].mean())

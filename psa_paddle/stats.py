@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+from .geometry import Geometry
+
 
 @dataclass
 class CallStats:
@@ -14,7 +16,8 @@ class CallStats:
 
     mode: ``"sparse"`` or ``"dense"``; reason: why it ran dense (empty otherwise); lengths: (Lq, Lk) of each sample in
     tokens; work: arrays [samples, H, ...] of the samples that ran sparse, whose sum over all but H is the sum over
-    block pairs of 1 / level; pairs: the number of valid pairs of each of these samples.
+    block pairs of 1 / level, or 1 / key_block for a pair that takes part by its means; pairs: the number of valid pairs
+    of each of these samples.
     """
 
     backend: str
@@ -36,6 +39,16 @@ class CallStats:
         """Share of the dense work that was not done, 0 for a dense call. Reads from the device."""
         density = self.per_head_density()
         return 1.0 - sum(density) / len(density) if density else 0.0
+
+
+def work_of(levels: np.ndarray, geo: Geometry, means: bool, first: int = 0) -> np.ndarray:
+    """What ``CallStats`` counts as work, float64 [B, H], of a host level map [B, H, rows, nJ] whose rows start at query
+    block ``first``; ``means``: skipped blocks take part by their means."""
+    work = np.where(levels > 0, 1.0 / np.maximum(levels, 1), 0.0)
+    if means:
+        n_means = np.array([geo.n_means(first + i) for i in range(levels.shape[2])])
+        work += ((levels == 0) & (np.arange(levels.shape[3]) < n_means[:, None])) / geo.key_block
+    return work.sum((2, 3))
 
 
 def merge_calls(calls: list[CallStats]) -> CallStats:

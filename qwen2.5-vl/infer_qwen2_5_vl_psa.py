@@ -33,7 +33,10 @@ from psa_paddle.utils.psa_logger import write_json  # noqa: E402
 __all__ = ["QwenVLInference", "main"]
 
 PROMPTS = {"image": "请描述这张图片", "video": "请描述这个视频"}
-PSA_FLAGS = ("preset", "query_block", "key_block", "xattn_stride", "mask_mode", "mask_ratios", "text_length", "backend")
+PSA_FLAGS = (
+    "preset", "query_block", "key_block", "xattn_stride", "mask_mode", "mask_ratios", "block_means", "text_length",
+    "backend",
+)  # fmt: skip
 TRIANGLE_FLAGS = ("num_sink_tokens", "sliding_window_size", "num_last_tokens")
 VIDEO_FLAGS = ("fps", "max_frames")
 
@@ -106,6 +109,11 @@ def build_parser() -> argparse.ArgumentParser:
     psa.add_argument("--xattn-stride", type=int, help="stride of the importance estimate: 4, 8, 16 or 32")
     psa.add_argument("--mask-mode", choices=tuple(MASK_MODES), help="how blocks are ranked into levels")
     psa.add_argument("--mask-ratios", metavar="R", help="LEVEL:FROM-TO,..., for example 1:0-0.6,2:0.6-0.8,0:0.8-1")
+    psa.add_argument(
+        "--block-means",
+        action=argparse.BooleanOptionalAction,
+        help="whether a skipped block takes part by the means of its keys and values",
+    )
     psa.add_argument("--text-length", type=int, help="last tokens kept at full resolution (default: the question)")
     psa.add_argument("--backend", choices=BACKENDS, help="who computes it (default: auto)")
     psa.add_argument("--log-dir", help="write a sparsity log of every layer there")

@@ -50,8 +50,8 @@ def random_levels(heads, lq, lk, query_block, key_block, causal, seed=0, zeros=0
 def error_budget(q, k, v, scale, causal, levels=None, blocks=()):
     """Allowed maximum error: twice that of the reference in the inputs' own precision, plus rounding.
 
-    The reference attends to all keys, or to what ``levels`` keep in blocks (query block, key block): few keys average
-    less of the rounding away."""
+    The reference attends to all keys, or to what ``levels`` keep in blocks (query block, key block, means or not): few
+    keys average less of the rounding away."""
 
     def attend_in(dtype):
         qkv = [x.astype(dtype) for x in (q, k, v)]

@@ -7,6 +7,7 @@ from shared import RATIOS, error_budget, smooth_qkv
 
 from psa_paddle import AttentionConfig, adaptive_block_sparse_attn, estimate_block_importance, pyramid_attention
 from psa_paddle import reference as ref
+from psa_paddle.eager import operator
 
 SPARSE = AttentionConfig.preset(
     "seed", query_block=64, key_block=32, mask_ratios=RATIOS, text_length=0, xattn_stride=8, dense_below=0
@@ -49,18 +50,21 @@ def test_refuses(case):
 
 
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
-def test_whole_operator_follows_the_reference(causal):
+@pytest.mark.parametrize("means", [False, True], ids=["skipped", "means"])
+@pytest.mark.parametrize("spans", [1, 3])
+def test_whole_operator_follows_the_reference(spans, means, causal, monkeypatch):
+    monkeypatch.setattr(operator, "blocks_per_span", lambda geo, *_: -(-geo.n_i // spans))
     q, k, v = smooth_qkv(500, 700, 4, 2, 64)
-    config = SPARSE.replace(causal=causal, text_length=20)
+    config = SPARSE.replace(causal=causal, text_length=20, block_means=means)
     out, stats = pyramid_attention(*tensors(q, k, v), config, return_stats=True)
     q64, k64, v64 = (x[0].astype(np.float64) for x in (q, k, v))
     scores = ref.xattn_importance(q64, k64, 0.125, causal, 64, 32, (16, 8), 4)
     cap = ref.key_similarity_cap(k64, 32, {2: 0.75, 4: 0.7, 8: 0.7})
     levels = ref.select_levels(scores, cap, config.intervals, "energybound", 500, 700, 64, 32, causal, 20)
-    want = ref.attend(q64, k64, v64, levels, 0.125, causal, 64, 32)
+    want = ref.attend(q64, k64, v64, levels, 0.125, causal, 64, 32, means)
     assert set(np.unique(levels)) == {0, 1, 2, 4, 8}
     assert np.abs(out.numpy()[0] - want).max() <= error_budget(q[0], k[0], v[0], 0.125, causal)
-    assert stats.sparsity() == pytest.approx(ref.sparsity(levels, 500, 700, 64, 32, causal), abs=1e-6)
+    assert stats.sparsity() == pytest.approx(ref.sparsity(levels, 500, 700, 64, 32, causal, means), abs=1e-6)
     assert stats.sparsity() > 0.2
 
 
@@ -124,6 +128,15 @@ def test_question_stays_at_full_resolution():
     dense = ref.dense_attention(*(x[0].astype(np.float64) for x in (q, k, v)), 0.125, True)
     assert np.abs(out[:, 448:] - dense[:, 448:]).max() < 1e-5
     assert np.abs(out[:, 384:448] - dense[:, 384:448]).max() > 1e-2
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+def test_means_change_nothing_where_no_level_skips(causal):
+    qkv = tensors(*smooth_qkv(300, 400, 4, 2, 32))
+    pooled = SPARSE.replace(mask_ratios={1: (0.0, 0.2), 8: (0.2, 1.0)}, causal=causal)
+    out, stats = pyramid_attention(*qkv, pooled, return_stats=True)
+    same, others = pyramid_attention(*qkv, pooled.replace(block_means=True), return_stats=True)
+    assert np.array_equal(out.numpy(), same.numpy()) and stats.sparsity() == others.sparsity() > 0
 
 
 def test_strided_and_expanded_inputs():

@@ -43,8 +43,9 @@ def test_preset_and_single_flags():
     assert settings() == settings("--preset", "balanced") == AttentionConfig()
     assert settings("--preset", "fast") == AttentionConfig.preset("fast") != AttentionConfig()
     assert settings("--mask-mode", "topk_sqrt") == AttentionConfig(mask_mode="topk_sqrt")
-    flags = ["--mask-ratios", "1:0-0.5,0:0.5-1", "--key-block", "32"]
-    wanted = AttentionConfig.preset("seed", mask_ratios={1: (0.0, 0.5), 0: (0.5, 1.0)}, key_block=32)
+    assert settings("--no-block-means") == AttentionConfig(block_means=False)
+    flags = ["--mask-ratios", "1:0-0.5,0:0.5-1", "--key-block", "32", "--block-means"]
+    wanted = AttentionConfig.preset("seed", mask_ratios={1: (0.0, 0.5), 0: (0.5, 1.0)}, key_block=32, block_means=True)
     assert settings("--preset", "seed", *flags) == wanted
 
 

@@ -198,6 +198,7 @@ Qwen2.5-VL:
       type: prefill
       preset: seed
       key_block: 32
+      block_means: true
       mask_ratios: {1: [0.0, 0.2], 0: [0.2, 1.0]}
     plain:
       type: prefill
@@ -208,13 +209,17 @@ def test_a_user_file_changes_single_settings_of_a_prefill_preset(file):
     path = file(PREFILL)
     mine = load_preset("Qwen2.5-VL", "mine", path)
     ratios = {1: (0.0, 0.2), 0: (0.2, 1.0)}
-    assert mine.config == AttentionConfig.preset("seed", key_block=32, mask_ratios=ratios) and mine.causal
+    assert (
+        mine.config == AttentionConfig.preset("seed", key_block=32, block_means=True, mask_ratios=ratios)
+        and mine.causal
+    )
     assert load_preset("Qwen2.5-VL", "plain", path).config == AttentionConfig()
 
 
 PREFILL_REFUSED = {
     "unknown preset": ("preset: seed", "preset: seeds", "preset", "must be quality or balanced or fast or seed"),
     "bad block": ("key_block: 32", "key_block: 48", "key_block", "one of 32, 64, 128"),
+    "bad flag": ("block_means: true", "block_means: 1", "block_means", "True or False"),
     "key of a psa preset": ("key_block: 32", "tile_n: 32", "tile_n", "unknown key"),
     "psa key": ("key_block: 32", "attn_impl: new_mask_type", "attn_impl", "means nothing in a prefill preset"),
     "gap": ("0: [0.2, 1.0]", "0: [0.3, 1.0]", "mask_ratios.0", "gap"),

@@ -26,6 +26,28 @@ def test_pooled_key_stands_for_its_run():
     assert out.item() == pytest.approx((weights * v[0, :, 0]).sum() / weights.sum(), rel=1e-12)
 
 
+def test_mean_of_a_skipped_block_stands_for_its_keys():
+    """Three blocks of 32 keys: the first at level 1, the second by its means, the third, ragged, not at all."""
+    k, v, q = np.zeros((1, 80, 1)), np.arange(80.0).reshape(1, 80, 1), np.array([[[3.0]]])
+    k[0, 32:64:2] = 1.0  # mean 0.5; the values' is 47.5
+    weights = [*[1.0] * 32, 32 * np.exp(1.5)]
+    values = [*range(32), 47.5]
+    levels = np.array([[[1, 0, 0]]])
+    out = reference.attend(q, k, v, levels, 1.0, False, 64, 32, means=True)
+    assert out.item() == pytest.approx(np.dot(weights, values) / np.sum(weights), rel=1e-12)
+    assert reference.attend(q, k, v, levels, 1.0, False, 64, 32).item() == pytest.approx(15.5, rel=1e-12)
+    assert reference.sparsity(levels, 1, 80, 64, 32, False, means=True) == pytest.approx(1 - (1 + 1 / 32) / 3)
+
+
+def test_means_are_of_the_blocks_before_the_first_row():
+    """Causal, 64 queries at the end of 128 keys: blocks 0 and 1 are wholly visible to all, 2 and 3 are not."""
+    q, k, v = (x[0].astype(np.float64) for x in smooth_qkv(64, 128, 1, 1, 32))
+    out = reference.attend(q, k, v, np.zeros((1, 1, 4), int), 0.2, True, 64, 32, means=True)
+    weights = reference.softmax(0.2 * q @ k[:, :64].reshape(1, 2, 32, 32).mean(2).swapaxes(1, 2))
+    assert np.abs(out - weights @ v[:, :64].reshape(1, 2, 32, 32).mean(2)).max() < 1e-14
+    assert reference.sparsity(np.zeros((1, 1, 4)), 64, 128, 64, 32, True, means=True) == 1 - 2 / 32 / 4
+
+
 def test_energy_is_the_share_before_the_block():
     """Masses .5 .3 .2: shares before are 0, .5, .8; a rule that includes the block would pool the heaviest one."""
     importance = np.array([[[0.3, 0.5, 0.2]]])

@@ -7,6 +7,7 @@ import paddle
 
 from ..config import AttentionConfig
 from ..geometry import Geometry
+from ..stats import work_of
 from .attend import Pyramid, attend, causal_tail, softmax_values
 from .importance import block_importance, blocks_per_span, features
 from .selection import key_similarity_cap, select_levels
@@ -50,12 +51,13 @@ def attend_levels(q, k, v, levels, config: AttentionConfig, scale: float):
     """Attention given a level map [B, H, nI, nJ]; q.dtype [B, H, Lq, D]."""
     geo = _geometry(q, k, config)
     host = np.asarray(levels).astype(np.int64)
-    parts = attend(q.astype("float32") * scale, Pyramid(k, v, config.key_block), host, geo, (0, geo.n_i), k.shape[1])
+    pyramid, scaled = Pyramid(k, v, config.key_block), q.astype("float32") * scale
+    parts = attend(scaled, pyramid, host, geo, (0, geo.n_i), k.shape[1], config.block_means)
     return paddle.concat(parts, axis=2).astype(q.dtype)
 
 
 def psa_attention(q, k, v, config: AttentionConfig, scale: float):
-    """Return ``(out, work)``: q.dtype [B, H, Lq, D] and float64 host [B, H], the sum over pairs of 1 / level."""
+    """Return ``(out, work)``: q.dtype [B, H, Lq, D] and float64 host [B, H], see ``CallStats``."""
     geo = _geometry(q, k, config)
     b, h = q.shape[:2]
     qf, kf = features(q, k, config, scale)
@@ -66,8 +68,8 @@ def psa_attention(q, k, v, config: AttentionConfig, scale: float):
         scores = block_importance(qf, kf, geo, config, span)
         levels = select_levels(scores, cap, geo, config.intervals, config.mask_mode, config.forced_text, span)
         host = levels.numpy()
-        work += np.where(host > 0, 1.0 / np.maximum(host, 1), 0.0).sum((2, 3))
-        parts += attend(scaled, pyramid, host, geo, span, k.shape[1])
+        work += work_of(host, geo, config.block_means, span[0])
+        parts += attend(scaled, pyramid, host, geo, span, k.shape[1], config.block_means)
     return paddle.concat(parts, axis=2).astype(q.dtype), work
 
 

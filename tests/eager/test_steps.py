@@ -8,10 +8,12 @@ from hypothesis import strategies as st
 from shared import RATIOS, SHAPE_IDS, SHAPES, error_budget, random_levels, smooth_qkv
 
 from psa_paddle import AttentionConfig, eager, reference
+from psa_paddle.eager import attend as attend_module
 from psa_paddle.eager.selection import key_similarity_cap, select_levels
 from psa_paddle.geometry import Geometry
 
 CAUSAL = pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
+MEANS = pytest.mark.parametrize("means", [False, True], ids=["skipped", "means"])
 THRESHOLDS = {2: 0.75, 4: 0.7, 8: 0.7}
 
 
@@ -118,17 +120,40 @@ def test_similarity_cap(key_block):
 
 
 @CAUSAL
+@MEANS
 @pytest.mark.parametrize("dtype", [np.float32, np.float16])
 @pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
-def test_attention_given_the_same_levels(shape, dtype, causal):
+def test_attention_given_the_same_levels(shape, dtype, means, causal):
     lq, lk, heads, kv_heads, dim, m, n = shape
     q, k, v = smooth_qkv(*shape[:5], dtype=dtype)
     levels = random_levels(heads, lq, lk, m, n, causal)
-    got = eager.attend_levels(*tensors(q, k, v), levels[None], config_for(shape, causal), dim**-0.5)
-    want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n)
+    config = config_for(shape, causal, block_means=means)
+    got = eager.attend_levels(*tensors(q, k, v), levels[None], config, dim**-0.5)
+    want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n, means)
     error = np.abs(got.numpy()[0].astype(np.float64) - want).max()
     print(f"relative error {np.linalg.norm(got.numpy()[0] - want) / max(np.linalg.norm(want), 1e-30):.1e}")
-    assert error <= error_budget(q[0], k[0], v[0], dim**-0.5, causal, levels, (m, n))
+    assert error <= error_budget(q[0], k[0], v[0], dim**-0.5, causal, levels, (m, n, means))
+
+
+@CAUSAL
+@pytest.mark.parametrize("budget", [0, 1 << 26], ids=["head-by-head", "heads-together"])
+@pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
+def test_heads_run_together_as_one_by_one(shape, budget, causal, monkeypatch):
+    """Lists of different widths in one part, as on a GPU; the map lets the first head skip all but what is forced, the
+    last one nothing."""
+    lq, lk, heads, kv_heads, dim, m, n = shape
+    groups = attend_module._groups_of_heads
+    monkeypatch.setattr(attend_module, "_groups_of_heads", lambda lists, numbers, _: groups(lists, numbers, False))
+    monkeypatch.setattr(attend_module, "SCORES_BUDGET", budget)
+    q, k, v = smooth_qkv(*shape[:5])
+    levels = random_levels(heads, lq, lk, m, n, causal)
+    valid, free = reference.block_grid(lq, lk, m, n, causal)
+    levels[0][free] = 0
+    levels[-1][valid & (levels[-1] == 0)] = 1
+    config = config_for(shape, causal, block_means=True)
+    got = eager.attend_levels(*tensors(q, k, v), levels[None], config, dim**-0.5).numpy()[0]
+    want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n, True)
+    assert np.abs(got - want).max() <= error_budget(q[0], k[0], v[0], dim**-0.5, causal, levels, (m, n, True))
 
 
 def test_bfloat16_input():
@@ -144,14 +169,17 @@ def test_bfloat16_input():
 
 
 @CAUSAL
-def test_row_that_keeps_nothing_is_zero(causal):
+@MEANS
+def test_row_that_keeps_nothing_is_zero(means, causal):
+    """But for the means of the blocks that every row sees: of two blocks in query block 1, or of all."""
     q, k, v = smooth_qkv(192, 192, 2, 1, 32)
     levels = random_levels(2, 192, 192, 64, 32, causal)
     levels[0, 1] = 0
     levels[1, 0, 0] = 0  # causal: the first 32 rows of head 1 see no other block
-    got = eager.attend_levels(*tensors(q, k, v), levels[None], config_for(SHAPES[5], causal), 0.2).numpy()[0]
-    want = reference.attend(*exact(q, k, v), levels, 0.2, causal, 64, 32)
-    assert (got[0, 64:128] == 0).all() and (not causal or (got[1, :32] == 0).all())
+    config = config_for(SHAPES[5], causal, block_means=means)
+    got = eager.attend_levels(*tensors(q, k, v), levels[None], config, 0.2).numpy()[0]
+    want = reference.attend(*exact(q, k, v), levels, 0.2, causal, 64, 32, means)
+    assert (got[0, 64:128] == 0).all() != means and (not causal or (got[1, :32] == 0).all())
     assert np.abs(got - want).max() < 1e-5
 
 
@@ -164,13 +192,17 @@ def test_row_that_keeps_nothing_is_zero(causal):
     m=st.sampled_from([64, 128]),
     n=st.sampled_from([32, 64, 128]),
     causal=st.booleans(),
+    zeros=st.sampled_from([0.3, 0.9]),
+    means=st.booleans(),
     seed=st.integers(0, 99),
 )
-def test_fuzzed_shapes(lq, extra, group, dim, m, n, causal, seed):
+def test_fuzzed_shapes(lq, extra, group, dim, m, n, causal, zeros, means, seed):
     lk = lq + extra
     q, k, v = smooth_qkv(lq, lk, group, 1, dim, seed)
-    levels = random_levels(group, lq, lk, m, n, causal, seed)
-    config = AttentionConfig(query_block=m, key_block=n, causal=causal, dense_below=0)
+    levels = random_levels(group, lq, lk, m, n, causal, seed, zeros)
+    if zeros > 0.5:
+        levels[0, -1] = 0
+    config = AttentionConfig(query_block=m, key_block=n, block_means=means, causal=causal, dense_below=0)
     got = eager.attend_levels(*tensors(q, k, v), levels[None], config, dim**-0.5).numpy()[0]
-    want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n)
-    assert np.abs(got - want).max() <= error_budget(q[0], k[0], v[0], dim**-0.5, causal, levels, (m, n))
+    want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n, means)
+    assert np.abs(got - want).max() <= error_budget(q[0], k[0], v[0], dim**-0.5, causal, levels, (m, n, means))
