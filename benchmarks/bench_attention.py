@@ -99,7 +99,7 @@ def bench(name, length, args, case, fields) -> dict:
         xattn_terms=args.terms, text_length=args.text_length, causal=not args.bidirectional,
         **{"block_means": False, **fields},
     )  # fmt: skip
-    means = config.block_means
+    means = config.uses_means
     thresholds = (config.sim_2x_threshold, config.sim_4x_threshold, config.sim_8x_threshold) if args.cap else None
     shape = arguments(config, args.dim)
     choose = dict(

@@ -92,7 +92,7 @@ class Attentions:
             intervals=config.intervals, mode=config.mask_mode,
             strides=(config.xattn_query_stride, config.xattn_stride), terms=config.xattn_terms,
             method=config.importance_method, text_length=config.forced_text,
-            out=out.transpose(1, 2),
+            means=config.uses_means, out=out.transpose(1, 2),
         )  # fmt: skip
         self.work.append(work)
         return out, None

@@ -87,7 +87,7 @@ def prefill(kind: str, q, k, v, config, scale: float):
         out = torch.empty(b, length, h, d, dtype=q.dtype, device=q.device)
         _, work = kernels.psa_fwd(
             q, k, v, scale=scale, **kernel_arguments(config), thresholds=thresholds(config), text_length=text_length,
-            means=config.block_means, out=out.transpose(1, 2),
+            means=config.uses_means, out=out.transpose(1, 2),
         )  # fmt: skip
     pairs = Geometry(length, length, config.query_block, config.key_block, True).n_pairs()
     return out, work.sum() / (pairs * b * h)

@@ -189,7 +189,7 @@ def kernel_arguments(config: AttentionConfig, scale: float) -> dict:
         "terms": config.xattn_terms,
         "text_length": config.forced_text,
         "thresholds": thresholds if config.use_sim_mask else None,
-        "means": config.block_means,
+        "means": config.uses_means,
     }
 
 

@@ -37,9 +37,9 @@ ALL_LEVEL_ONE = {1: (0.0, 1.0)}
 _ESTIMATE = dict(xattn_stride=4, xattn_query_stride=16, xattn_terms=1)
 _BY_RANK = dict(_ESTIMATE, key_block=64, mask_mode="topk_sqrt", block_means=True, use_sim_mask=False)
 PRESETS = {
-    "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.22), 0: (0.22, 1.0)}),
-    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.1), 0: (0.1, 1.0)}),
-    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.03), 0: (0.03, 1.0)}),
+    "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.2), 0: (0.2, 1.0)}),
+    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.09), 0: (0.09, 1.0)}),
+    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.018), 0: (0.018, 1.0)}),
     "seed": dict(key_block=64, mask_mode="energybound", xattn_stride=16, xattn_query_stride=16, xattn_terms=4,
                  block_means=False, use_sim_mask=True, mask_ratios=SEED_RATIOS),
 }  # fmt: skip
