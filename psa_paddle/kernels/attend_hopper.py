@@ -34,7 +34,7 @@ def _scores(q_h, k_s, full_k, t, f1, none):
     STAGES: gl.constexpr = k_s.shape[0]
     st = t % STAGES
     mbarrier.wait(full_k.index(st), (t // STAGES) & 1)
-    if t >= f1:  # the keys came through the generic proxy
+    if t >= f1:  # these keys may have come through the generic proxy
         fence_async_shared()
     return warpgroup_mma(q_h, k_s.index(st).permute((1, 0)), none, use_acc=False, is_async=True)
 
