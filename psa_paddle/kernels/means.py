@@ -20,7 +20,8 @@ def _means_kernel(
     _, o_k, _, lk = sample_span(kv_start, i_b, lk, lk, False)
     o_n, o_d = tl.arange(0, N), tl.arange(0, BLOCK_D)
     m_d = o_d < D
-    m = ((i_j + 1) * N <= lk) & m_d[None, :]  # zeros where a shorter sample has no block: masked, but not NaN
+    # Zeros where a shorter sample has no such block: masked later on, but not NaN.
+    m = (o_d < tl.where((i_j + 1) * N <= lk, D, 0))[None, :]
     row = (o_k + i_j * N + o_n).to(tl.int64)[:, None]
     b_k = tl.load(k + i_b * stride_kb + i_h * stride_kh + row * stride_kl + o_d[None, :], mask=m, other=0.0)
     b_v = tl.load(v + i_b * stride_vb + i_h * stride_vh + row * stride_vl + o_d[None, :], mask=m, other=0.0)
