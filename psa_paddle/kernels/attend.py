@@ -74,7 +74,6 @@ def _attend_kernel(
     i_h = i_bh % (hkv * group)
     o_q, o_k, lq, lk = sample_span(kv_start, i_b, lq, lk, CAUSAL)
     n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)
-    n_list = tl.minimum(n_list, n_valid)
 
     EVEN_D: tl.constexpr = D == BLOCK_D
     R2: tl.constexpr = N // 2

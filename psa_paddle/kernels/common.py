@@ -33,8 +33,8 @@ def row_span(i_i, lq, lk, M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr
     if CAUSAL:
         n_list = (i_i * M + lk - lq) // N
         n_valid = (tl.minimum((i_i + 1) * M, lq) - 1 + lk - lq) // N + 1
-    live = i_i * M < lq  # a shorter sample has fewer query blocks
-    return n_list, tl.where(live, n_valid, 0)
+    n_valid = tl.where(i_i * M < lq, n_valid, 0)  # a shorter sample has fewer query blocks
+    return tl.minimum(n_list, n_valid), n_valid
 
 
 def ceil_div(a: int, b: int) -> int:

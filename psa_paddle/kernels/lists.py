@@ -80,7 +80,6 @@ def _lists_kernel(
     i_row = i_bh * n_i + i_i
     _, _, lq, lk = sample_span(kv_start, i_bh // heads, lq, lk, CAUSAL)
     n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)
-    n_list = tl.minimum(n_list, n_valid)  # none in a row that a shorter sample does not have
     i_j = tl.arange(0, NJ)
     b_level = tl.load(levels + i_row * n_j + i_j, mask=i_j < n_valid, other=0).to(tl.int32)
     store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, (1, 2, 4, 8), MEAN)

@@ -112,7 +112,6 @@ def _select_kernel(
     i_row = i_bh * n_i + i_i
     _, _, lq, lk = sample_span(kv_start, i_bh // heads, lq, lk, CAUSAL)
     n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)
-    n_list = tl.minimum(n_list, n_valid)  # none in a row that a shorter sample does not have
     i_j = tl.arange(0, NJ)
     m_j = i_j < n_valid
     b_level = tl.full([NJ], LEVELS[0], tl.int32)
