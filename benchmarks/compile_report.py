@@ -3,7 +3,7 @@
 Prints registers, spilled bytes, static and dynamic shared memory of each kernel, target and variant; ``--json`` for
 machines. The tests read the JSON.
 
-    python benchmarks/compile_report.py [--arch 90] [--dim 64 128] [--attend-grid | --tokens | --triangle]
+    python benchmarks/compile_report.py [--arch 90] [--dim 64 128] [--preset balanced | --tokens | --triangle | ...]
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ from triton.runtime import driver  # noqa: E402
 
 from psa_paddle import bridge  # noqa: E402
 from psa_paddle.bridge import alloc  # noqa: E402
+from psa_paddle.config import AttentionConfig  # noqa: E402
 from psa_paddle.kernels import (  # noqa: E402
     attend_fwd,
     cluster_tokens,
@@ -115,16 +116,22 @@ def compile_calls(arch: int, calls) -> list[dict]:
     return rows
 
 
-def pipeline(arch: int, dim: int, dtype: str, causal: bool, key_block: int, padded: bool, method: str) -> list[dict]:
-    """All kernels of one call."""
+def pipeline(
+    arch: int, dim: int, dtype: str, causal: bool, key_block: int, padded: bool, method: str, preset: str | None = None
+) -> list[dict]:
+    """All kernels of one call: of a preset, or of all levels, block means and the similarity cap."""
+    choice = dict(intervals=INTERVALS, mode="energybound", means=True, thresholds=(0.75, 0.7, 0.7))
+    if preset:
+        config = AttentionConfig.preset(preset)
+        choice = dict(intervals=config.intervals, mode=config.mask_mode, means=config.uses_means, thresholds=None)
     q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
     start = ShapeOnly((1,), "int32") if padded else None
     n_i, n_j = LENGTH // 128, LENGTH // key_block
 
     def calls():
         shared = dict(causal=causal, query_block=128, key_block=key_block, kv_start=start)
-        psa_fwd(q, kv, kv, scale=dim**-0.5, intervals=INTERVALS, mode="energybound", strides=(16, 4), terms=1,
-                method=method, text_length=512, thresholds=(0.75, 0.7, 0.7), means=True, **shared)  # fmt: skip
+        psa_fwd(q, kv, kv, scale=dim**-0.5, strides=(16, 4), terms=1, method=method, text_length=512, **choice,
+                **shared)  # fmt: skip
         levels = ShapeOnly((1, HEADS, n_i, n_j), "int8")
         lists_from_levels(levels, lq=LENGTH, lk=LENGTH, **shared)
 
@@ -189,6 +196,7 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
     parser.add_argument("--key-block", type=int, nargs="+", default=[64])
     parser.add_argument("--method", nargs="+", default=["xattn"])
+    parser.add_argument("--preset", choices=("quality", "balanced", "fast"), help="its levels instead of all")
     parser.add_argument("--bidirectional", action="store_true")
     parser.add_argument("--padded", action="store_true")
     parser.add_argument("--attend-grid", action="store_true", help="only the attention kernel, over its settings")
@@ -210,7 +218,7 @@ def main(argv=None) -> list[dict]:
             rows += token_orders(arch, dim, dtype)
         every = itertools.product(args.dim, args.dtype, args.key_block, args.method)
         for dim, dtype, block, method in () if args.attend_grid or args.triangle or args.tokens else every:
-            rows += pipeline(arch, dim, dtype, not args.bidirectional, block, args.padded, method)
+            rows += pipeline(arch, dim, dtype, not args.bidirectional, block, args.padded, method, args.preset)
     if args.json:
         print(json.dumps(rows))
         return rows

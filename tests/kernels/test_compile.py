@@ -36,6 +36,14 @@ def test_main_variants_compile_and_fit(arch, shared_limit):
             assert row["spilled"] == 0, row
 
 
+@pytest.mark.parametrize("more", [[], ["--bidirectional", "--padded"]], ids=["causal", "bidirectional, padded"])
+def test_default_preset_has_no_spills_on_hopper(more):
+    rows = report("--arch", "90", "--dim", "64", "128", "--preset", "balanced", *more)
+    attend = "attend_hopper" if HOPPER else "attend"
+    assert {row["kernel"] for row in rows} == {"means", "xattn", "select", "lists", attend}  # nothing is pooled
+    assert all(row["spilled"] <= SPILLED and row["shared"] <= 232448 for row in rows), rows
+
+
 def test_portable_attention_kernel_has_no_spills_on_hopper():
     rows = [row for row in report("--arch", "90", "--dim", "128", "--portable") if row["kernel"] == "attend"]
     assert len(rows) == 1 and rows[0]["spilled"] <= SPILLED, rows
