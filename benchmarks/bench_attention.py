@@ -151,7 +151,7 @@ def bench(name, length, args, case, fields) -> dict:
     found = blocks(return_levels=args.flex)
     row["attend_ms"] = time_ms(
         lambda: kernels.attend_fwd(
-            q, k, v, pooled_k, pooled_v, found.lists, found.counts, means=pair, levels=found.levels, **shape
+            q, k, v, pooled_k, pooled_v, found, text_length=config.forced_text, means=pair, **shape
         )
     )
     row["flex_ms"] = flex_ms(q, k, v, found.levels, config) if args.flex else None

@@ -27,9 +27,7 @@ def level_ms(qkv, level: int, key_block: int) -> float:
     pooled_k, pooled_v, _ = kernels.pyramid_fwd(k, v, key_block=key_block)
     found = kernels.lists_from_levels(levels, lq=length, lk=length, **shape)
     scale = q.shape[3] ** -0.5
-    return time_ms(
-        lambda: kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found.lists, found.counts, scale=scale, **shape)
-    )
+    return time_ms(lambda: kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found, scale=scale, **shape))
 
 
 def main():

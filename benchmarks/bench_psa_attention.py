@@ -139,9 +139,7 @@ def stages(row: dict, qkv, call: dict, blocks: dict) -> None:
     choose = lambda: kernels.select_blocks(q, k, **call)  # noqa: E731
     row["select_ms"] = time_ms(choose) - row["importance_ms"]
     found = choose()
-    row["attend_ms"] = time_ms(
-        lambda: kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found.lists, found.counts, **shared)
-    )
+    row["attend_ms"] = time_ms(lambda: kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found, **shared))
 
 
 # (rows, keys, warps, stages, programs at a time, registers) of the pooling importance

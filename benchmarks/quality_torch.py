@@ -58,17 +58,16 @@ def inclusive(q, k, v, config, scale, text_length):
     """The seeds' rule on the product's importance, pooling and attention kernels; the levels are made on the host."""
     geo = Geometry(q.shape[2], q.shape[2], config.query_block, config.key_block, True)
     blocks = dict(query_block=config.query_block, key_block=config.key_block)
+    shared = dict(scale=scale, causal=True, text_length=text_length, **blocks)
     pooled_k, pooled_v, cap = kernels.pyramid_fwd(k, v, key_block=config.key_block, thresholds=thresholds(config))
     found = kernels.select_blocks(
         q, k, scale=scale, **kernel_arguments(config), text_length=text_length, return_importance=True
     )
     levels = inclusive_levels(found.importance.cpu().numpy(), cap.cpu().numpy(), geo, text_length)
     levels = torch.from_numpy(levels).to(q.device)
-    lists = kernels.lists_from_levels(levels, lq=geo.lq, lk=geo.lk, causal=True, **blocks)
-    out = kernels.attend_fwd(
-        q, k, v, pooled_k, pooled_v, lists.lists, lists.counts, scale=scale, causal=True, heads_last=True, **blocks
-    )
-    return out, lists.work
+    found = kernels.lists_from_levels(levels, lq=geo.lq, lk=geo.lk, causal=True, **blocks)
+    out = kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found, heads_last=True, **shared)
+    return out, found.work
 
 
 def prefill(kind: str, q, k, v, config, scale: float):

@@ -19,11 +19,12 @@ from .common import (
     check_kv_start,
     check_tensor,
     next_power_of_2,
+    place_of,
     row_span,
     sample_span,
     stride_args,
 )
-from .lists import COUNTS
+from .lists import Selection
 
 
 @triton.jit
@@ -60,15 +61,11 @@ def _attend_kernel(
     q, k, v, pooled_k, pooled_v, mean_k, mean_v, lists, counts, levels, out, kv_start,
     stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
     stride_ob, stride_oh, stride_ol,
-    scale, lq, lk, n_i, n_j, n_full, hkv, group,
+    scale, lq, lk, n_i, n_first, n_j, n_full, hkv, group, n_rows,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
     CAUSAL: tl.constexpr, POOLED: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
-    # Heads of one kv head come next to each other for one query block (shared keys in L2), longest rows first.
-    pid = tl.program_id(0)
-    i_g = pid % group
-    i_i = n_i - 1 - pid // group % n_i
-    i_kv = (pid // (group * n_i)).to(tl.int64)
+    i_i, i_kv, i_g = place_of(tl.program_id(0), n_rows, n_first, n_i, group)
     i_b = i_kv // hkv
     i_bh = i_kv * group + i_g
     i_h = i_bh % (hkv * group)
@@ -186,21 +183,21 @@ def _attend_kernel(
 
 
 def attend_fwd(
-    q, k, v, pooled_k, pooled_v, lists, counts, *, scale: float, causal: bool, query_block: int, key_block: int,
-    kv_start=None, out=None, heads_last: bool = False, means=None, levels=None,
+    q, k, v, pooled_k, pooled_v, found: Selection, *, scale: float, causal: bool, query_block: int, key_block: int,
+    text_length: int = 0, kv_start=None, out=None, heads_last: bool = False, means=None,
 ):  # fmt: skip
     """Attention over the listed blocks (PSA, arXiv:2512.04025).
 
     Args:
         q: [B, H, Lq, D]; k, v: [B, Hkv, Lk, D]; one dtype of float32, float16, bfloat16; last dimension contiguous.
         pooled_k, pooled_v: ``pyramid_fwd``'s, or None when no list names a pooled level.
-        lists, counts: ``Selection``'s: int16 [B, H, nI, nJ] and int32 [B, H, nI, 5].
+        found: ``select_fwd``'s or ``lists_from_levels``'.
         scale: factor of the logits.
+        text_length: last tokens whose query blocks may keep everything: they start first.
         kv_start: int32 [B], first key of each sample, or None.
         out: where to write, any strides with a contiguous last dimension; None allocates it.
         heads_last: ``out`` is [B, Lq, H, D].
-        means, levels: ``means_fwd``'s pair and ``Selection``'s map, so that skipped blocks take part by their means; or
-            None.
+        means: ``means_fwd``'s pair, so that blocks which ``found.levels`` skips take part by their means; or None.
 
     Returns:
         ``out``, [B, H, Lq, D] or [B, Lq, H, D] in q's dtype; rows of padding and rows that see nothing are zeros.
@@ -214,8 +211,9 @@ def attend_fwd(
     check_kv_start(kv_start, q.shape[0])
     b, h, lq, d = q.shape
     hkv, lk = k.shape[1], k.shape[2]
-    if lists.shape[3] != ceil_div(lk, key_block) or counts.shape[3] != COUNTS:
-        raise ValueError(f"lists {list(lists.shape)} and counts {list(counts.shape)} do not fit {lk} keys.")
+    n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
+    if list(found.lists.shape) != [b, h, n_i, n_j]:
+        raise ValueError(f"lists {list(found.lists.shape)} do not fit q {list(q.shape)} and {lk} keys.")
     shape = [b, lq, h, d] if heads_last else [b, h, lq, d]
     if out is None:
         out = bridge.empty(shape, bridge.dtype_name(q), q)
@@ -223,15 +221,15 @@ def attend_fwd(
         raise ValueError(f"out must be {bridge.dtype_name(q)} {shape}, got {out.dtype} {list(out.shape)}.")
     check_tensor("out", out)
     mean_k, mean_v = means or (None, None)
-    n_i = ceil_div(lq, query_block)
     strides = stride_args(q=q, k=k, v=v, o=out)
     if heads_last:
         strides["stride_oh"], strides["stride_ol"] = strides["stride_ol"], strides["stride_oh"]
     arguments = dict(
-        q=q, k=k, v=v, pooled_k=pooled_k, pooled_v=pooled_v, mean_k=mean_k, mean_v=mean_v, lists=lists, counts=counts,
-        levels=levels if mean_k is not None else None, out=out, kv_start=kv_start,
-        **strides, scale=abs(scale) * LOG2E, lq=lq, lk=lk, n_i=n_i, n_j=lists.shape[3],
-        n_full=lk // key_block, hkv=hkv, group=h // hkv, M=query_block, N=key_block, D=d,
+        q=q, k=k, v=v, pooled_k=pooled_k, pooled_v=pooled_v, mean_k=mean_k, mean_v=mean_v, lists=found.lists,
+        counts=found.counts, levels=found.levels if mean_k is not None else None, out=out, kv_start=kv_start,
+        **strides, scale=abs(scale) * LOG2E, lq=lq, lk=lk, n_i=n_i,
+        n_first=min(n_i, n_i - max(0, lq - text_length) // query_block), n_j=n_j, n_full=lk // key_block, hkv=hkv,
+        group=h // hkv, n_rows=n_i * b * h, M=query_block, N=key_block, D=d,
         CAUSAL=causal, POOLED=pooled_k is not None, FLIP=scale < 0.0,
     )  # fmt: skip
     itemsize = 4 if bridge.dtype_name(q) == "float32" else 2
@@ -241,7 +239,8 @@ def attend_fwd(
 
         settings = tuning.pick("attend_hopper", d, itemsize, arch)
         arguments = hopper_arguments(arguments, h, settings["TILE"])
-        bridge.launch(attend_hopper_kernel, (n_i * b * h,), like=q, **arguments, **settings)
+        grid = min(n_i * b * h, bridge.multiprocessors(q, attend_hopper_kernel))
+        bridge.launch(attend_hopper_kernel, (grid,), like=q, turns=found.turns, **arguments, **settings)
     else:
         settings = tuning.pick("attend", d, itemsize, arch)
         bridge.launch(_attend_kernel, (n_i * b * h,), like=q, **arguments, BLOCK_D=next_power_of_2(d), **settings)

@@ -15,8 +15,7 @@ LOG2E = 1.4426950408889634
 @triton.jit
 def sample_span(kv_start, i_b, lq, lk, CAUSAL: tl.constexpr):
     """First query, first key, number of queries and of keys of sample ``i_b`` of a left-padded batch."""
-    o_q = tl.full([], 0, tl.int32)
-    o_k = tl.full([], 0, tl.int32)
+    o_q, o_k = tl.cast(0, tl.int32), tl.cast(0, tl.int32)
     if kv_start is not None:
         o_k = tl.load(kv_start + i_b).to(tl.int32)
         if CAUSAL:
@@ -35,6 +34,23 @@ def row_span(i_i, lq, lk, M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr
         n_valid = (tl.minimum((i_i + 1) * M, lq) - 1 + lk - lq) // N + 1
     n_valid = tl.where(i_i * M < lq, n_valid, 0)  # a shorter sample has fewer query blocks
     return tl.minimum(n_list, n_valid), n_valid
+
+
+@triton.jit
+def place_of(i_row, n_rows, n_first, n_i, group):
+    """``(i_i, i_kv, i_g)`` of one row of a launch: the last ``n_first`` query blocks of all heads come first, as they
+    may keep everything and nothing should wait for them in the end; then each kv head's heads together, which share
+    keys in the L2 cache, the longest rows first."""
+    n_kv = n_rows // (n_i * group)
+    place = i_row // group
+    if place < n_first * n_kv:
+        i_i = n_i - 1 - place // n_kv
+        i_kv = place % n_kv
+    else:
+        place -= n_first * n_kv
+        i_i = n_i - n_first - 1 - place % (n_i - n_first)
+        i_kv = place // (n_i - n_first)
+    return i_i, i_kv.to(tl.int64), i_row % group
 
 
 def ceil_div(a: int, b: int) -> int:

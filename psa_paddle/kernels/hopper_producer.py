@@ -7,39 +7,28 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
+from .common import place_of, row_span, sample_span
+from .hopper_shared import FIELDS, at, whole
+
 NEVER = gl.constexpr(0x7FFFFFFF)  # position of a column that no row sees
 
 
 @gluon.jit
-def row_of_program(kv_start, lq, lk, n_i, hkv, group, M: gl.constexpr, N: gl.constexpr, CAUSAL: gl.constexpr):
-    """This program's query block: ``(i_i, i_kv, i_b, i_g, o_q, o_k, lq, lk, n_list, n_valid)``. The heads of a kv head
-    come next to each other, the longest rows first."""
-    pid = gl.program_id(0)
-    i_g = pid % group
-    i_i = n_i - 1 - pid // group % n_i
-    i_kv = (pid // (group * n_i)).to(gl.int64)
-    i_b = i_kv // hkv
-    o_k = gl.to_tensor(0)
-    o_q = gl.to_tensor(0)
-    if kv_start is not None:
-        o_k = gl.load(kv_start + i_b)
-        if CAUSAL:
-            o_q = gl.maximum(o_k - (lk - lq), 0)
-    lq = lq - o_q
-    lk = lk - o_k
-    n_list = lk // N
-    n_valid = (lk + N - 1) // N
-    if CAUSAL:
-        n_list = (i_i * M + lk - lq) // N
-        n_valid = (gl.minimum((i_i + 1) * M, lq) - 1 + lk - lq) // N + 1
-    live = i_i * M < lq
-    n_list = gl.where(live, n_list, 0)
-    n_valid = gl.where(live, n_valid, 0)
-    return i_i, i_kv, i_b, i_g, o_q, o_k, lq, lk, n_list, n_valid
+def _write(ticket_s, empty_t, turn, fields):
+    """Write down what comes next, once the ticket before the last one is done with."""
+    layout: gl.constexpr = gl.BlockedLayout([1], [32], [4], [0])
+    slot = turn & 1
+    o_f = gl.arange(0, FIELDS, layout)
+    b_f = gl.zeros([FIELDS], gl.int32, layout)
+    for i in gl.static_range(len(fields)):
+        b_f = gl.where(o_f == i, fields[i], b_f)
+    mbarrier.wait(at(empty_t, slot), (turn >> 1) & 1 ^ 1)
+    ticket_s.index(slot).store(b_f)
+    gl.thread_barrier()
 
 
 @gluon.jit
-def schedule(p_count, n_list, n_valid, lk, N: gl.constexpr, T: gl.constexpr):
+def _schedule(p_count, n_list, n_valid, lk, N: gl.constexpr, T: gl.constexpr):
     """Blocks of each level, full tiles of each level, rows left over of each level, rows of the tail."""
     n1 = gl.load(p_count)
     n2 = gl.load(p_count + 1)
@@ -59,7 +48,7 @@ def schedule(p_count, n_list, n_valid, lk, N: gl.constexpr, T: gl.constexpr):
 
 @gluon.jit
 def _first_rows(p_list, o_k, t, n_j, N: gl.constexpr, T: gl.constexpr):
-    """First row of each block of tile ``t`` of level 1; of some block past the end of the list."""
+    """First row of each block of tile ``t`` of level 1; past the end of the list, of some other block."""
     rows = ()
     for b in gl.static_range(T // N):
         rows = rows + (gl.load(p_list + gl.minimum(t * (T // N) + b, n_j - 1)).to(gl.int32) * N + o_k,)
@@ -86,33 +75,42 @@ def _left_over_rows(p_list, o_x, m_list, full, counts, rest, n_full, LOG2_N: gl.
 
 
 @gluon.jit
-def box_of(x_s, slot, c, R: gl.constexpr):
-    """R rows and 64 columns of x_s [stages, rows, D], as the tensor memory accelerator takes them: rows from slot * R,
-    counted through the stages, columns from c * 64. The 128-byte swizzle keeps x_s that way, 64 columns at a time."""
-    PER_STAGE: gl.constexpr = x_s.shape[1] // R
+def _part(x_s, st, b, c, R: gl.constexpr):
+    """Rows from b * R and columns from c * 64 of x_s[st], R rows and 64 columns."""
+    PARTS: gl.constexpr = x_s.shape[1] // R
     COLUMNS: gl.constexpr = x_s.shape[2] // 64
     layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
-    boxes = x_s._reinterpret(x_s.dtype, [x_s.shape[0] * COLUMNS * PER_STAGE, R, 64], layout)
-    return boxes.index((slot // PER_STAGE * COLUMNS + c) * PER_STAGE + slot % PER_STAGE).reshape((1, 1, R, 64))
+    boxes = x_s._reinterpret(x_s.dtype, [x_s.shape[0] * COLUMNS * PARTS, R, 64], layout)
+    return boxes.index((st * COLUMNS + c) * PARTS + b).reshape((1, 1, 1, R, 64))
 
 
 @gluon.jit
-def _copy_rows_to(x_s, slot, desc, i_b, i_h, first, bar, R: gl.constexpr):
-    """Have R rows of one head copied from row ``first`` on (zeros past the end); ``bar`` counts their bytes."""
-    for c in gl.static_range(x_s.shape[2] // 64):
-        tma.async_copy_global_to_shared(desc, [i_b, i_h, first, c * 64], bar, box_of(x_s, slot, c, R))
-
-
-@gluon.jit
-def _copy_blocks(x_s, full, empty, desc, i_b, i_h, first_rows, t, N: gl.constexpr, T: gl.constexpr, D: gl.constexpr):
-    """Have tile ``t`` copied block by block once its place is free; ``full`` counts the threads and the bytes."""
+def _expect_tile(x_s, full, empty, i_tile):
+    """The place and the barrier of the program's tile ``i_tile``, once the place is free; the barrier counts the
+    threads and the bytes that are to come."""
     STAGES: gl.constexpr = x_s.shape[0]
-    st = t % STAGES
-    mbarrier.wait(empty.index(st), (t // STAGES) & 1 ^ 1)
-    mbarrier.expect(full.index(st), T * D * 2)
-    mbarrier.arrive(full.index(st), count=127)
-    for b in gl.static_range(T // N):
-        _copy_rows_to(x_s, st * (T // N) + b, desc, i_b, i_h, first_rows[b], full.index(st), N)
+    st = i_tile % STAGES
+    mbarrier.wait(at(empty, st), (i_tile // STAGES) & 1 ^ 1)
+    bar = at(full, st)
+    mbarrier.expect(bar, x_s.shape[1] * x_s.shape[2] * 2)
+    mbarrier.arrive(bar, count=127)
+    return st, bar
+
+
+@gluon.jit
+def _copy_blocks(x_s, full, empty, desc, i_b, i_h, first_rows, i_tile, N: gl.constexpr):
+    """Have a tile of whole blocks copied."""
+    st, bar = _expect_tile(x_s, full, empty, i_tile)
+    for b in gl.static_range(x_s.shape[1] // N):
+        for c in gl.static_range(x_s.shape[2] // 64):
+            tma.async_copy_global_to_shared(desc, [i_b, i_h, c, first_rows[b], 0], bar, _part(x_s, st, b, c, N))
+
+
+@gluon.jit
+def _copy_means(x_s, full, empty, desc, i_b, i_h, first, i_tile):
+    """Have a tile of means copied, from block ``first`` on (zeros past the end)."""
+    st, bar = _expect_tile(x_s, full, empty, i_tile)
+    tma.async_copy_global_to_shared(desc, [i_b, i_h, 0, first, 0], bar, whole(x_s, st))
 
 
 @gluon.jit
@@ -122,116 +120,148 @@ def _copy_pooled(
     """Copy tile ``t`` of pooled rows, 16 bytes a thread at a time; ``full`` counts each thread's copies when done."""
     STAGES: gl.constexpr = x_s.shape[0]
     st = t % STAGES
-    mbarrier.wait(empty.index(st), (t // STAGES) & 1 ^ 1)
+    mbarrier.wait(at(empty, st), (t // STAGES) & 1 ^ 1)
     for c in gl.static_range(T // C):
         rows = row_s.slice(c * C, C).load(gl.SliceLayout(1, layout))
         async_copy.async_copy_global_to_shared(
             x_s.index(st).slice(c * C, C), p_x + ((rows.to(gl.int64) * D)[:, None] + o_d)
         )
-    async_copy.mbarrier_arrive(full.index(st), increment_count=False)
+    async_copy.mbarrier_arrive(at(full, st), increment_count=False)
 
 
 @gluon.jit
 def _copy_rows(
     x_s, row_s, p_x, p_pooled, stride, o_d, layout: gl.constexpr, D: gl.constexpr, T: gl.constexpr, C: gl.constexpr,
-    POOLED: gl.constexpr,
 ):  # fmt: skip
     """Copy a tile row by row: row r of the tensor, row -1 - r of the pooled buffer, or zeros for NEVER."""
     for c in gl.static_range(T // C):
         code = row_s.slice(c * C, C).load(gl.SliceLayout(1, layout))
         m_c = code != NEVER
         p = p_x + gl.where(m_c, code, 0).to(gl.int64) * stride
-        if POOLED:
-            p = gl.where(code < 0, p_pooled + (-1 - code).to(gl.int64) * D, p)
+        p = gl.where(code < 0, p_pooled + (-1 - code).to(gl.int64) * D, p)
         async_copy.async_copy_global_to_shared(x_s.slice(c * C, C), p[:, None] + o_d, mask=m_c[:, None])
 
 
 @gluon.jit
 def producer(
     q_desc, k_desc, v_desc, mean_k_desc, mean_v_desc, k, v, pooled_k, pooled_v, lists, counts, levels, kv_start,
-    bars_and_tiles, numbers,
+    turns, shared, numbers,
     M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr, CAUSAL: gl.constexpr, POOLED: gl.constexpr,
 ):  # fmt: skip
-    q_s, k_s, v_s, place_s, row_s, full_q, full_k, full_v, empty_k, empty_v = bars_and_tiles
+    q_s, k_s, v_s, place_s, row_s, ticket_s, full_k, full_v, empty_k, empty_v, full_t, empty_t = shared
     stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl, lq_all, lk_all = numbers[:8]
-    n_i, n_j, n_full, hkv, group = numbers[8:]
+    n_i, n_first, n_j, n_full, hkv, group, n_rows = numbers[8:]
     STAGES_K: gl.constexpr = k_s.shape[0]
     STAGES_V: gl.constexpr = v_s.shape[0]
     LOG2_N: gl.constexpr = 5 if N == 32 else 6 if N == 64 else 7
     C: gl.constexpr = 32  # rows at a time, so that their addresses fit the producer's registers
     layout: gl.constexpr = gl.BlockedLayout([1, 8], [256 // D, D // 8], [4, 1], [1, 0])
     o_d = gl.arange(0, D, gl.SliceLayout(0, layout))[None, :]
-    i_i, i_kv, i_b, i_g, o_q, o_k, lq, lk, n_list, n_valid = row_of_program(
-        kv_start, lq_all, lk_all, n_i, hkv, group, M, N, CAUSAL
-    )
-    i_row = (i_kv * group + i_g) * n_i + i_i
-    p_count = counts + i_row * 5
-    p_list = lists + i_row * n_j
-    next_rows = _first_rows(p_list, o_k, 0, n_j, N, T)  # on their way while the counts are
-    n1, n2, n4, f1, f2, f4, f8, r1, r2, r4, r8, tail = schedule(p_count, n_list, n_valid, lk, N, T)
-    kept = gl.load(p_count + 4)
-    plain = f1 + f2 + f4 + f8
-    rest = r1 + r2 + r4 + r8
-    n_tiles = plain + (rest + tail + T - 1) // T
-    p_k = k + i_b * stride_kb + i_kv % hkv * stride_kh + o_k.to(gl.int64) * stride_kl
-    p_v = v + i_b * stride_vb + i_kv % hkv * stride_vh + o_k.to(gl.int64) * stride_vl
-    p_pk = pooled_k
-    p_pv = pooled_v
-    if POOLED:
-        p_pk += i_kv * n_full * (N // 8 * 7) * D
-        p_pv += i_kv * n_full * (N // 8 * 7) * D
-
-    b_32, h_32 = i_b.to(gl.int32), (i_kv % hkv).to(gl.int32)
-    for half in gl.static_range(2):
-        mbarrier.expect(full_q.index(half), M // 2 * D * 2)
-        first = o_q + i_i * M + half * (M // 2)
-        _copy_rows_to(q_s, half, q_desc, b_32, h_32 * group + i_g, first, full_q.index(half), M // 2)
-    for t in range(0, f1):
-        first_rows = next_rows
-        next_rows = _first_rows(p_list, o_k, t + 1, n_j, N, T)
-        _copy_blocks(k_s, full_k, empty_k, k_desc, b_32, h_32, first_rows, t, N, T, D)
-        _copy_blocks(v_s, full_v, empty_v, v_desc, b_32, h_32, first_rows, t, N, T, D)
     o_t = gl.arange(0, T, gl.BlockedLayout([1], [32], [4], [0]))  # one thread looks up one row, for keys and values
-    if POOLED:
-        for t in range(f1, plain):
-            past2 = (t >= f1 + f2).to(gl.int32)
-            past4 = (t >= f1 + f2 + f4).to(gl.int32)
-            o_r = (t - f1 - past2 * f2 - past4 * f4) * T + o_t
-            bits = LOG2_N - 1 - past2 - past4
-            i_j = gl.load(p_list + n1 + past2 * n2 + past4 * n4 + (o_r >> bits)).to(gl.int32)
-            base = (n_full * (2 * past2 + past4)) << (LOG2_N - 2)
-            row_s.store(base + (i_j << bits) + (o_r & ((1 << bits) - 1)))
-            _copy_pooled(k_s, full_k, empty_k, p_pk, row_s, o_d, layout, t, D, T, C)
-            _copy_pooled(v_s, full_v, empty_v, p_pv, row_s, o_d, layout, t, D, T, C)
-    for t in range(plain, n_tiles):  # what is left over, level by level, then the tail
-        o_x = (t - plain) * T + o_t
-        m_list = o_x < rest
-        rank, rows = _left_over_rows(
-            p_list, o_x, m_list, (f1, f2, f4, f8), (n1, n2, n4), (r1, r2, r4), n_full, LOG2_N, T
-        )
-        i_c = n_list * N + o_x - rest  # key position of a tail row
-        m_tail = (o_x >= rest) & (o_x < rest + tail)
-        m_kept = m_tail & (((kept >> ((i_c // N - n_list) & 31)) & 1) == 1)
-        place = gl.where(m_list, -1 - rank, gl.where(m_kept, i_c if CAUSAL else 0, NEVER))
-        code = gl.where(m_list, gl.where(rank > 0, -1 - rows, rows), gl.where(m_tail, i_c, NEVER))
-        row_s.store(code)
-        st = t % STAGES_K
-        mbarrier.wait(empty_k.index(st), (t // STAGES_K) & 1 ^ 1)
-        place_s.index(st).store(place)
-        _copy_rows(k_s.index(st), row_s, p_k, p_pk, stride_kl, o_d, layout, D, T, C, POOLED)
-        async_copy.mbarrier_arrive(full_k.index(st), increment_count=False)
-        st = t % STAGES_V
-        mbarrier.wait(empty_v.index(st), (t // STAGES_V) & 1 ^ 1)
-        _copy_rows(v_s.index(st), row_s, p_v, p_pv, stride_vl, o_d, layout, D, T, C, POOLED)
-        async_copy.mbarrier_arrive(full_v.index(st), increment_count=False)
-    if levels is not None:  # the means of the blocks before the tail, of which the kept ones are masked
-        for m in range(0, (n_list + T - 1) // T):
-            t = n_tiles + m
-            o_j = m * T + o_t
-            level = gl.load(levels + i_row * n_j + o_j, mask=o_j < n_list, other=1)
-            st = t % STAGES_K
-            mbarrier.wait(empty_k.index(st), (t // STAGES_K) & 1 ^ 1)
-            place_s.index(st).store(gl.where(level == 0, -1 - LOG2_N, NEVER))
-            _copy_blocks(k_s, full_k, empty_k, mean_k_desc, b_32, h_32, (m * T,), t, T, T, D)
-            _copy_blocks(v_s, full_v, empty_v, mean_v_desc, b_32, h_32, (m * T,), t, T, T, D)
+    done = 0  # tiles of earlier rows
+    turn = 0
+    i_place = gl.program_id(0)
+    while i_place < n_rows:
+        i_next = gl.num_programs(0) + gl.atomic_add(turns, 1)
+        i_i, i_kv, i_g = place_of(i_place, n_rows, n_first, n_i, group)
+        i_b = i_kv // hkv
+        o_q, o_k, lq, lk = sample_span(kv_start, i_b, lq_all, lk_all, CAUSAL)
+        n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)
+        i_row = (i_kv * group + i_g) * n_i + i_i
+        p_count = counts + i_row * 5
+        p_list = lists + i_row * n_j
+        next_rows = _first_rows(p_list, o_k, 0, n_j, N, T)  # on their way while the counts are
+        n1, n2, n4, f1, f2, f4, f8, r1, r2, r4, r8, tail = _schedule(p_count, n_list, n_valid, lk, N, T)
+        kept = gl.load(p_count + 4)
+        plain = f1 + f2 + f4 + f8
+        rest = r1 + r2 + r4 + r8
+        n_tiles = plain + (rest + tail + T - 1) // T
+        n_all = n_tiles
+        if levels is not None:
+            n_all += (n_list + T - 1) // T
+        b_32, h_32 = i_b.to(gl.int32), (i_kv % hkv).to(gl.int32)
+        ticket = (
+            b_32, h_32 * group + i_g, o_q + i_i * M, i_i * M + lk - lq, o_q, f1, f1 + f2, f1 + f2 + f4, plain, n_all,
+            done,
+        )  # fmt: skip
+        _write(ticket_s, empty_t, turn, ticket)
+        full = at(full_t, turn & 1)
+        mbarrier.expect(full, M * D * 2)
+        for half in gl.static_range(2):
+            first = o_q + i_i * M + half * (M // 2)
+            corner = [b_32, h_32 * group + i_g, 0, first, 0]
+            tma.async_copy_global_to_shared(q_desc, corner, full, whole(q_s, (turn & 1) * 2 + half))
+        p_k = k + i_b * stride_kb + i_kv % hkv * stride_kh + o_k.to(gl.int64) * stride_kl
+        p_v = v + i_b * stride_vb + i_kv % hkv * stride_vh + o_k.to(gl.int64) * stride_vl
+        p_pk = pooled_k
+        p_pv = pooled_v
+        if POOLED:
+            p_pk += i_kv * n_full * (N // 8 * 7) * D
+            p_pv += i_kv * n_full * (N // 8 * 7) * D
+
+        for t in range(0, f1):
+            first_rows = next_rows
+            next_rows = _first_rows(p_list, o_k, t + 1, n_j, N, T)
+            _copy_blocks(k_s, full_k, empty_k, k_desc, b_32, h_32, first_rows, done + t, N)
+            _copy_blocks(v_s, full_v, empty_v, v_desc, b_32, h_32, first_rows, done + t, N)
+        if POOLED:
+            for t in range(f1, plain):
+                past2 = (t >= f1 + f2).to(gl.int32)
+                past4 = (t >= f1 + f2 + f4).to(gl.int32)
+                o_r = (t - f1 - past2 * f2 - past4 * f4) * T + o_t
+                bits = LOG2_N - 1 - past2 - past4
+                i_j = gl.load(p_list + n1 + past2 * n2 + past4 * n4 + (o_r >> bits)).to(gl.int32)
+                base = (n_full * (2 * past2 + past4)) << (LOG2_N - 2)
+                row_s.store(base + (i_j << bits) + (o_r & ((1 << bits) - 1)))
+                _copy_pooled(k_s, full_k, empty_k, p_pk, row_s, o_d, layout, done + t, D, T, C)
+                _copy_pooled(v_s, full_v, empty_v, p_pv, row_s, o_d, layout, done + t, D, T, C)
+        for t in range(plain, n_tiles):  # what is left over, level by level, then the tail
+            o_x = (t - plain) * T + o_t
+            m_list = o_x < rest
+            i_c = n_list * N + o_x - rest  # key position of a tail row
+            m_tail = (o_x >= rest) & (o_x < rest + tail)
+            m_kept = m_tail & (((kept >> ((i_c // N - n_list) & 31)) & 1) == 1)
+            place = gl.where(m_kept, i_c if CAUSAL else 0, NEVER)
+            st = (done + t) % STAGES_K
+            if POOLED:
+                rank, rows = _left_over_rows(
+                    p_list, o_x, m_list, (f1, f2, f4, f8), (n1, n2, n4), (r1, r2, r4), n_full, LOG2_N, T
+                )
+                row_s.store(gl.where(m_list, gl.where(rank > 0, -1 - rows, rows), gl.where(m_tail, i_c, NEVER)))
+                mbarrier.wait(at(empty_k, st), ((done + t) // STAGES_K) & 1 ^ 1)
+                place_s.index(st).store(gl.where(m_list, -1 - rank, place))
+                _copy_rows(k_s.index(st), row_s, p_k, p_pk, stride_kl, o_d, layout, D, T, C)
+                async_copy.mbarrier_arrive(at(full_k, st), increment_count=False)
+                st = (done + t) % STAGES_V
+                mbarrier.wait(at(empty_v, st), ((done + t) // STAGES_V) & 1 ^ 1)
+                _copy_rows(v_s.index(st), row_s, p_v, p_pv, stride_vl, o_d, layout, D, T, C)
+                async_copy.mbarrier_arrive(at(full_v, st), increment_count=False)
+            else:  # whole blocks, too, but for the end of the keys
+                first_rows = ()
+                for b in gl.static_range(T // N):
+                    i_tail = (t - plain) * (T // N) + b - rest // N
+                    row = gl.where(i_tail * N < tail, (n_list + i_tail) * N + o_k, lk_all)
+                    first_rows = first_rows + (gl.where(i_tail < 0, next_rows[b], row),)
+                mbarrier.wait(at(empty_k, st), ((done + t) // STAGES_K) & 1 ^ 1)
+                place_s.index(st).store(gl.where(m_list, -1, place))
+                _copy_blocks(k_s, full_k, empty_k, k_desc, b_32, h_32, first_rows, done + t, N)
+                _copy_blocks(v_s, full_v, empty_v, v_desc, b_32, h_32, first_rows, done + t, N)
+        if levels is not None:  # the means of the blocks before the tail, of which the kept ones are masked
+            for m in range(0, (n_list + T - 1) // T):
+                t = n_tiles + m
+                o_j = m * T + o_t
+                level = gl.load(levels + (i_row * n_j + o_j), mask=o_j < n_list, other=1)
+                st = (done + t) % STAGES_K
+                mbarrier.wait(at(empty_k, st), ((done + t) // STAGES_K) & 1 ^ 1)
+                place_s.index(st).store(gl.where(level == 0, -1 - LOG2_N, NEVER))
+                _copy_means(k_s, full_k, empty_k, mean_k_desc, b_32, h_32, m * T, done + t)
+                _copy_means(v_s, full_v, empty_v, mean_v_desc, b_32, h_32, m * T, done + t)
+        done += n_all
+        turn += 1
+        i_place = i_next
+    _write(ticket_s, empty_t, turn, (0, 0, 0, 0, 0, 0, 0, 0, 0, -1))
+    mbarrier.arrive(at(full_t, turn & 1), count=1)
+    if gl.atomic_add(turns + 1, 1) == gl.num_programs(0) - 1:  # the last one leaves zeros for the next launch
+        gl.store(turns, 0)
+        gl.store(turns + 1, 0)
     async_copy.wait_group(0)

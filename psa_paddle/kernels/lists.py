@@ -20,11 +20,13 @@ class Selection(NamedTuple):
     counts: int32 [B, H, nI, 5]: how many of level 1, 2, 4, 8; bit t of the fifth: tail block t is kept.
     work: float32 [B, H, nI], sum of 1 / level over the row's kept blocks, the tail included; with block means 1 / N
     for each block that is not kept before the tail.
+    turns: int32 [2], zeros but during a launch of the attention, which counts there; so one launch at a time.
     levels: int8 [B, H, nI, nJ] or None. importance: float32 [B, H, nI, nJ] or None."""
 
     lists: object
     counts: object
     work: object
+    turns: object
     levels: object
     importance: object
 
@@ -72,8 +74,15 @@ def store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT: tl.
 
 
 @triton.jit
+def clear(turns, i_row):
+    """Let the launch's first program write the zeros of ``Selection.turns``."""
+    if i_row == 0:
+        tl.store(turns + tl.arange(0, 2), tl.zeros([2], tl.int32))
+
+
+@triton.jit
 def _lists_kernel(
-    levels, kv_start, lists, counts, work, lq, lk, n_i, n_j, heads,
+    levels, kv_start, lists, counts, work, turns, lq, lk, n_i, n_j, heads,
     M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, NJ: tl.constexpr, MEAN: tl.constexpr,
 ):  # fmt: skip
     i_i, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
@@ -82,6 +91,7 @@ def _lists_kernel(
     n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)
     i_j = tl.arange(0, NJ)
     b_level = tl.load(levels + i_row * n_j + i_j, mask=i_j < n_valid, other=0).to(tl.int32)
+    clear(turns, i_row)
     store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, (1, 2, 4, 8), MEAN)
 
 
@@ -90,7 +100,8 @@ def empty_selection(like, shape, levels, importance) -> Selection:
         raise ValueError(f"Lists can number {MAX_BLOCKS} key blocks, got {shape[3]}; use a larger key_block.")
     lists = bridge.empty(shape, "int16", like)
     counts = bridge.empty((*shape[:3], COUNTS), "int32", like)
-    return Selection(lists, counts, bridge.empty(shape[:3], "float32", like), levels, importance)
+    work, turns = bridge.empty(shape[:3], "float32", like), bridge.empty((2,), "int32", like)
+    return Selection(lists, counts, work, turns, levels, importance)
 
 
 def lists_from_levels(
@@ -108,7 +119,7 @@ def lists_from_levels(
     found = empty_selection(levels, (b, h, n_i, n_j), levels, None)
     bridge.launch(
         _lists_kernel, (n_i, b * h), like=levels,
-        levels=levels, kv_start=kv_start, lists=found.lists, counts=found.counts, work=found.work,
+        levels=levels, kv_start=kv_start, lists=found.lists, counts=found.counts, work=found.work, turns=found.turns,
         lq=lq, lk=lk, n_i=n_i, n_j=n_j, heads=h, M=query_block, N=key_block, CAUSAL=causal,
         NJ=width, MEAN=key_block if means else 0, num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
     )  # fmt: skip

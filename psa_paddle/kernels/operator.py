@@ -85,7 +85,7 @@ def psa_fwd(
         kv_start=kv_start, means=means,
     )  # fmt: skip
     out = attend_fwd(
-        q, k, v, pooled_k, pooled_v, found.lists, found.counts, scale=scale, causal=causal, query_block=query_block,
-        key_block=key_block, kv_start=kv_start, out=out, heads_last=heads_last, means=pair, levels=found.levels,
+        q, k, v, pooled_k, pooled_v, found, scale=scale, causal=causal, query_block=query_block,
+        key_block=key_block, text_length=text_length, kv_start=kv_start, out=out, heads_last=heads_last, means=pair,
     )  # fmt: skip
     return out, found.work

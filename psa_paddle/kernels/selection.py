@@ -14,7 +14,7 @@ from .. import bridge
 from ..config import sqrt_bound
 from . import tuning
 from .common import ceil_div, check_blocks, check_kv_start, next_power_of_2, row_span, sample_span
-from .lists import Selection, empty_selection, store_lists
+from .lists import Selection, clear, empty_selection, store_lists
 
 
 @triton.jit
@@ -102,7 +102,7 @@ def _interval_of(b_x, m_j, n_valid, BOUNDS: tl.constexpr, MODE: tl.constexpr, C:
 
 @triton.jit
 def _select_kernel(
-    scores, tops, cap, kv_start, lists, counts, work, levels, importance,
+    scores, tops, cap, kv_start, lists, counts, work, turns, levels, importance,
     lq, lk, n_i, n_j, n_a, tiles_b, heads, group, text_length,
     M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, GROUPS: tl.constexpr, TILE: tl.constexpr,
     LEVELS: tl.constexpr, BOUNDS: tl.constexpr, MODE: tl.constexpr, KEPT: tl.constexpr,
@@ -146,6 +146,7 @@ def _select_kernel(
     b_level = tl.where(m_j, b_level, 0)
     if levels is not None:
         tl.store(levels + i_row * n_j + i_j, b_level.to(tl.int8), mask=i_j < n_j)
+    clear(turns, i_row)
     store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT, MEAN)
 
 

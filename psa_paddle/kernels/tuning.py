@@ -19,8 +19,8 @@ TABLES = {
         ((128, 4, 0), dict(TILE=64, num_warps=4, num_stages=1)),
     ),
     "attend_hopper": (
-        ((64, 2, 90), dict(TILE=128, STAGES_K=4, STAGES_V=4, num_warps=4, maxnreg=168)),
-        ((128, 2, 90), dict(TILE=128, STAGES_K=3, STAGES_V=3, num_warps=4, maxnreg=168)),
+        ((64, 2, 90), dict(TILE=128, STAGES_K=4, STAGES_V=4, num_warps=4, maxnreg=128)),
+        ((128, 2, 90), dict(TILE=128, STAGES_K=2, STAGES_V=3, num_warps=4, maxnreg=128)),
     ),
     # CHUNK: tiles of keys of a program, where one product makes a tile; with 1, queries are loaded for every tile.
     # Two programs of sm_90's fit.

@@ -24,7 +24,7 @@ CASES = [
 ]
 
 
-def attend(q, k, v, levels, case, kv_start=None, out=None, means=False):
+def attend(q, k, v, levels, case, kv_start=None, out=None, means=False, text_length=0):
     from psa_paddle.kernels import attend_fwd, lists_from_levels, means_fwd, pyramid_fwd
 
     pooled_k, pooled_v, _ = pyramid_fwd(k, v, key_block=case.n, kv_start=kv_start)
@@ -32,9 +32,8 @@ def attend(q, k, v, levels, case, kv_start=None, out=None, means=False):
         paddle.to_tensor(levels), lq=case.lq, lk=case.lk, kv_start=kv_start, means=means, **case.blocks
     )
     return attend_fwd(
-        q, k, v, pooled_k, pooled_v, found.lists, found.counts, scale=case.factor, kv_start=kv_start, out=out,
-        means=means_fwd(k, v, key_block=case.n, kv_start=kv_start) if means else None, levels=found.levels,
-        **case.blocks,
+        q, k, v, pooled_k, pooled_v, found, scale=case.factor, kv_start=kv_start, out=out, text_length=text_length,
+        means=means_fwd(k, v, key_block=case.n, kv_start=kv_start) if means else None, **case.blocks,
     )  # fmt: skip
 
 
@@ -72,6 +71,17 @@ def test_all_level_one_equals_dense(causal):
     levels = np.broadcast_to(valid, (1, 2, *valid.shape)).astype(np.int8)
     want = ref.dense_attention(q64[0], k64[0], v64[0], case.factor, causal)[None]
     assert_as_exact_as_dense(attend(q, k, v, levels, case).numpy(), want, case)
+
+
+@pytest.mark.parametrize("text_length", [1, 70, 10**6])
+def test_the_order_of_the_rows_changes_nothing(text_length):
+    case = Case(lq=200, lk=300, group=2, hkv=2, batch=2, n=64)
+    (q, k, v), _ = qkv(case)
+    levels = random_levels(case)
+    want = attend(q, k, v, levels, case, means=True).numpy()
+    poison = paddle.full(want.shape, float("nan"), q.dtype)
+    found = attend(q, k, v, levels, case, means=True, out=poison, text_length=text_length).numpy()
+    np.testing.assert_array_equal(found, want)
 
 
 def test_nothing_kept_gives_zeros_not_nan():
@@ -134,19 +144,19 @@ def test_expanded_batch_and_heads():
 
 
 def test_refusals():
-    from psa_paddle.kernels import attend_fwd
+    from psa_paddle.kernels import attend_fwd, lists_from_levels
 
     case = Case()
     (q, k, v), _ = qkv(case)
-    lists, counts = paddle.zeros([1, 1, 3, 5], "int16"), paddle.zeros([1, 1, 3, 5], "int32")
+    found = lists_from_levels(paddle.zeros([1, 1, 3, 5], "int8"), lq=case.lq, lk=case.lk, **case.blocks)
     call = dict(scale=1.0, causal=True, query_block=64, key_block=32)
     with pytest.raises(ValueError, match="query_block"):
-        attend_fwd(q, k, v, None, None, lists, counts, **{**call, "query_block": 32})
+        attend_fwd(q, k, v, None, None, found, **{**call, "query_block": 32})
     with pytest.raises(ValueError, match="do not fit"):
-        attend_fwd(q, k, v, None, None, lists[..., :4], counts, **call)
+        attend_fwd(q, k, v, None, None, found._replace(lists=found.lists[..., :4]), **call)
     with pytest.raises(ValueError, match="out must be"):
-        attend_fwd(q, k, v, None, None, lists, counts, out=paddle.zeros([1, 1, 5, 32]), **call)
+        attend_fwd(q, k, v, None, None, found, out=paddle.zeros([1, 1, 5, 32]), **call)
     with pytest.raises(TypeError, match="float32, float16 or bfloat16"):
-        attend_fwd(q.astype("float64"), k, v, None, None, lists, counts, **call)
+        attend_fwd(q.astype("float64"), k, v, None, None, found, **call)
     with pytest.raises(ValueError, match="kv_start"):
-        attend_fwd(q, k, v, None, None, lists, counts, kv_start=paddle.zeros([1], "int64"), **call)
+        attend_fwd(q, k, v, None, None, found, kv_start=paddle.zeros([1], "int64"), **call)

@@ -164,6 +164,18 @@ def test_lists_of_a_given_map(case):
     check_lists(lists_from_levels(paddle.to_tensor(levels), lq=case.lq, lk=case.lk, **case.blocks), case)
 
 
+def test_turns_start_at_zero():
+    from psa_paddle.kernels import lists_from_levels
+
+    case = Case()
+    levels = paddle.to_tensor(random_levels(case))
+    for found in (
+        select(np.ones((1, 1, 3, 5)), case, INTERVALS, "topk"),
+        lists_from_levels(levels, lq=case.lq, lk=case.lk, **case.blocks),
+    ):
+        assert found.turns.numpy().tolist() == [0, 0]
+
+
 def test_refuses_unknown_mode():
     with pytest.raises(ValueError, match="mode"):
         select(np.ones((1, 1, 3, 5)), Case(), INTERVALS, "best")
