@@ -57,6 +57,6 @@ def means_fwd(k, v, *, key_block: int, kv_start=None):
         _means_kernel, (n_full, b * hkv), like=k,
         k=k, v=v, mean_k=mean_k, mean_v=mean_v, kv_start=kv_start, **stride_args(k=k, v=v), lk=lk, n_full=n_full,
         hkv=hkv, N=key_block, D=d, BLOCK_D=next_power_of_2(d),
-        num_warps=tuning.warps(key_block, tuning.PYRAMID_ROWS_PER_WARP),
+        num_warps=tuning.warps(key_block, tuning.MEANS_ROWS_PER_WARP),
     )  # fmt: skip
     return mean_k, mean_v
