@@ -5,7 +5,8 @@
 //     compute-sanitizer --tool racecheck ./roles 0    # 0 hazards
 //     compute-sanitizer --tool racecheck ./roles 1    # a hazard, though the same barrier stands between
 //
-// In mode 1 the writing warps first meet at a barrier of their own, as they do in Triton once barriers are initialised.
+// In mode 1 the writing warps first meet at a barrier of their own, as Triton makes them do between two mbarriers of one
+// allocation. The attention kernel for Hopper avoids that.
 #include <cstdio>
 #include <cstdlib>
 
