@@ -214,6 +214,8 @@ def attend_fwd(
     n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
     if list(found.lists.shape) != [b, h, n_i, n_j]:
         raise ValueError(f"lists {list(found.lists.shape)} do not fit q {list(q.shape)} and {lk} keys.")
+    if means is not None and found.levels is None:
+        raise ValueError("means need the levels: choose the blocks with means=True.")
     shape = [b, lq, h, d] if heads_last else [b, h, lq, d]
     if out is None:
         out = bridge.empty(shape, bridge.dtype_name(q), q)

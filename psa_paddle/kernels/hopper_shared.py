@@ -43,6 +43,7 @@ def at(bars, i):
 
 @gluon.jit
 def read(ticket_s, slot, FIELD: gl.constexpr):
+    """A field of the ticket in ``slot``, as a scalar."""
     return gl.max(ticket_s.index(slot).slice(FIELD, 1).load(gl.BlockedLayout([1], [32], [4], [0])), 0)
 
 

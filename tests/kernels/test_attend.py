@@ -154,6 +154,8 @@ def test_refusals():
         attend_fwd(q, k, v, None, None, found, **{**call, "query_block": 32})
     with pytest.raises(ValueError, match="do not fit"):
         attend_fwd(q, k, v, None, None, found._replace(lists=found.lists[..., :4]), **call)
+    with pytest.raises(ValueError, match="means=True"):
+        attend_fwd(q, k, v, None, None, found._replace(levels=None), means=(k, v), **call)
     with pytest.raises(ValueError, match="out must be"):
         attend_fwd(q, k, v, None, None, found, out=paddle.zeros([1, 1, 5, 32]), **call)
     with pytest.raises(TypeError, match="float32, float16 or bfloat16"):
