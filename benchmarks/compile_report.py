@@ -38,6 +38,7 @@ from psa_paddle.kernels import (  # noqa: E402
     restore_tokens,
     tuning,
 )
+from psa_paddle.kernels.lists import empty_selection  # noqa: E402
 from psa_paddle.kernels.triangle import triangle_fwd  # noqa: E402
 
 INTERVALS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.97), (0, 0.97, 1.0))
@@ -153,19 +154,23 @@ def token_orders(arch: int, dim: int, dtype: str) -> list[dict]:
 
 
 def attend_once(arch: int, dim: int, dtype: str, key_block: int, settings: dict) -> list[dict]:
-    """The attention kernel alone, M=128, causal, with given settings."""
+    """The portable attention kernel alone, M=128, causal, with given settings."""
     q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
     pooled = ShapeOnly((1, KV_HEADS, LENGTH * 7 // 8, dim), dtype)
-    lists = ShapeOnly((1, HEADS, LENGTH // 128, LENGTH // key_block), "int16")
-    counts = ShapeOnly((1, HEADS, LENGTH // 128, 5), "int32")
     shared = dict(scale=dim**-0.5, causal=True, query_block=128, key_block=key_block)
-    with mock.patch.object(tuning, "pick", lambda *_: settings):
-        rows = compile_calls(arch, lambda: attend_fwd(q, kv, kv, pooled, pooled, lists, counts, **shared))
+
+    def calls():
+        found = empty_selection(q, (1, HEADS, LENGTH // 128, LENGTH // key_block), None, None)
+        attend_fwd(q, kv, kv, pooled, pooled, found, **shared)
+
+    portable = mock.patch.object(bridge, "has_gluon", lambda: False)
+    with portable, mock.patch.object(tuning, "pick", lambda *_: settings):
+        rows = compile_calls(arch, calls)
     return [{"variant": f"D={dim} {dtype} N={key_block} TILE={settings['TILE']}", **row} for row in rows]
 
 
 def attend_grid(arch: int, dim: int, dtype: str) -> list[dict]:
-    """The attention kernel over key blocks, tile sizes, warps and stages."""
+    """The portable attention kernel over key blocks, tile sizes, warps and stages."""
     rows = []
     for key_block, tile, warps, stages in itertools.product((64, 128), (64, 128), (4, 8), (2, 3)):
         if tile <= key_block:
@@ -199,7 +204,9 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("--preset", choices=("quality", "balanced", "fast"), help="its levels instead of all")
     parser.add_argument("--bidirectional", action="store_true")
     parser.add_argument("--padded", action="store_true")
-    parser.add_argument("--attend-grid", action="store_true", help="only the attention kernel, over its settings")
+    parser.add_argument(
+        "--attend-grid", action="store_true", help="only the portable attention kernel, over its settings"
+    )
     parser.add_argument("--triangle", action="store_true", help="only TriangleMix's kernels")
     parser.add_argument("--tokens", action="store_true", help="only the kernels that reorder tokens")
     parser.add_argument("--portable", action="store_true", help="the portable attention kernel on Hopper, too")

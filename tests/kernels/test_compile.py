@@ -49,6 +49,12 @@ def test_portable_attention_kernel_has_no_spills_on_hopper():
     assert len(rows) == 1 and rows[0]["spilled"] <= SPILLED, rows
 
 
+def test_attention_kernel_over_its_settings():
+    rows = report("--attend-grid", "--arch", "90", "--dim", "64")
+    assert {row["kernel"] for row in rows} == {"attend"}
+    assert len({(row["variant"], row["warps"], row["stages"]) for row in rows}) == len(rows) == 12
+
+
 TRIANGLE = ["triangle_band", "triangle_full", "triangle_combine", "triangle_full"]  # the last one is not split
 
 
