@@ -24,7 +24,7 @@ def _write(ticket_s, empty_t, turn, fields):
         b_f = gl.where(o_f == i, fields[i], b_f)
     mbarrier.wait(at(empty_t, slot), (turn >> 1) & 1 ^ 1)
     ticket_s.index(slot).store(b_f)
-    gl.thread_barrier()
+    gl.thread_barrier()  # before one thread announces what all have written
 
 
 @gluon.jit
@@ -115,12 +115,12 @@ def _copy_means(x_s, full, empty, desc, i_b, i_h, first, i_tile):
 
 @gluon.jit
 def _copy_pooled(
-    x_s, full, empty, p_x, row_s, o_d, layout: gl.constexpr, t, D: gl.constexpr, T: gl.constexpr, C: gl.constexpr
+    x_s, full, empty, p_x, row_s, o_d, layout: gl.constexpr, i_tile, D: gl.constexpr, T: gl.constexpr, C: gl.constexpr
 ):  # fmt: skip
-    """Copy tile ``t`` of pooled rows, 16 bytes a thread at a time; ``full`` counts each thread's copies when done."""
+    """Copy a tile of pooled rows, 16 bytes a thread at a time; ``full`` counts each thread's copies when done."""
     STAGES: gl.constexpr = x_s.shape[0]
-    st = t % STAGES
-    mbarrier.wait(at(empty, st), (t // STAGES) & 1 ^ 1)
+    st = i_tile % STAGES
+    mbarrier.wait(at(empty, st), (i_tile // STAGES) & 1 ^ 1)
     for c in gl.static_range(T // C):
         rows = row_s.slice(c * C, C).load(gl.SliceLayout(1, layout))
         async_copy.async_copy_global_to_shared(
@@ -191,14 +191,11 @@ def producer(
             first = o_q + i_i * M + half * (M // 2)
             corner = [b_32, h_32 * group + i_g, 0, first, 0]
             tma.async_copy_global_to_shared(q_desc, corner, full, whole(q_s, (turn & 1) * 2 + half))
-        p_k = k + i_b * stride_kb + i_kv % hkv * stride_kh + o_k.to(gl.int64) * stride_kl
-        p_v = v + i_b * stride_vb + i_kv % hkv * stride_vh + o_k.to(gl.int64) * stride_vl
-        p_pk = pooled_k
-        p_pv = pooled_v
         if POOLED:
-            p_pk += i_kv * n_full * (N // 8 * 7) * D
-            p_pv += i_kv * n_full * (N // 8 * 7) * D
-
+            p_k = k + i_b * stride_kb + i_kv % hkv * stride_kh + o_k.to(gl.int64) * stride_kl
+            p_v = v + i_b * stride_vb + i_kv % hkv * stride_vh + o_k.to(gl.int64) * stride_vl
+            p_pk = pooled_k + i_kv * n_full * (N // 8 * 7) * D
+            p_pv = pooled_v + i_kv * n_full * (N // 8 * 7) * D
         for t in range(0, f1):
             first_rows = next_rows
             next_rows = _first_rows(p_list, o_k, t + 1, n_j, N, T)
