@@ -8,8 +8,7 @@ One run times everything on the same tensors: dense peers (torch SDPA with cuDNN
 FlexAttention over the same kept blocks), the whole operator and its stages. Efficiency is density x cuDNN's time /
 ours: 1 would mean that each kept block costs what it costs in cuDNN's dense kernel. TFLOP/s counts the dense work that
 the kept blocks stand for. --density D mixes levels 1, 2, 4, 8 in topk mode so that about D of the dense work remains;
---flat uses levels 1 and 0 only. Presets come with their block means, which pyramid_ms counts. Needs torch and Triton,
-no Paddle.
+--flat uses levels 1 and 0 only. Presets come with their own estimate of importance. Needs torch and Triton, no Paddle.
 """
 
 import argparse
@@ -23,9 +22,10 @@ from gpu_inputs import INPUTS
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from psa_paddle import kernels
-from psa_paddle.config import ALL_LEVEL_ONE, PRESETS, SEED_RATIOS, AttentionConfig
+from psa_paddle.config import ALL_LEVEL_ONE, IMPORTANCE_METHODS, PRESETS, SEED_RATIOS, AttentionConfig
 
-PRESET_FIELDS = ("mask_mode", "mask_ratios", "block_means")
+PRESET_FIELDS = ("mask_mode", "mask_ratios", "block_means", "importance_method", "xattn_stride", "xattn_query_stride",
+                 "xattn_terms")  # fmt: skip
 CASES = {
     "level1": dict(mask_mode="topk", mask_ratios=ALL_LEVEL_ONE),
     "seed": dict(mask_mode="energybound", mask_ratios=SEED_RATIOS),
@@ -95,16 +95,16 @@ def bench(name, length, args, case, fields) -> dict:
     """One row: the peers, the operator, its stages."""
     q, k, v = INPUTS[name](length, args.heads, args.kv_heads, args.dim, torch.bfloat16)
     config = AttentionConfig(
-        key_block=args.key_block, xattn_query_stride=args.strides[0], xattn_stride=args.strides[1],
-        xattn_terms=args.terms, text_length=args.text_length, causal=not args.bidirectional,
-        **{"block_means": False, **fields},
+        key_block=args.key_block, text_length=args.text_length, causal=not args.bidirectional,
+        **{"block_means": False, "importance_method": args.method, "xattn_query_stride": args.strides[0],
+           "xattn_stride": args.strides[1], "xattn_terms": args.terms, **fields},
     )  # fmt: skip
     means = config.uses_means
     thresholds = (config.sim_2x_threshold, config.sim_4x_threshold, config.sim_8x_threshold) if args.cap else None
     shape = arguments(config, args.dim)
     choose = dict(
-        intervals=config.intervals, mode=config.mask_mode, strides=tuple(args.strides), terms=args.terms,
-        method=args.method, text_length=args.text_length,
+        intervals=config.intervals, mode=config.mask_mode, strides=(config.xattn_query_stride, config.xattn_stride),
+        terms=config.xattn_terms, method=config.importance_method, text_length=args.text_length,
     )  # fmt: skip
 
     def operator():
@@ -142,9 +142,11 @@ def bench(name, length, args, case, fields) -> dict:
     row["pyramid_ms"] = time_ms(pool) if pools or means else 0.0
     blocks = lambda **more: kernels.select_blocks(q, k, **shape, **choose, cap=cap, means=means, **more)  # noqa: E731
     estimate = (
-        (lambda: kernels.xattn_fwd(q, k, **shape, strides=choose["strides"], terms=args.terms))
-        if args.method == "xattn"
-        else (lambda: kernels.pooling_fwd(q, k, **shape))
+        (lambda: kernels.pooling_fwd(q, k, **shape))
+        if choose["method"] == "pooling"
+        else lambda: kernels.xattn_fwd(
+            q, k, **shape, strides=choose["strides"], terms=choose["terms"], peak=choose["method"] == "peak"
+        )
     )
     row["importance_ms"] = time_ms(estimate) if len(config.intervals) > 1 else 0.0
     row["select_ms"] = time_ms(blocks) - row["importance_ms"]
@@ -194,9 +196,9 @@ def main():
     parser.add_argument("--kv-heads", type=int, default=4)
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--key-block", type=int, default=64)
-    parser.add_argument("--strides", type=int, nargs=2, default=(16, 4), help="of queries and of keys (16 4)")
+    parser.add_argument("--strides", type=int, nargs=2, default=(16, 4), help="of queries and of keys, of mixes (16 4)")
     parser.add_argument("--terms", type=int, default=1)
-    parser.add_argument("--method", choices=("xattn", "pooling"), default="xattn")
+    parser.add_argument("--method", choices=IMPORTANCE_METHODS, default="xattn", help="of mixes")
     parser.add_argument("--text-length", type=int, default=0)
     parser.add_argument("--bidirectional", action="store_true")
     parser.add_argument("--cap", action="store_true", help="with the similarity cap")

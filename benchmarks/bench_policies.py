@@ -55,7 +55,9 @@ class Tensors:
     kept: dict = field(default_factory=dict)
 
     def importance(self, config: AttentionConfig, true: bool) -> np.ndarray:
-        estimate = (config.xattn_query_stride, config.xattn_stride, config.xattn_terms)
+        estimate = (
+            config.importance_method, config.xattn_query_stride, config.xattn_stride, config.xattn_terms,
+        )  # fmt: skip
         key = (true, config.query_block, config.key_block, *(() if true else estimate))
         if key not in self.kept:
             run = true_importance if true else eager.importance
@@ -147,9 +149,13 @@ def policies() -> dict[str, list[Policy]]:
     )  # fmt: skip
     importance = [
         Policy(f"{t} of {r} queries, {t} of {s} keys", ONE_EIGHT,
-               dict(xattn_query_stride=r, xattn_stride=s, xattn_terms=t))
+               dict(importance_method="xattn", xattn_query_stride=r, xattn_stride=s, xattn_terms=t))
         for r, s, t in estimates
     ]  # fmt: skip
+    importance += [
+        Policy(f"1 of {r} queries, 1 of {s} keys, peaks", ONE_EIGHT, dict(xattn_query_stride=r, xattn_stride=s))
+        for r, s in ((8, 2), (16, 1), (16, 4))
+    ]
     blocks = [
         Policy(f"query block {m}, key block {n}", ONE_EIGHT, dict(query_block=m, key_block=n))
         for m in (128, 64) for n in (32, 64, 128)
@@ -180,7 +186,8 @@ def policies() -> dict[str, list[Policy]]:
            for word, on in (("off", False), ("on", True))]  # fmt: skip
     seeds = [
         Policy(f"seeds, key block {n}", (0.6, 0.8, 0.9, 0.9),
-               dict(key_block=n, xattn_query_stride=16, xattn_stride=16, xattn_terms=16), inclusive=True)
+               dict(key_block=n, importance_method="xattn", xattn_query_stride=16, xattn_stride=16, xattn_terms=16),
+               inclusive=True)
         for n in (32, 64, 128)
     ]  # fmt: skip
     true = [Policy(f"true importance, key block {n}", ONE_EIGHT, dict(key_block=n), true=True) for n in (32, 64)]

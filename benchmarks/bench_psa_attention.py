@@ -27,6 +27,7 @@ from gpu_inputs import field
 from torch.nn.attention import SDPBackend
 
 from psa_paddle import kernels
+from psa_paddle.config import IMPORTANCE_METHODS
 from psa_paddle.kernels import tuning
 from psa_paddle.psa_config import PSAConfig
 from psa_paddle.rearrange import METHODS
@@ -134,7 +135,9 @@ def stages(row: dict, qkv, call: dict, blocks: dict) -> None:
         row["importance_tflops"] = 2 * q.shape[1] * q.shape[3] * sampled**2 / row["importance_ms"] / 1e9
     else:
         row["importance_ms"] = time_ms(
-            lambda: kernels.xattn_fwd(q, k, **shared, strides=call["strides"], terms=call["terms"])
+            lambda: kernels.xattn_fwd(
+                q, k, **shared, strides=call["strides"], terms=call["terms"], peak=call["method"] == "peak"
+            )
         )
     choose = lambda: kernels.select_blocks(q, k, **call)  # noqa: E731
     row["select_ms"] = time_ms(choose) - row["importance_ms"]
@@ -176,7 +179,7 @@ def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--methods", nargs="+", choices=("none", *METHODS), default=["none", *METHODS])
-    parser.add_argument("--importance", choices=("pooling", "xattn"), default="pooling")
+    parser.add_argument("--importance", choices=IMPORTANCE_METHODS, default="pooling")
     parser.add_argument("--block-n", type=int, choices=(32, 64, 128), default=64)
     parser.add_argument("--correlation", type=float, default=8.0, help="tokens over which the field is alike")
     parser.add_argument("--check", action="store_true", help="numerics first")

@@ -122,17 +122,19 @@ def pipeline(
 ) -> list[dict]:
     """All kernels of one call: of a preset, or of all levels, block means and the similarity cap."""
     choice = dict(intervals=INTERVALS, mode="energybound", means=True, thresholds=(0.75, 0.7, 0.7))
+    choice.update(method=method, strides=(8, 2) if method == "peak" else (16, 4))
     if preset:
         config = AttentionConfig.preset(preset)
-        choice = dict(intervals=config.intervals, mode=config.mask_mode, means=config.uses_means, thresholds=None)
+        method = config.importance_method
+        choice = dict(intervals=config.intervals, mode=config.mask_mode, means=config.uses_means, thresholds=None,
+                      method=method, strides=(config.xattn_query_stride, config.xattn_stride))  # fmt: skip
     q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
     start = ShapeOnly((1,), "int32") if padded else None
     n_i, n_j = LENGTH // 128, LENGTH // key_block
 
     def calls():
         shared = dict(causal=causal, query_block=128, key_block=key_block, kv_start=start)
-        psa_fwd(q, kv, kv, scale=dim**-0.5, strides=(16, 4), terms=1, method=method, text_length=512, **choice,
-                **shared)  # fmt: skip
+        psa_fwd(q, kv, kv, scale=dim**-0.5, terms=1, text_length=512, **choice, **shared)
         levels = ShapeOnly((1, HEADS, n_i, n_j), "int8")
         lists_from_levels(levels, lq=LENGTH, lk=LENGTH, **shared)
 
@@ -201,7 +203,7 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("--dtype", nargs="+", default=["bfloat16"])
     parser.add_argument("--key-block", type=int, nargs="+", default=[64])
     parser.add_argument("--method", nargs="+", default=["xattn"])
-    parser.add_argument("--preset", choices=("quality", "balanced", "fast"), help="its levels instead of all")
+    parser.add_argument("--preset", choices=("quality", "balanced", "fast"), help="its levels and its estimate")
     parser.add_argument("--bidirectional", action="store_true")
     parser.add_argument("--padded", action="store_true")
     parser.add_argument(

@@ -30,7 +30,12 @@ SHAPES = [
 ]  # fmt: skip
 RATIOS = {1: (0.0, 0.3), 2: (0.3, 0.45), 4: (0.45, 0.6), 8: (0.6, 0.75), 0: (0.75, 1.0)}
 FLAT = {1: (0.0, 0.4), 0: (0.4, 1.0)}
-KINDS = {"skips": (RATIOS, False), "means": (RATIOS, True), "level 1, means": (FLAT, True)}  # nothing pooled last
+# name -> shares, block means, estimate; nothing is pooled in the last two
+KINDS = {
+    "skips": (RATIOS, False, "xattn"), "means": (RATIOS, True, "xattn"), "level 1, means": (FLAT, True, "xattn"),
+    "level 1, peaks": (FLAT, False, "peak"),
+}  # fmt: skip
+STRIDES = {"xattn": (16, 4), "peak": (8, 2)}
 DTYPES = {"bfloat16": torch.bfloat16, "float16": torch.float16, "float32": torch.float32}
 
 
@@ -70,17 +75,21 @@ def check(shape, name, causal, failures):
     geometry = dict(causal=causal, query_block=m, key_block=n)
     thresholds = (0.75, 0.7, 0.7)
     limit = budget(q, k, v, scale, causal, dtype)
-    wanted = reference.xattn_importance(exact(q), exact(k), scale, causal, m, n, (16, 4), 1)
+    wanted = {
+        "xattn": reference.xattn_importance(exact(q), exact(k), scale, causal, m, n, STRIDES["xattn"], 1),
+        "peak": reference.peak_importance(exact(q), exact(k), scale, causal, m, n, STRIDES["peak"]),
+    }
     cosines = reference.key_similarity_cap(exact(k), n, dict(zip((2, 4, 8), thresholds, strict=True)))
     valid, _ = reference.block_grid(lq, lk, m, n, causal)
-    for kind, (ratios, means) in KINDS.items():
+    for kind, (ratios, means, method) in KINDS.items():
         intervals = AttentionConfig(query_block=m, key_block=n, causal=causal, mask_ratios=ratios).intervals
         pooled_k = pooled_v = cap = None
         if ratios is RATIOS:
             pooled_k, pooled_v, cap = kernels.pyramid_fwd(k, v, key_block=n, thresholds=thresholds)
         found = kernels.select_blocks(
-            q, k, scale=scale, **geometry, intervals=intervals, mode="energybound", text_length=0, strides=(16, 4),
-            terms=1, method="xattn", cap=cap, means=means, return_levels=True, return_importance=True,
+            q, k, scale=scale, **geometry, intervals=intervals, mode="energybound", text_length=0,
+            strides=STRIDES[method], terms=1, method=method, cap=cap, means=means, return_levels=True,
+            return_importance=True,
         )  # fmt: skip
         levels = found.levels[0].cpu().numpy().astype(int)
         call = dict(scale=scale, **geometry, means=kernels.means_fwd(k, v, key_block=n) if means else None)
@@ -90,7 +99,7 @@ def check(shape, name, causal, failures):
         want = reference.attend(exact(q), exact(k), exact(v), levels, scale, causal, m, n, means)
         error = float(np.abs(exact(out) - want).max())
         scores = found.importance[0].double().cpu().numpy()
-        importance_error = float(np.abs(scores - wanted).max() / wanted.max())
+        importance_error = float(np.abs(scores - wanted[method]).max() / wanted[method].max())
         grid = (intervals, "energybound", lq, lk, m, n, causal)
         chosen = reference.select_levels(scores, cosines if cap is not None else np.full_like(cosines, 8), *grid, 0)
         differ = (chosen != levels) & ~reference.near_a_bound(scores, *grid, 1e-4)

@@ -15,7 +15,8 @@ POOLED_LEVELS = (2, 4, 8)
 HEAD_DIMS = (32, 64, 80, 96, 128)
 QUERY_BLOCKS = (64, 128)
 KEY_BLOCKS = (32, 64, 128)
-XATTN_STRIDES = (4, 8, 16, 32)
+XATTN_STRIDES = (1, 2, 4, 8, 16, 32)
+XATTN_QUERY_STRIDES = (4, 8, 16, 32)
 XATTN_TERMS = (1, 2, 4, 8, 16, 32)
 BACKENDS = ("auto", "eager", "triton")
 DEFAULT_TEXT_LENGTH = 512
@@ -26,7 +27,7 @@ MASK_MODES = {
     "topk_sqrt": "topk_sqrt",
 }
 SQRT_KEYS = 8192  # keys of a row at which topk_sqrt's shares are mask_ratios
-IMPORTANCE_METHODS = ("xattn", "pooling")
+IMPORTANCE_METHODS = ("xattn", "peak", "pooling")
 
 # The ratios that the upstream Qwen2.5-VL example runs with.
 SEED_RATIOS = {1: (0.0, 0.6), 2: (0.6, 0.8), 4: (0.8, 0.9), 8: (0.9, 0.9), 0: (0.9, 1.0)}
@@ -34,14 +35,14 @@ ALL_LEVEL_ONE = {1: (0.0, 1.0)}
 
 # Named settings for the prefill of Qwen2.5-VL; benchmarks/RESULTS.md ("Presets") has what they were chosen by. Shares
 # by rank fix what a call costs, whatever its attention looks like.
-_ESTIMATE = dict(xattn_stride=4, xattn_query_stride=16, xattn_terms=1)
-_BY_RANK = dict(_ESTIMATE, key_block=64, mask_mode="topk_sqrt", block_means=True, use_sim_mask=False)
+_BY_RANK = dict(key_block=64, mask_mode="topk_sqrt", importance_method="peak", xattn_stride=2, xattn_query_stride=8,
+                xattn_terms=1, block_means=False, use_sim_mask=False)  # fmt: skip
 PRESETS = {
-    "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.2), 0: (0.2, 1.0)}),
-    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.09), 0: (0.09, 1.0)}),
-    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.018), 0: (0.018, 1.0)}),
-    "seed": dict(key_block=64, mask_mode="energybound", xattn_stride=16, xattn_query_stride=16, xattn_terms=4,
-                 block_means=False, use_sim_mask=True, mask_ratios=SEED_RATIOS),
+    "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.35), 0: (0.35, 1.0)}),
+    "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.16), 0: (0.16, 1.0)}),
+    "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.07), 0: (0.07, 1.0)}),
+    "seed": dict(key_block=64, mask_mode="energybound", importance_method="xattn", xattn_stride=16,
+                 xattn_query_stride=16, xattn_terms=4, block_means=False, use_sim_mask=True, mask_ratios=SEED_RATIOS),
 }  # fmt: skip
 DEFAULT_PRESET = "balanced"
 _DEFAULT = PRESETS[DEFAULT_PRESET]
@@ -112,12 +113,14 @@ class AttentionConfig:
             many times, 0 is skipped.
         block_means: a skipped block, full and wholly visible, takes part by one key and one value, the means of its
             own; that key stands for key_block keys (ln key_block added to its logit).
-        importance_method: ``"xattn"`` (antidiagonal sums, arXiv:2503.16428) or ``"pooling"`` (sampled tokens).
-        xattn_stride, xattn_query_stride: ``"xattn"`` scores groups of so many keys and queries against each other: 4,
-            8, 16 or 32.
-        xattn_terms: tokens that each group takes part with, at most the smaller stride. Both strides and the terms
-            alike is XAttention's antidiagonal sum. Fewer tokens, at places that shift from group to group, cost less
-            and choose better (benchmarks/RESULTS.md).
+        importance_method: ``"peak"`` (one of ``xattn_query_stride`` queries against one of ``xattn_stride`` keys; a
+            block counts with its largest logit), ``"xattn"`` (sums over blocks, arXiv:2503.16428) or ``"pooling"``
+            (sampled tokens).
+        xattn_stride, xattn_query_stride: groups of so many keys (1, 2, 4, 8, 16 or 32) and queries (4, 8, 16 or 32) are
+            scored against each other.
+        xattn_terms: tokens that each group takes part with, at most the smaller stride; 1 with ``"peak"``. Both strides
+            and the terms alike is XAttention's antidiagonal sum. Fewer tokens, at places that shift from group to
+            group, cost less and choose better (benchmarks/RESULTS.md).
         text_length: the last tokens, whose key and query blocks stay at level 1. ``None``: 512, or in Qwen2.5-VL
             the tokens after the last vision token.
         use_sim_mask: cap each key block's level by the similarity of neighbouring keys.
@@ -134,7 +137,7 @@ class AttentionConfig:
     mask_mode: str = _DEFAULT["mask_mode"]
     mask_ratios: Mapping[int, tuple[float, float]] = field(default_factory=lambda: _DEFAULT["mask_ratios"], hash=False)
     block_means: bool = _DEFAULT["block_means"]
-    importance_method: str = "xattn"
+    importance_method: str = _DEFAULT["importance_method"]
     xattn_stride: int = _DEFAULT["xattn_stride"]
     xattn_query_stride: int = _DEFAULT["xattn_query_stride"]
     xattn_terms: int = _DEFAULT["xattn_terms"]
@@ -152,13 +155,16 @@ class AttentionConfig:
         _one_of("query_block", self.query_block, QUERY_BLOCKS)
         _one_of("key_block", self.key_block, KEY_BLOCKS)
         _one_of("xattn_stride", self.xattn_stride, XATTN_STRIDES)
-        _one_of("xattn_query_stride", self.xattn_query_stride, XATTN_STRIDES)
+        _one_of("xattn_query_stride", self.xattn_query_stride, XATTN_QUERY_STRIDES)
         _one_of("xattn_terms", self.xattn_terms, XATTN_TERMS)
         if self.xattn_terms > min(self.xattn_stride, self.xattn_query_stride):
             raise ValueError(
                 f"xattn_terms must be at most xattn_stride ({self.xattn_stride}) and xattn_query_stride "
                 f"({self.xattn_query_stride}), got {self.xattn_terms}."
             )
+        if self.importance_method == "peak" and self.xattn_terms != 1:
+            raise ValueError(f'importance_method "peak" takes one token of a group: xattn_terms must be 1, '
+                             f"got {self.xattn_terms}.")  # fmt: skip
         _one_of("mask_mode", self.mask_mode, tuple(MASK_MODES))
         _one_of("importance_method", self.importance_method, IMPORTANCE_METHODS)
         _one_of("backend", self.backend, BACKENDS)

@@ -75,11 +75,28 @@ def xattn_importance(q, k, scale: float, causal: bool, query_block: int, key_blo
     softmax over the groups b that some token of group a may see, summed over the groups of each block pair. With
     r = s = n that is XAttention's antidiagonal sum.
     """
+    p = softmax(group_logits(q, k, scale, causal, strides, terms, False))
+    rows = np.add.reduceat(p, np.arange(0, p.shape[1], query_block // strides[0]), axis=1)
+    return np.add.reduceat(rows, np.arange(0, p.shape[2], key_block // strides[1]), axis=2)
+
+
+def peak_importance(q, k, scale: float, causal: bool, query_block: int, key_block: int, strides):
+    """Importance by peaks, [H, nI, nJ]: one token of each group, as ``xattn_importance`` with one term, but the last
+    one of a last group that ends before its place; of a key block only the largest logit counts, softmax over the
+    blocks, summed over the groups of queries of a block."""
+    logits = group_logits(q, k, scale, causal, strides, 1, True)
+    p = softmax(np.maximum.reduceat(logits, np.arange(0, logits.shape[2], key_block // strides[1]), axis=2))
+    return np.add.reduceat(p, np.arange(0, p.shape[1], query_block // strides[0]), axis=1)
+
+
+def group_logits(q, k, scale: float, causal: bool, strides, terms: int, last_past_end: bool):
+    """S of ``xattn_importance``, [H, groups of queries, groups of keys]; -inf where no token of the one may see the
+    other. Places past the end hold zeros, which add nothing to a sum, or the last token."""
     h, lq, d = q.shape
     group, lk, (r, s) = h // k.shape[0], k.shape[1], strides
     n_a, n_b, offset = blocks(lq, r), blocks(lk, s), lk - lq
-    qg = np.zeros((h, n_a * r, d))
-    kg = np.zeros((k.shape[0], n_b * s, d))
+    qg = np.repeat(q[:, -1:] * last_past_end, n_a * r, 1)
+    kg = np.repeat(k[:, -1:] * last_past_end, n_b * s, 1)
     qg[:, :lq], kg[:, :lk] = q, k
     a, b = np.arange(n_a), np.arange(n_b)
     x = places(a + offset // r if causal else a, r, terms)  # a chunk takes the places that it has in the whole
@@ -89,9 +106,7 @@ def xattn_importance(q, k, scale: float, causal: bool, query_block: int, key_blo
     if causal:
         last = np.minimum(a * r + r - 1, lq - 1) + offset
         logits = np.where(b[None] * s <= last[:, None], logits, -np.inf)
-    p = softmax(logits)
-    rows = np.add.reduceat(p, np.arange(0, n_a, query_block // r), axis=1)
-    return np.add.reduceat(rows, np.arange(0, n_b, key_block // s), axis=2)
+    return logits
 
 
 def pooling_importance(q, k, scale: float, causal: bool, query_block: int, key_block: int):

@@ -89,10 +89,8 @@ def test_presets_are_different_and_take_changes():
 
 
 def test_means_need_blocks_to_skip():
-    assert {name: AttentionConfig.preset(name).uses_means for name in PRESETS} == {
-        "quality": True, "balanced": True, "fast": True, "seed": False,
-    }  # fmt: skip
-    assert AttentionConfig.preset("seed", block_means=True).uses_means
+    assert not any(AttentionConfig.preset(name).uses_means for name in PRESETS)
+    assert all(AttentionConfig.preset(name, block_means=True).uses_means for name in PRESETS)
     assert not AttentionConfig(mask_ratios={1: (0.0, 0.5), 8: (0.5, 1.0), 0: (1.0, 1.0)}).uses_means
 
 
@@ -101,17 +99,17 @@ def test_unknown_preset_is_refused():
         AttentionConfig.preset("turbo")
 
 
-@pytest.mark.parametrize("name,most", [("balanced", 0.25), ("fast", 0.12)])
-def test_density_at_8k_tokens(name, most):
-    """Shares by rank: what is kept does not depend on the tensors, but for the rounding of a row's last blocks."""
+@pytest.mark.parametrize("name,most", [("quality", 0.26), ("balanced", 0.13), ("fast", 0.072)])
+def test_density_at_32k_tokens(name, most):
+    """Shares by rank: what is kept does not depend on the tensors, but for the blocks that are forced and that the
+    importance, here drawn at random, would not choose."""
     config, rng = AttentionConfig.preset(name), np.random.default_rng(0)
-    geo = Geometry(8192, 8192, config.query_block, config.key_block, True)
+    length, blocks = 32768, (128, config.key_block)
+    geo = Geometry(length, length, *blocks, True)
     importance = rng.random((1, geo.n_i, geo.n_j))
+    cap = np.full((1, geo.n_j), 8)
     levels = reference.select_levels(
-        importance, np.full((1, geo.n_j), 8), config.intervals, config.mask_mode, 8192, 8192, 128, config.key_block,
-        True, 20,
-    )  # fmt: skip
-    density = 1 - reference.sparsity(levels, 8192, 8192, 128, config.key_block, True, config.block_means)
-    assert density <= most
-    skipped = 1 - reference.sparsity(levels, 8192, 8192, 128, config.key_block, True)
-    assert skipped < density < skipped + 1 / config.key_block
+        importance, cap, config.intervals, config.mask_mode, length, length, *blocks, True, 20
+    )
+    density = 1 - reference.sparsity(levels, length, length, *blocks, True, config.block_means)
+    assert 0.8 * most < density <= most

@@ -19,13 +19,15 @@ def xattn_features(q, k, config: AttentionConfig, scale: float):
     n = ``xattn_terms`` tokens each.
 
     ``qf . kf`` is scale / n * sum_t q[a r + r - 1 - x(a, t)] . k[b s + y(b, t)] for groups of r queries and s keys; see
-    ``places`` for x and y. Tokens past the end are zero vectors.
+    ``places`` for x and y. Tokens past the end are zero vectors, or for peaks the last token, as a zero could be one.
     """
     r, s, n = config.xattn_query_stride, config.xattn_stride, config.xattn_terms
     first = (k.shape[2] - q.shape[2]) // r if config.causal else 0  # a chunk takes the places it has in the whole
-    qf = _take(q, r, r - 1 - places(first, ceil_div(q.shape[2], r), r, n)) * (scale / n)
+    zeros = config.importance_method == "xattn"
+    qf = _take(q, r, r - 1 - places(first, ceil_div(q.shape[2], r), r, n), zeros) * (scale / n)
+    kf = _take(k, s, places(0, ceil_div(k.shape[2], s), s, n), zeros)
     b, h, n_a = qf.shape[:3]
-    return qf.reshape([b, k.shape[1], h // k.shape[1], n_a, -1]), _take(k, s, places(0, ceil_div(k.shape[2], s), s, n))
+    return qf.reshape([b, k.shape[1], h // k.shape[1], n_a, -1]), kf
 
 
 def places(first: int, count: int, size: int, terms: int) -> np.ndarray:
@@ -38,13 +40,14 @@ def places(first: int, count: int, size: int, terms: int) -> np.ndarray:
     return (t + turn[:, None].astype(np.int64)) % size
 
 
-def _take(x, size: int, chosen: np.ndarray):
-    """[B, H, L, D] -> float32 [B, H, groups, n D]: the tokens ``chosen`` [groups, n] of each group of ``size``."""
+def _take(x, size: int, chosen: np.ndarray, zeros: bool):
+    """[B, H, L, D] -> float32 [B, H, groups, n D]: the tokens ``chosen`` [groups, n] of each group of ``size``; past
+    the end zeros or the last token."""
     b, h, length, d = x.shape
     count, n = chosen.shape
     at = (np.arange(count)[:, None] * size + chosen).reshape(-1)
     found = paddle.gather(x.astype("float32"), paddle.to_tensor(np.minimum(at, length - 1)), axis=2)
-    if at[-n:].max() >= length:
+    if zeros and at[-n:].max() >= length:
         found = found * paddle.to_tensor((at < length).astype(np.float32)).unsqueeze(-1)
     return found.reshape([b, h, count, n * d])
 
@@ -58,16 +61,16 @@ def pooling_features(q, k, scale: float):
 
 def block_importance(qf, kf, geo: Geometry, config: AttentionConfig, span: tuple[int, int]):
     """Importance of the query blocks ``span`` = [i0, i1), float32 [B, H, i1 - i0, nJ]; invalid pairs are 0."""
-    is_xattn = config.importance_method == "xattn"
+    in_groups = config.importance_method != "pooling"
     r, s = steps(config)
     per_i, per_j = geo.query_block // r, geo.key_block // s
     n_b = kf.shape[2]
     a0, a1 = span[0] * per_i, min(span[1] * per_i, qf.shape[3])
     seen = n_b
     if geo.causal:
-        # xattn: the last token of the group decides; pooling: the sampled token itself.
+        # The last token of the group decides; pooling: the sampled token itself.
         a = paddle.arange(a0, a1) * r
-        last = paddle.clip(a + (r - 1 if is_xattn else 0), max=geo.lq - 1) + geo.offset
+        last = paddle.clip(a + (r - 1 if in_groups else 0), max=geo.lq - 1) + geo.offset
         seen = min((min(a1 * r, geo.lq) - 1 + geo.offset) // s + 1, n_b)
     b, kv, group = qf.shape[:3]
     logits = paddle.matmul(qf[:, :, :, a0:a1].flatten(2, 3), kf[:, :, :seen], transpose_y=True)
@@ -75,27 +78,31 @@ def block_importance(qf, kf, geo: Geometry, config: AttentionConfig, span: tuple
     if geo.causal:
         hidden = paddle.arange(seen) * s > last.unsqueeze(-1)
         logits = logits + hidden.astype("float32") * MASKED
-    p = F.softmax(logits, axis=-1)
     n_rows = span[1] - span[0]
+    if config.importance_method == "peak":
+        n_seen = ceil_div(seen, per_j)
+        logits = F.pad(logits, [0, 0, 0, 0, 0, 0, 0, n_seen * per_j - seen], value=MASKED, pad_from_left_axis=True)
+        logits, seen, per_j = logits.reshape([b, kv * group, a1 - a0, n_seen, per_j]).max(axis=-1), n_seen, 1
+    p = F.softmax(logits, axis=-1)
     p = F.pad(p, [0, 0, 0, 0, 0, n_rows * per_i - (a1 - a0), 0, geo.n_j * per_j - seen], pad_from_left_axis=True)
     p = p.reshape([b, kv * group, n_rows, per_i, geo.n_j, per_j])
-    if is_xattn:
+    if in_groups:
         return p.sum(axis=[3, 5])
     p = p.max(axis=[3, 5])
     return p / p.sum(axis=-1, keepdim=True).clip(min=1e-30)
 
 
 def features(q, k, config: AttentionConfig, scale: float):
-    if config.importance_method == "xattn":
-        return xattn_features(q, k, config, scale)
-    return pooling_features(q, k, scale)
+    if config.importance_method == "pooling":
+        return pooling_features(q, k, scale)
+    return xattn_features(q, k, config, scale)
 
 
 def steps(config: AttentionConfig) -> tuple[int, int]:
     """Tokens of a group of queries and of a group of keys."""
-    if config.importance_method == "xattn":
-        return config.xattn_query_stride, config.xattn_stride
-    return SAMPLE_STEP, SAMPLE_STEP
+    if config.importance_method == "pooling":
+        return SAMPLE_STEP, SAMPLE_STEP
+    return config.xattn_query_stride, config.xattn_stride
 
 
 def blocks_per_span(geo: Geometry, heads: int, config: AttentionConfig, budget: int = 1 << 24) -> int:

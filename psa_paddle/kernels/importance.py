@@ -3,7 +3,8 @@
 ``xattn`` (after XAttention, arXiv:2503.16428): groups of queries against groups of keys, a few tokens of each, in one
 pass; where one product makes a tile, a program keeps its queries and walks over tiles of keys. Each tile is summed
 relative to its own row maximum, which is stored with it, so no score overflows or vanishes before the row's maximum is
-known; step 3 joins the tiles. The other method, ``pooling``, is in pooling.py.
+known; step 3 joins the tiles. ``peak``: the same products, but of each block the largest logit alone, which needs no
+exponential and no maximum beside it. The third method, ``pooling``, is in pooling.py.
 """
 
 from __future__ import annotations
@@ -12,8 +13,11 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..config import XATTN_QUERY_STRIDES, XATTN_STRIDES
 from . import tuning
 from .common import LOG2E, ceil_div, check_blocks, check_kv_start, check_tensor, sample_span, stride_args
+
+LARGEST = tl.constexpr(6e4)  # of a logit that float16 is to hold
 
 
 @triton.jit
@@ -39,7 +43,8 @@ def _xattn_kernel(
     stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl,
     scale, lq, lk, n_a, n_j, tiles_a, tiles_b, hkv, group,
     R: tl.constexpr, S: tl.constexpr, TERMS: tl.constexpr, N: tl.constexpr, D: tl.constexpr, CAUSAL: tl.constexpr,
-    FLIP: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_K: tl.constexpr, CHUNK: tl.constexpr,
+    FLIP: tl.constexpr, PEAK: tl.constexpr, BLOCK_A: tl.constexpr, BLOCK_B: tl.constexpr, BLOCK_K: tl.constexpr,
+    CHUNK: tl.constexpr,
 ):  # fmt: skip
     KEEP: tl.constexpr = TERMS * D == BLOCK_K  # one product per tile: the queries stay
     PER_J: tl.constexpr = N // S
@@ -71,10 +76,13 @@ def _xattn_kernel(
     p_q = q + i_b * stride_qb + (i_bh % (hkv * group)) * stride_qh + (o_q + first_a * R).to(tl.int64) * stride_ql
     p_k = k + i_b * stride_kb + (i_kv % hkv) * stride_kh
     p_e = scores + i_bh * n_a * n_j + i_a.to(tl.int64) * n_j
-    p_t = tops + i_bh * tiles_b * n_a + i_a
+    if not PEAK:
+        p_t = tops + i_bh * tiles_b * n_a + i_a
     lim_q = lq - first_a * R
     if KEEP:
         o_r = o_a * R + R - 1 - _place(o_a, first_a, 0, shift, R, TERMS)
+        if PEAK:  # a last group that is not full gives its last token, as a zero could be a peak
+            o_r = tl.minimum(o_r, lim_q - 1)
         b_q = tl.load(p_q + o_r[:, None] * stride_ql + o_d[None, :], mask=(o_r < lim_q)[:, None], other=0.0)
         if FLIP:  # the maxima need a positive scale; a sign is exact
             b_q = -b_q
@@ -87,6 +95,8 @@ def _xattn_kernel(
             b_s = tl.zeros([BLOCK_A, BLOCK_B], tl.float32)
             if KEEP:
                 o_c = o_b * S + _place(o_b, first_b, 0, 0, S, TERMS)
+                if PEAK and MASKED:
+                    o_c = tl.minimum(o_c, lim_k - 1)
                 p_c = p_tile + o_c[:, None] * stride_kl + o_d[None, :]
                 if MASKED:
                     b_k = tl.load(p_c, mask=(o_c < lim_k)[:, None], other=0.0)
@@ -99,6 +109,8 @@ def _xattn_kernel(
                     d = x % (D // BLOCK_K) * BLOCK_K
                     o_r = o_a * R + R - 1 - _place(o_a, first_a, t, shift, R, TERMS)
                     o_c = o_b * S + _place(o_b, first_b, t, 0, S, TERMS)
+                    if PEAK:
+                        o_r, o_c = tl.minimum(o_r, lim_q - 1), tl.minimum(o_c, lim_k - 1)
                     p_r, p_c = p_q + d + o_r[:, None] * stride_ql, p_tile + d + o_c[:, None] * stride_kl
                     b_r = tl.load(p_r + o_d[None, :], mask=(o_r < lim_q)[:, None], other=0.0)
                     b_k = tl.load(p_c + o_d[None, :], mask=(o_c < lim_k)[:, None], other=0.0)
@@ -111,14 +123,18 @@ def _xattn_kernel(
                 if CAUSAL:  # a ragged last group ends at the last key at least
                     m_s &= i_c[None, :] <= (i_a * R + R - 1 + lk - lq)[:, None]
                 b_s = tl.where(m_s, b_s, -float("inf"))
-            b_top = tl.max(b_s, 1) * scale
-            b_ref = tl.where(b_top == -float("inf"), 0.0, b_top)  # finite for rows that see nothing
-            b_e = tl.exp2(b_s * scale - b_ref[:, None])
-            b_e = tl.sum(tl.reshape(b_e, [BLOCK_A, TILE_J, PER_J]), 2)  # [A, blocks]
+            if PEAK:
+                b_e = tl.max(tl.reshape(b_s, [BLOCK_A, TILE_J, PER_J]), 2) * scale  # [A, blocks]
+                b_e = tl.where(b_e > LARGEST, LARGEST, b_e)
+            else:
+                b_top = tl.max(b_s, 1) * scale
+                b_ref = tl.where(b_top == -float("inf"), 0.0, b_top)  # finite for rows that see nothing
+                b_e = tl.exp2(b_s * scale - b_ref[:, None])
+                b_e = tl.sum(tl.reshape(b_e, [BLOCK_A, TILE_J, PER_J]), 2)  # [A, blocks]
+                tl.store(p_t + i_tb * n_a, b_top, mask=m_a)
             i_j = i_tb * TILE_J + tl.arange(0, TILE_J)
             m_e = m_a[:, None] & (i_j < n_j)[None, :]
             tl.store(p_e[:, None] + i_j[None, :], b_e.to(scores.dtype.element_ty), mask=m_e)
-            tl.store(p_t + i_tb * n_a, b_top, mask=m_a)
 
 
 def _check(q, k, query_block, key_block, kv_start):
@@ -137,7 +153,7 @@ def _settings(name: str, kernel, q, **minimum) -> dict:
 
 def xattn_fwd(
     q, k, *, scale: float, causal: bool, query_block: int, key_block: int, strides: tuple[int, int], terms: int,
-    kv_start=None,
+    peak: bool = False, kv_start=None,
 ):  # fmt: skip
     """Importance by groups of tokens (after XAttention, arXiv:2503.16428), not yet normalised; ``reference`` has it in
     full.
@@ -145,42 +161,45 @@ def xattn_fwd(
     Args:
         q: [B, H, Lq, D]; k: [B, Hkv, Lk, D]; float32, float16 or bfloat16, last dimension contiguous.
         scale: factor of the logits.
-        strides: (r, s), tokens of a group of queries and of a group of keys: 4, 8, 16 or 32.
+        strides: (r, s), tokens of a group of queries (4, 8, 16 or 32) and of a group of keys (1 and 2, too).
         terms: how many tokens of each group take part; divides both.
+        peak: of a key block take the largest logit, not the sum of the exponentials.
         kv_start: int32 [B], first key of each sample, or None.
 
     Returns:
         ``(scores, tops, tile)``. scores: [B, H, ceil(Lq / r), ceil(Lk / N)], sums over the groups of a key block of
         2^(logit - top), bfloat16 for 16-bit inputs on a GPU, else float32. tops: float32 [B, H, tiles, ceil(Lq / r)],
-        the row maxima, base-2 logits, of each tile of ``tile`` key blocks. Pairs that no token may see are left
-        unwritten.
+        the row maxima, base-2 logits, of each tile of ``tile`` key blocks. With ``peak`` scores are base-2 logits,
+        float16 in place of bfloat16, and tops is None. Pairs that no token may see are left unwritten.
 
     Raises:
         TypeError, ValueError: unsupported dtypes, shapes, strides or block sizes.
     """
     _check(q, k, query_block, key_block, kv_start)
-    for size in strides:
-        if size not in (4, 8, 16, 32):
-            raise ValueError(f"strides must be 4, 8, 16 or 32, got {size}.")
+    for size, allowed in zip(strides, (XATTN_QUERY_STRIDES, XATTN_STRIDES), strict=True):
+        if size not in allowed:
+            raise ValueError(f"strides must be {', '.join(map(str, allowed))}, got {size}.")
         if terms < 1 or size % terms:
             raise ValueError(f"terms must divide both strides, got {terms} and {size}.")
     query_stride, stride = strides
     b, h, lq, d = q.shape
     hkv, lk = k.shape[1], k.shape[2]
     n_a, n_b, n_j = ceil_div(lq, query_stride), ceil_div(lk, stride), ceil_div(lk, key_block)
-    settings = _settings("xattn", _xattn_kernel, q, BLOCK_A=query_block // query_stride, BLOCK_B=key_block // stride)
+    settings = _settings(
+        "peak" if peak else "xattn", _xattn_kernel, q, BLOCK_A=query_block // query_stride, BLOCK_B=key_block // stride
+    )
     tiles_a, tiles_b = ceil_div(n_a, settings["BLOCK_A"]), ceil_div(n_b, settings["BLOCK_B"])
     chunk = settings.pop("CHUNK")
     keep = chunk > 1 and terms == 1 and d & (d - 1) == 0
     chunk = chunk if keep else 1
     wide = bridge.dtype_name(q) == "float32" or bridge.interpreting(_xattn_kernel)
-    scores = bridge.empty((b, h, n_a, n_j), "float32" if wide else "bfloat16", q)
-    tops = bridge.empty((b, h, tiles_b, n_a), "float32", q)
+    scores = bridge.empty((b, h, n_a, n_j), "float32" if wide else "float16" if peak else "bfloat16", q)
+    tops = None if peak else bridge.empty((b, h, tiles_b, n_a), "float32", q)
     bridge.launch(
         _xattn_kernel, (tiles_a * ceil_div(tiles_b, chunk) * b * h,), like=q,
         q=q, k=k, scores=scores, tops=tops, kv_start=kv_start, **stride_args(q=q, k=k),
         scale=max(abs(scale) / terms * LOG2E, 1e-30), lq=lq, lk=lk, n_a=n_a, n_j=n_j, tiles_a=tiles_a, tiles_b=tiles_b,
         hkv=hkv, group=h // hkv, R=query_stride, S=stride, TERMS=terms, N=key_block, D=d, CAUSAL=causal,
-        FLIP=scale < 0, BLOCK_K=d if keep else 64 if d % 64 == 0 else d & -d, CHUNK=chunk, **settings,
+        FLIP=scale < 0, PEAK=peak, BLOCK_K=d if keep else 64 if d % 64 == 0 else d & -d, CHUNK=chunk, **settings,
     )  # fmt: skip
-    return scores, tops, settings["BLOCK_B"] * stride // key_block
+    return scores, tops, 0 if peak else settings["BLOCK_B"] * stride // key_block

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from ..config import IMPORTANCE_METHODS
 from .attend import attend_fwd
 from .common import check_tensor
 from .importance import xattn_fwd
@@ -22,18 +23,22 @@ def select_blocks(
     Raises:
         ValueError: an unknown method; see ``xattn_fwd`` and ``select_fwd``.
     """
-    if method not in ("xattn", "pooling"):
-        raise ValueError(f'method must be "xattn" or "pooling", got {method!r}.')
+    if method not in IMPORTANCE_METHODS:
+        raise ValueError(f"method must be one of {', '.join(IMPORTANCE_METHODS)}, got {method!r}.")
     shared = dict(causal=causal, query_block=query_block, key_block=key_block, kv_start=kv_start)
+    query_stride = 0
     if len(intervals) == 1:
         scores, tops, tile = q, None, 0  # every block gets the same level
-    elif method == "xattn":
-        scores, tops, tile = xattn_fwd(q, k, scale=scale, strides=strides, terms=terms, **shared)
-    else:
+    elif method == "pooling":
         scores, tops, tile = pooling_fwd(q, k, scale=scale, **shared), None, 0
+    else:
+        query_stride = strides[0]
+        scores, tops, tile = xattn_fwd(
+            q, k, scale=scale, strides=strides, terms=terms, peak=method == "peak", **shared
+        )  # fmt: skip
     return select_fwd(
         scores, tops, tile, cap, lq=q.shape[2], lk=k.shape[2], intervals=intervals, mode=mode,
-        query_stride=strides[0], text_length=text_length, means=means, return_levels=return_levels,
+        query_stride=query_stride, text_length=text_length, means=means, return_levels=return_levels,
         return_importance=return_importance, **shared,
     )  # fmt: skip
 
@@ -54,7 +59,7 @@ def psa_fwd(
         query_block, key_block: M in 64, 128 and N in 32, 64, 128 tokens.
         intervals: ``((level, lo, hi), ...)``, ascending and tiling [0, 1]: ``AttentionConfig.intervals``.
         mode: ``"energybound"``, ``"topk"`` or ``"topk_sqrt"``.
-        method: ``"xattn"`` or ``"pooling"``; strides, terms: xattn's.
+        method: ``"xattn"``, ``"peak"`` or ``"pooling"``; strides, terms: the first two's.
         text_length: last tokens whose key and query blocks stay at level 1.
         thresholds: (for 2, for 4, for 8), mean cosines above which a key block may be pooled so far; None: no cap.
         kv_start: int32 [B] on the device, first key of each sample of a left-padded batch, or None. A sample is

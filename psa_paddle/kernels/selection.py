@@ -19,12 +19,17 @@ from .lists import Selection, clear, empty_selection, store_lists
 
 @triton.jit
 def _join_groups(p_e, p_t, i_j, m_j, n_groups, n_a, n_j, TILE: tl.constexpr, NJ: tl.constexpr):
-    """Sum over a query block's groups of each group's softmax over the blocks; [NJ]."""
+    """Sum over a query block's groups of each group's softmax over the blocks; [NJ]. TILE 0: a block's score is its
+    largest logit, not a sum."""
     b_sum = tl.zeros([NJ], tl.float32)
     for a in range(0, n_groups):
-        b_top = tl.load(p_t + (i_j // TILE) * n_a + a, mask=m_j, other=-float("inf"))
-        b_e = tl.load(p_e + a * n_j + i_j, mask=m_j, other=0.0).to(tl.float32)
-        b_e *= tl.exp2(b_top - tl.max(b_top, 0))
+        if TILE > 0:
+            b_top = tl.load(p_t + (i_j // TILE) * n_a + a, mask=m_j, other=-float("inf"))
+            b_e = tl.load(p_e + a * n_j + i_j, mask=m_j, other=0.0).to(tl.float32)
+            b_e *= tl.exp2(b_top - tl.max(b_top, 0))
+        else:
+            b_top = tl.load(p_e + a * n_j + i_j, mask=m_j, other=-float("inf")).to(tl.float32)
+            b_e = tl.exp2(b_top - tl.max(b_top, 0))
         b_sum += b_e / tl.sum(b_e, 0)
     return b_sum
 
@@ -121,7 +126,7 @@ def _select_kernel(
             first_a = i_i * GROUPS
             n_groups = tl.minimum(GROUPS, (lq + S - 1) // S - first_a)
             p_e = scores + (i_bh * n_a + first_a) * n_j
-            p_t = tops + i_bh * tiles_b * n_a + first_a
+            p_t = tops + i_bh * tiles_b * n_a + first_a if TILE > 0 else p_e
             b_x = _join_groups(p_e, p_t, i_j, m_j, n_groups, n_a, n_j, TILE, NJ)
         else:
             b_x = tl.load(scores + i_row * n_j + i_j, mask=m_j, other=0.0)
@@ -160,11 +165,12 @@ def select_fwd(
     Args:
         scores, tops, tile: ``xattn_fwd``'s result; or ``scores`` alone, an importance map float32 [B, H, nI, nJ]; or,
             with one interval, where importance does not matter, any tensor [B, ...] that tells batch and device.
+            Scores that are no map need ``query_stride``.
         cap: int8 [B, Hkv, nJ], largest level of each key block, or None.
         intervals: ``((level, lo, hi), ...)`` ascending from 0 to 1, at most five.
         mode: ``"energybound"`` (share of importance before), ``"topk"`` (rank / n), ``"topk_sqrt"`` (``sqrt_bound``).
         text_length: last tokens whose key and query blocks stay at level 1.
-        query_stride: xattn's, when ``tops`` is given.
+        query_stride: ``xattn_fwd``'s; 0 for a map.
         kv_start: int32 [B], first key of each sample, or None.
         heads: H, needed with one interval only.
         means: skipped blocks take part by their means, for which the levels are returned, too.
@@ -183,7 +189,7 @@ def select_fwd(
         raise ValueError(f"1 to 5 intervals are possible, got {len(intervals)}.")
     b, h = scores.shape[0], heads or scores.shape[1]
     n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
-    n_a, tiles_b = (scores.shape[2], tops.shape[2]) if tops is not None else (0, 0)
+    n_a, tiles_b = scores.shape[2] if query_stride else 0, tops.shape[2] if tops is not None else 0
     shape = (b, h, n_i, n_j)
     levels = bridge.empty(shape, "int8", scores) if return_levels or means else None
     importance = bridge.empty(shape, "float32", scores) if return_importance and len(intervals) > 1 else None
@@ -199,7 +205,7 @@ def select_fwd(
         lq=lq, lk=lk, n_i=n_i, n_j=n_j, n_a=n_a, tiles_b=tiles_b, heads=h,
         group=h // cap.shape[1] if cap is not None else 1, text_length=text_length,
         M=query_block, N=key_block, CAUSAL=causal, TILE=tile,
-        GROUPS=query_block // query_stride if tops is not None else 0,
+        GROUPS=query_block // query_stride if query_stride else 0,
         LEVELS=tuple(int(level) for level, _, _ in intervals), BOUNDS=bounds, MODE=mode, KEPT=kept,
         C=next_power_of_2(len(bounds)), NJ=width, MEAN=key_block if means else 0,
         num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),

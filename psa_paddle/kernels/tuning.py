@@ -31,6 +31,13 @@ TABLES = {
         ((128, 4, 80), dict(BLOCK_A=64, BLOCK_B=64, CHUNK=1, num_warps=8, num_stages=2)),
         ((128, 4, 0), dict(BLOCK_A=32, BLOCK_B=32, CHUNK=2, num_warps=4, num_stages=1)),
     ),
+    "peak": (
+        ((128, 2, 100), dict(BLOCK_A=128, BLOCK_B=128, CHUNK=8, num_warps=8, num_stages=2)),
+        ((128, 2, 90), dict(BLOCK_A=128, BLOCK_B=128, CHUNK=32, num_warps=8, num_stages=2, maxnreg=128)),
+        ((128, 2, 80), dict(BLOCK_A=128, BLOCK_B=128, CHUNK=8, num_warps=8, num_stages=2)),
+        ((128, 4, 80), dict(BLOCK_A=64, BLOCK_B=64, CHUNK=1, num_warps=8, num_stages=2)),
+        ((128, 4, 0), dict(BLOCK_A=32, BLOCK_B=32, CHUNK=2, num_warps=4, num_stages=1)),
+    ),
     "triangle": (
         ((128, 2, 100), dict(M=128, TILE=64, num_warps=8, num_stages=2)),
         ((128, 2, 90), dict(M=128, TILE=32, num_warps=8, num_stages=2, maxnreg=128)),  # two programs fit

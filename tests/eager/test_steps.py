@@ -38,8 +38,12 @@ def config_for(shape, causal, **changes):
 
 @CAUSAL
 @pytest.mark.parametrize(
-    "method,strides,terms", [("xattn", (8, 8), 8), ("xattn", (8, 8), 4), ("xattn", (16, 4), 1), ("pooling", (8, 8), 4)]
-)
+    "method,strides,terms",
+    [
+        ("xattn", (8, 8), 8), ("xattn", (8, 8), 4), ("xattn", (16, 4), 1), ("peak", (8, 2), 1), ("peak", (32, 1), 1),
+        ("pooling", (8, 8), 4),
+    ],
+)  # fmt: skip
 @pytest.mark.parametrize("shape", SHAPES, ids=SHAPE_IDS)
 def test_importance(shape, method, strides, terms, causal):
     lq, lk, heads, kv_heads, dim, m, n = shape
@@ -51,6 +55,8 @@ def test_importance(shape, method, strides, terms, causal):
     got = eager.importance(*tensors(q, k), config, dim**-0.5).numpy()[0]
     if method == "xattn":
         want = reference.xattn_importance(*exact(q, k), dim**-0.5, causal, m, n, strides, terms)
+    elif method == "peak":
+        want = reference.peak_importance(*exact(q, k), dim**-0.5, causal, m, n, strides)
     else:
         want = reference.pooling_importance(*exact(q, k), dim**-0.5, causal, m, n)
     assert got.shape == want.shape

@@ -53,36 +53,50 @@ def test_xattn_with_a_scale_of_zero():
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
+@pytest.mark.parametrize("strides", [(8, 2), (16, 1), (32, 32)], ids=str)
+def test_peak(case, strides):
+    (q, k, _), (q64, k64, _) = qkv(case)
+    want = stack(
+        lambda b: ref.peak_importance(q64[b], k64[b], case.factor, case.causal, case.m, case.n, strides), case.batch
+    )
+    np.testing.assert_allclose(importance(q, k, case, "peak", strides, 1), want, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("case", CASES, ids=str)
 def test_pooling(case):
     (q, k, _), (q64, k64, _) = qkv(case)
     want = stack(lambda b: ref.pooling_importance(q64[b], k64[b], case.factor, case.causal, case.m, case.n), case.batch)
     np.testing.assert_allclose(importance(q, k, case, "pooling"), want, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.parametrize("method", ["xattn", "pooling"])
+@pytest.mark.parametrize("method", ["xattn", "peak", "pooling"])
 def test_logits_of_hundreds_neither_overflow_nor_vanish(method):
     case = Case(lq=600, lk=600, scale=90.0)
     (q, k, _), (q64, k64, _) = qkv(case)
     if method == "xattn":
         want = ref.xattn_importance(q64[0], k64[0], case.factor, True, case.m, case.n, (16, 16), 4)
+    elif method == "peak":
+        want = ref.peak_importance(q64[0], k64[0], case.factor, True, case.m, case.n, (16, 16))
     else:
         want = ref.pooling_importance(q64[0], k64[0], case.factor, True, case.m, case.n)
-    got = importance(q, k, case, method)[0]
+    got = importance(q, k, case, method, terms=1 if method == "peak" else 4)[0]
     assert np.isfinite(got).all()
     np.testing.assert_allclose(got, want, rtol=2e-3, atol=2e-3)  # float32 products of this size are off by 1e-3
 
 
-@pytest.mark.parametrize("method", ["xattn", "pooling"])
-def test_padded_sample_has_the_importance_it_has_alone(method):
+@pytest.mark.parametrize(
+    "method, strides, terms", [("xattn", (16, 16), 4), ("peak", (8, 2), 1), ("pooling", (16, 16), 4)]
+)
+def test_padded_sample_has_the_importance_it_has_alone(method, strides, terms):
     case = Case(lq=200, lk=230, batch=2)
     (q, k, _), _ = qkv(case)
-    both = importance(q, k, case, method, kv_start=paddle.to_tensor([0, 77], "int32"))
+    both = importance(q, k, case, method, strides, terms, kv_start=paddle.to_tensor([0, 77], "int32"))
     first = 77 - 30
-    alone = importance(q[1:, :, first:], k[1:, :, 77:], case, method)
+    alone = importance(q[1:, :, first:], k[1:, :, 77:], case, method, strides, terms)
     n_i, n_j = alone.shape[2:]
     np.testing.assert_allclose(both[1, :, :n_i, :n_j], alone[0], rtol=1e-6)
     np.testing.assert_array_equal(both[1, :, n_i:], 0)
-    np.testing.assert_array_equal(both[0], importance(q[:1], k[:1], case, method)[0])
+    np.testing.assert_array_equal(both[0], importance(q[:1], k[:1], case, method, strides, terms)[0])
 
 
 @pytest.mark.parametrize("lk", [128, 131, 300])
@@ -95,9 +109,11 @@ def test_every_valid_pair_is_written(lk):
     assert np.isfinite(pooling_fwd(q, k, scale=1.0, **case.blocks).numpy()[:, :, valid]).all()
     scores = xattn_fwd(q, k, scale=1.0, strides=(16, 16), terms=4, **case.blocks)[0].numpy()
     assert np.isfinite(scores[:, :, valid.repeat(case.m // 16, 0)]).all()
+    peaks = xattn_fwd(q, k, scale=1.0, strides=(8, 2), terms=1, peak=True, **case.blocks)[0].numpy()
+    assert not np.isnan(peaks[:, :, valid.repeat(case.m // 8, 0)]).any()
 
 
-@pytest.mark.parametrize("strides, terms", [((16, 5), 1), ((2, 16), 1), ((8, 8), 3), ((16, 4), 8)])
+@pytest.mark.parametrize("strides, terms", [((16, 5), 1), ((2, 16), 1), ((16, 0), 1), ((8, 8), 3), ((16, 4), 8)])
 def test_bad_strides_or_terms(strides, terms):
     from psa_paddle.kernels import xattn_fwd
 
