@@ -141,7 +141,7 @@ def load(path, device, dtype=torch.bfloat16):
     saved = torch.load(path, map_location="cpu", weights_only=True)
     model = LanguageModel(Shape(**saved["shape"]))
     model.load_state_dict(saved.pop("state"))
-    return model.to(device, dtype).eval(), saved
+    return model.to(device, dtype).eval().requires_grad_(False), saved
 
 
 def rate(step: int, share: float) -> float:
