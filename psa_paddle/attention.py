@@ -11,6 +11,7 @@ import paddle
 from . import eager
 from .config import ALL_LEVEL_ONE, HEAD_DIMS, SEED_RATIOS, AttentionConfig
 from .geometry import Geometry
+from .kernel_arguments import kernel_arguments
 from .stats import CallStats, merge_calls
 
 DTYPES = (paddle.float32, paddle.float16, paddle.bfloat16)
@@ -172,25 +173,6 @@ def _triton(q, k, v, starts, config: AttentionConfig, scale: float, below: int, 
     padded = paddle.to_tensor(starts, dtype="int32", place=q.place) if any(starts) else None
     out, work = kernels.psa_fwd(q, k, v, **kernel_arguments(chosen, scale), kv_start=padded, heads_last=heads_last)
     return out, _stats("triton", lengths, config, below, work)
-
-
-def kernel_arguments(config: AttentionConfig, scale: float) -> dict:
-    """What ``kernels.psa_fwd`` takes of a configuration."""
-    thresholds = (config.sim_2x_threshold, config.sim_4x_threshold, config.sim_8x_threshold)
-    return {
-        "scale": scale,
-        "causal": config.causal,
-        "query_block": config.query_block,
-        "key_block": config.key_block,
-        "intervals": config.intervals,
-        "mode": config.mask_mode,
-        "method": config.importance_method,
-        "strides": (config.xattn_query_stride, config.xattn_stride),
-        "terms": config.xattn_terms,
-        "text_length": config.forced_text,
-        "thresholds": thresholds if config.use_sim_mask else None,
-        "means": config.uses_means,
-    }
 
 
 def estimate_block_importance(q, k, config: AttentionConfig | None = None, *, scale: float | None = None):
