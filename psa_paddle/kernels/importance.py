@@ -13,7 +13,7 @@ import triton.language as tl
 
 from .. import bridge
 from . import tuning
-from .common import LOG2E, ceil_div, check_blocks, check_kv_start, check_tensor, sample_span, stride_args
+from .common import LOG2E, ceil_div, check_blocks, check_inputs, sample_span, stride_args
 
 
 @triton.jit
@@ -121,13 +121,6 @@ def _xattn_kernel(
             tl.store(p_t + i_tb * n_a, b_top, mask=m_a)
 
 
-def _check(q, k, query_block, key_block, kv_start):
-    check_tensor("q", q)
-    check_tensor("k", k)
-    check_blocks(query_block, key_block)
-    check_kv_start(kv_start, q.shape[0])
-
-
 def _settings(name: str, kernel, q, **minimum) -> dict:
     """The tuned settings, tiles widened so that they cover whole blocks."""
     itemsize = 4 if bridge.dtype_name(q) == "float32" else 2
@@ -158,7 +151,8 @@ def xattn_fwd(
     Raises:
         TypeError, ValueError: unsupported dtypes, shapes, strides or block sizes.
     """
-    _check(q, k, query_block, key_block, kv_start)
+    check_inputs(q=q, k=k, kv_start=kv_start, causal=causal)
+    check_blocks(query_block, key_block)
     for size in strides:
         if size not in (4, 8, 16, 32):
             raise ValueError(f"strides must be 4, 8, 16 or 32, got {size}.")

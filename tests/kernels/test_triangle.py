@@ -242,7 +242,7 @@ def test_refusals():
         triangle_fwd(q, k, v, **{**call, "window": -1})
     with pytest.raises(ValueError, match="as many keys as queries"):
         triangle_fwd(q, k[:, :, :30], v[:, :, :30], **call)
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match="k and v must have one shape"):
         triangle_fwd(q, k, v[:, :, :50], **call)
     with pytest.raises(TypeError, match="one dtype"):
         triangle_fwd(q, k, v.astype("float16"), **call)
