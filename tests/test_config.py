@@ -4,12 +4,10 @@ import copy
 import dataclasses
 import pickle
 
-import numpy as np
 import pytest
 
-from psa_paddle import AttentionConfig, reference
+from psa_paddle import AttentionConfig
 from psa_paddle.config import DEFAULT_PRESET, PRESETS, SEED_RATIOS
-from psa_paddle.geometry import Geometry
 
 BAD = [
     ({"query_block": 100}, ValueError, "query_block must be one of 64, 128"),
@@ -99,19 +97,3 @@ def test_means_need_blocks_to_skip():
 def test_unknown_preset_is_refused():
     with pytest.raises(ValueError, match="no preset 'turbo'; use quality, balanced, fast, seed"):
         AttentionConfig.preset("turbo")
-
-
-@pytest.mark.parametrize("name,most", [("balanced", 0.25), ("fast", 0.12)])
-def test_density_at_8k_tokens(name, most):
-    """Shares by rank: what is kept does not depend on the tensors, but for the rounding of a row's last blocks."""
-    config, rng = AttentionConfig.preset(name), np.random.default_rng(0)
-    geo = Geometry(8192, 8192, config.query_block, config.key_block, True)
-    importance = rng.random((1, geo.n_i, geo.n_j))
-    levels = reference.select_levels(
-        importance, np.full((1, geo.n_j), 8), config.intervals, config.mask_mode, 8192, 8192, 128, config.key_block,
-        True, 20,
-    )  # fmt: skip
-    density = 1 - reference.sparsity(levels, 8192, 8192, 128, config.key_block, True, config.block_means)
-    assert density <= most
-    skipped = 1 - reference.sparsity(levels, 8192, 8192, 128, config.key_block, True)
-    assert skipped < density < skipped + 1 / config.key_block
