@@ -66,6 +66,11 @@ def tensor(x: np.ndarray, layout: str = "bhld"):
     return paddle.to_tensor(x)
 
 
+def layouts(layout: str) -> tuple[str, str, str]:
+    """Of q, k and v: "mixed" gives each strides of its own, as models do."""
+    return ("bhld", "blhd", "hbld") if layout == "mixed" else (layout,) * 3
+
+
 def host_qkv(case: Case, seed: int = 0):
     """NumPy q, k, v of the case's dtype; keys drift so that blocks differ in importance and similarity."""
     rng = np.random.default_rng([seed, case.lq, case.lk, case.d])
@@ -79,8 +84,7 @@ def host_qkv(case: Case, seed: int = 0):
 def qkv(case: Case, seed: int = 0):
     """``(paddle tensors, float64 arrays)`` of q, k, v; with the layout "mixed" each has its own."""
     host = host_qkv(case, seed)
-    layouts = ("bhld", "blhd", "hbld") if case.layout == "mixed" else (case.layout,) * 3
-    tensors = [tensor(x, layout) for x, layout in zip(host, layouts, strict=True)]
+    tensors = [tensor(x, layout) for x, layout in zip(host, layouts(case.layout), strict=True)]
     return tensors, [x.astype(np.float64) for x in host]
 
 

@@ -7,7 +7,7 @@ import paddle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels.kernel_cases import tensor
+from kernels.kernel_cases import layouts, tensor
 from shared import smooth_qkv
 
 from psa_paddle.trianglemix import triangle_attention
@@ -66,6 +66,7 @@ CASES = [
     Case(300, 900, (3, 20, 5000), starts=(0, 700)),
     Case(200, 900, (3, 20, 5000), starts=(100, 0)),  # a split that its tiles do not divide
     Case(129, 129, USUAL, group=2, layout="blhd", dtype="float16"),
+    Case(129, 700, (4, 32, 40), group=2, hkv=3, layout="mixed", starts=(0, 5)),
     Case(129, 260, USUAL, group=2, layout="sliced"),
     Case(129, 129, USUAL, group=2, scale=-0.4),
     Case(129, 129, USUAL, scale=30.0),
@@ -98,7 +99,7 @@ def masked_softmax(case: Case, q, k, v, dtype=np.float64) -> np.ndarray:
 def run(case: Case, q, k, v, **more):
     names = ("num_sink_tokens", "sliding_window_size", "num_last_tokens")
     return triangle_attention(
-        *(tensor(x, case.layout) for x in (q, k, v)), **dict(zip(names, case.pattern, strict=True)), scale=case.factor,
+        *map(tensor, (q, k, v), layouts(case.layout)), **dict(zip(names, case.pattern, strict=True)), scale=case.factor,
         kv_start=case.starts if any(case.starts) else None, **{"backend": "triton", **more},
     )  # fmt: skip
 
