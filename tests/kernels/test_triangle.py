@@ -68,6 +68,8 @@ CASES = [
     Case(129, 129, USUAL, group=2, layout="blhd", dtype="float16"),
     Case(129, 700, (4, 32, 40), group=2, hkv=3, layout="mixed", starts=(0, 5)),
     Case(129, 260, USUAL, group=2, layout="sliced"),
+    Case(130, 192, (3, 5, 5000)),  # a tile ends one key after the first row's last
+    Case(130, 192, (3, 70, 4)),
     Case(129, 129, USUAL, group=2, scale=-0.4),
     Case(129, 129, USUAL, scale=30.0),
 ]

@@ -106,13 +106,24 @@ def run_tests(tree: Path, tests: list[str], seconds: float) -> tuple[str, float,
     return {None: "hung", 0: "passed"}.get(status, "failed"), took, next(reversed(lines), "")
 
 
+def read_rows(out: Path) -> list[dict]:
+    """What earlier runs found."""
+    return [json.loads(line) for line in out.read_text(encoding="utf-8").splitlines()] if out.exists() else []
+
+
+def digest_of(tree: Path, tests: tuple[str, ...]) -> str:
+    """Changes when one of the test files does."""
+    files = [path for name in tests for path in ([tree / name] if name.endswith(".py") else (tree / name).glob("*.py"))]
+    return hashlib.sha1(b"".join(path.read_bytes() for path in sorted(files))).hexdigest()[:8]
+
+
 class Campaign:
     """Runs faults in copies of the tree; each worker has its own."""
 
     def __init__(self, folder: Path, jobs: int, tests: dict[str, list[str]], out: Path):
         self.tests, self.out, self.lock = tests, out, threading.Lock()
-        self.seconds: dict[tuple[str, ...], float] = {}
-        self.baselines: dict[tuple[str, ...], threading.Lock] = defaultdict(threading.Lock)
+        self.seconds = {row["baseline"]: row["seconds"] for row in read_rows(out) if "baseline" in row}
+        self.baselines: dict[str, threading.Lock] = defaultdict(threading.Lock)
         self.trees: queue.Queue[Path] = queue.Queue()
         for i in range(jobs):
             tree = folder / str(i)
@@ -120,14 +131,20 @@ class Campaign:
             self.trees.put(tree)
 
     def baseline(self, tree: Path, tests: tuple[str, ...]) -> float:
-        """Seconds that the tests take without a fault."""
-        with self.baselines[tests]:
-            if tests not in self.seconds:
+        """Seconds that the tests, as they stand, take without a fault."""
+        name = " ".join(tests) + " " + digest_of(tree, tests)
+        with self.baselines[name]:
+            if name not in self.seconds:
                 found, took, last = run_tests(tree, list(tests), 1800)
                 if found != "passed":
                     raise SystemExit(f"{' '.join(tests)}: {found} without any fault: {last}")
-                self.seconds[tests] = took
-        return self.seconds[tests]
+                self.seconds[name] = took
+                self.keep({"baseline": name, "seconds": round(took, 1)})
+        return self.seconds[name]
+
+    def keep(self, row: dict) -> None:
+        with self.lock, self.out.open("a", encoding="utf-8") as f:
+            f.write(json.dumps(row, ensure_ascii=False) + "\n")
 
     def ask(self, file: str, fault: Fault) -> dict:
         tree = self.trees.get()
@@ -144,8 +161,7 @@ class Campaign:
             self.trees.put(tree)
         row = {"id": name_of(file, fault), "file": file, "line": fault.line, "kind": fault.kind, "found": found}
         row |= {"seconds": round(took, 1), "before": fault.before, "after": fault.after, "last": last[:200]}
-        with self.lock, self.out.open("a", encoding="utf-8") as f:
-            f.write(json.dumps(row, ensure_ascii=False) + "\n")
+        self.keep(row)
         print(f"{found:7} {took:5.0f} s  {file}:{fault.line}  {fault.after}", flush=True)
         return row
 
@@ -182,8 +198,7 @@ def main() -> int:
     tests, known = read_map(), read_known()
     files = [file for file in sorted(tests) if tests[file] and any(fnmatch.fnmatch(file, glob) for glob in args.only)]
     picked = pick(files, args.faults, args.seed, set(known["same"]))
-    lines = args.out.read_text(encoding="utf-8").splitlines() if args.out.exists() else []
-    done = {row["id"]: row for row in map(json.loads, lines)}  # the last word on each
+    done = {row["id"]: row for row in read_rows(args.out) if "id" in row}  # the last word on each
     left = [(file, x) for file, x in picked if not (row := done.get(name_of(file, x))) or
             (args.again and row["found"] == "passed")]  # fmt: skip
     print(f"{len(picked)} faults in {len(files)} files, {len(left)} to plant", flush=True)
