@@ -28,10 +28,11 @@ import threading
 import time
 from collections import defaultdict
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice, zip_longest
 from pathlib import Path
 
 import yaml
-from faults import Fault, faults, shuffled
+from faults import Fault, compiles, faults, shuffled
 
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[1]
@@ -52,18 +53,25 @@ def read_known() -> dict[str, dict[tuple[str, str, str], str]]:
     }
 
 
+def gone(known) -> list[tuple[str, str]]:
+    """File and line of the known faults that no longer can be planted."""
+    rows = [(file, before, after) for part in known.values() for file, before, after in part]
+    lines = {file: (ROOT / file).read_bytes() if (ROOT / file).exists() else b"" for file, _, _ in rows}
+    there = {file: {(x.before, x.after) for x in faults(source)} for file, source in lines.items()}
+    return [(file, before) for file, before, after in rows if (before, after) not in there[file]]
+
+
 def pick(files: list[str], count: int, seed: int, same: set) -> list[tuple[str, Fault]]:
     """``count`` faults, one of each file by turns."""
-    orders = {}
-    for file in files:
-        found = shuffled(faults((ROOT / file).read_bytes()), f"{seed} {file}")
-        orders[file] = [x for x in found if (file, x.before, x.after) not in same][::-1]
-    picked = []
-    while len(picked) < count and any(orders.values()):
-        for file in files:
-            if orders[file] and len(picked) < count:
-                picked.append((file, orders[file].pop()))
-    return picked
+
+    def order(file):
+        source = (ROOT / file).read_bytes()
+        for fault in shuffled(faults(source), f"{seed} {file}"):
+            if (file, fault.before, fault.after) not in same and compiles(fault, source):
+                yield file, fault
+
+    rounds = zip_longest(*map(order, files))
+    return list(islice((one for turn in rounds for one in turn if one is not None), count))
 
 
 def name_of(file: str, fault: Fault) -> str:
@@ -196,6 +204,8 @@ def main() -> int:
     args = parser.parse_args()
 
     tests, known = read_map(), read_known()
+    for file, before in gone(known):
+        print(f"no longer in {file}: {before}")
     files = [file for file in sorted(tests) if tests[file] and any(fnmatch.fnmatch(file, glob) for glob in args.only)]
     picked = pick(files, args.faults, args.seed, set(known["same"]))
     done = {row["id"]: row for row in read_rows(args.out) if "id" in row}  # the last word on each

@@ -213,16 +213,20 @@ def siblings(name: str, names: set[str]) -> set[str]:
     return found
 
 
+def compiles(fault: Fault, source: bytes) -> bool:
+    try:
+        compile(fault.apply(source), "fault", "exec")
+    except SyntaxError:
+        return False
+    return True
+
+
 def faults(source: bytes) -> list[Fault]:
-    """Every fault of a source, in the order of the text; those that do not compile are left out."""
+    """Every fault of a source, in the order of the text; a few may not compile."""
     finder = _Finder(source)
     finder.visit(ast.parse(source))
     found, seen = [], Counter()
     for fault in sorted(finder.found, key=lambda f: (f.start, f.end, f.text)):
-        try:
-            compile(fault.apply(source), "fault", "exec")
-        except SyntaxError:
-            continue
         found.append(replace(fault, nth=seen[fault.before, fault.after]))
         seen[fault.before, fault.after] += 1
     return found
