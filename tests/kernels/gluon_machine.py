@@ -5,7 +5,9 @@ nothing can end is reported as a deadlock. Products are made, and stores to glob
 so that an operand which is given up too early shows. Addresses must lie in a tensor. Shared memory starts as NaN and is
 laid out as the tensor memory accelerator's 128-byte swizzle wants it, 64 columns at a time.
 
-Not modelled: fences between the two proxies to shared memory, barriers among the threads of a warpgroup, registers.
+What threads wrote to shared memory must be fenced by whoever hands it to the tensor cores or to the accelerator.
+
+Not modelled: barriers among the threads of a warpgroup, registers.
 """
 
 from __future__ import annotations
@@ -96,22 +98,23 @@ class Pointer:
 class Shared:
     """A piece of shared memory; matrices of 16-bit numbers are kept 64 columns at a time, [..., C / 64, R, 64]."""
 
-    def __init__(self, kept: np.ndarray, shape, transposed=False):
-        self.kept, self.shape, self.transposed = kept, list(shape), transposed
+    def __init__(self, kept: np.ndarray, shape, wrote, transposed=False):
+        self.kept, self.shape, self.wrote, self.transposed = kept, list(shape), wrote, transposed
         self.dtype = kept.dtype
 
     @classmethod
-    def allocate(cls, dtype, shape):
+    def allocate(cls, dtype, shape, wrote):
         dtype, tiled = np.dtype(dtype), len(shape) == 3
         kept = (shape[0], shape[2] // 64, shape[1], 64) if tiled else shape
-        return cls(np.full(kept, np.nan if dtype.kind == "f" else 0x55555555, dtype), shape)
+        return cls(np.full(kept, np.nan if dtype.kind == "f" else 0x55555555, dtype), shape, wrote)
 
     def index(self, i):
-        return Shared(self.kept[int(i)], self.shape[1:])
+        return Shared(self.kept[int(i)], self.shape[1:], self.wrote)
 
     def slice(self, start, count):
         rows = slice(int(start), int(start) + int(count))
-        return Shared(self.kept[:, rows] if self.kept.ndim == 3 else self.kept[rows], [count, *self.shape[1:]])
+        kept = self.kept[:, rows] if self.kept.ndim == 3 else self.kept[rows]
+        return Shared(kept, [count, *self.shape[1:]], self.wrote)
 
     def load(self, layout=None):
         x = self.kept
@@ -124,15 +127,25 @@ class Shared:
             x = x.reshape(self.shape[0], -1, 64).transpose(1, 0, 2)
         assert x.shape == self.kept.shape and x.dtype == self.kept.dtype
         self.kept[...] = x
+        self.wrote(self)
 
     def permute(self, order):
-        return Shared(self.kept, self.shape, True)
+        return Shared(self.kept, self.shape, self.wrote, True)
 
     def _reinterpret(self, dtype, shape, layout):
-        return Shared(self.kept.reshape(shape[0], shape[2] // 64, shape[1], 64), shape)
+        return Shared(self.kept.reshape(shape[0], shape[2] // 64, shape[1], 64), shape, self.wrote)
 
     def reshape(self, shape):
-        return Shared(self.kept.reshape(shape), shape)
+        return Shared(self.kept.reshape(shape), shape, self.wrote)
+
+
+def place_of(x: Shared) -> list[int]:
+    """Addresses of the rows of 64 columns, or of the vector, that ``x`` is made of."""
+    kept = x.kept.reshape(1, -1) if x.kept.ndim == 1 else x.kept
+    first = np.int64(kept.ctypes.data)
+    for size, stride in zip(kept.shape[:-1], kept.strides[:-1], strict=True):
+        first = first[..., None] + np.arange(size) * stride
+    return first.ravel().tolist()
 
 
 class Barrier:
@@ -148,6 +161,25 @@ class Machine:
     def __init__(self):
         self.memory, self.turn, self.own = Memory(), threading.Condition(), threading.local()
         self.live, self.waiting, self.error = 0, {}, None
+        self.writes, self.written = 0, {}  # by threads: how many, and the last one of each place in shared memory
+
+    # The two ways to shared memory
+
+    def wrote(self, to, by_threads=True):
+        with self.turn:
+            self.writes += by_threads
+            for row in place_of(to):
+                self.written[row] = self.writes if by_threads else 0
+
+    def fence(self):
+        with self.turn:
+            self.own.fenced = self.writes
+
+    def check_fenced(self, x):
+        if isinstance(x, Shared):
+            with self.turn:
+                late = max(self.written.get(row, 0) for row in place_of(x))
+            assert late <= self.own.fenced, "read past the threads' writes without a fence"
 
     # Barriers
 
@@ -188,7 +220,7 @@ class Machine:
     def warp_specialize(self, partitions, warps, registers):
         def run(function, args):
             try:
-                self.own.products, self.own.stores = [], []
+                self.own.products, self.own.stores, self.own.fenced = [], [], 0
                 with np.errstate(all="ignore"):
                     function(*args)
                 assert not self.own.stores, "left before its stores were read"
@@ -213,6 +245,8 @@ class Machine:
     # Products
 
     def mma(self, a, b, acc, use_acc=True, is_async=False):
+        self.check_fenced(a)
+        self.check_fenced(b)
         token = {"result": None, "make": lambda: self._product(a, b, acc if use_acc else None)}
         self.own.products.append(token)
         assert is_async
@@ -250,10 +284,12 @@ class Machine:
         x = self.memory.move(pointer, inside)
         assert x.shape == to.kept.shape
         to.kept[...] = x
+        self.wrote(to, by_threads=False)
         self.arrive(bar, 0, -x.nbytes)
 
     def copy_out(self, desc, corner, x):
         pointer, inside = self._box(desc, corner)
+        self.check_fenced(x)
         self.own.stores.append(lambda: self.memory.move(pointer, inside, x.kept))
 
     def store_wait(self, left):
@@ -275,7 +311,7 @@ class Machine:
             return value(np.where(m, a, b))
 
         def allocate(dtype, shape, layout):
-            return Barrier() if layout == "barrier" else Shared.allocate(dtype, shape)
+            return Barrier() if layout == "barrier" else Shared.allocate(dtype, shape, self.wrote)
 
         def atomic_add(pointer, x):
             old = self.memory.move(pointer, None)
@@ -321,7 +357,7 @@ class Machine:
             ),
             "warpgroup_mma": self.mma,
             "warpgroup_mma_wait": self.mma_wait,
-            "fence_async_shared": lambda: None,
+            "fence_async_shared": self.fence,
         }  # fmt: skip
 
     def run(self, kernel, grid, arguments):

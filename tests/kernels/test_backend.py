@@ -38,7 +38,7 @@ def test_two_backends_one_answer(causal, heads_last):
     assert 0.05 < triton.sparsity() < 1
 
 
-SIM = dict(mask_ratios={8: (0, 1)}, use_sim_mask=True, text_length=0, key_block=64)
+SIM = dict(mask_ratios={8: (0, 1)}, use_sim_mask=True, text_length=0, key_block=64, query_block=128)
 THRESHOLDS = dict(sim_2x_threshold=0.7975, sim_4x_threshold=0.8045, sim_8x_threshold=0.81)  # some blocks pass each
 
 
