@@ -105,6 +105,7 @@ def compile_calls(arch: int, calls) -> list[dict]:
         launch=launch,
         empty=lambda shape, dtype, like: ShapeOnly(shape, dtype),
         arch=lambda x, kernel: arch,
+        device=lambda x: "gpu:0",
         multiprocessors=lambda x, kernel: 132,
     )
     previous = driver._active

@@ -73,7 +73,7 @@ def pyramid_attention(
     q,
     k,
     v,
-    config: AttentionConfig | None = None,
+    config: AttentionConfig | str | None = None,
     *,
     scale: float | None = None,
     kv_start: Sequence[int] | None = None,
@@ -85,7 +85,7 @@ def pyramid_attention(
     Args:
         q: [B, H, Lq, D], float32, float16 or bfloat16; D in 32, 64, 80, 96, 128.
         k, v: [B, Hkv, Lk, D]; query head h reads kv head h // (H / Hkv). Causal: Lq <= Lk, aligned bottom-right.
-        config: what to keep; ``AttentionConfig()`` by default.
+        config: what to keep: an ``AttentionConfig``, the name of one of its presets, or None for the default.
         scale: factor of the logits, 1 / sqrt(D) by default.
         kv_start: [B] ints, the first real token of each sample of a left-padded batch. Each sample is computed as if
             it came alone; the rows of its padding are zeros.
@@ -96,11 +96,11 @@ def pyramid_attention(
         [B, H, Lq, D] or [B, Lq, H, D] in q's dtype, or (that, ``CallStats``).
 
     Raises:
-        TypeError, ValueError: see ``check_qkv``; a kv_start or scale that makes no sense; ``backend="triton"`` on
-            tensors that are not on a CUDA device or that want gradients.
+        TypeError, ValueError: see ``check_qkv``; another config; a kv_start or scale that makes no sense;
+            ``backend="triton"`` on tensors that are not on a CUDA device or that want gradients.
         ImportError: no Triton, or one that is too old.
     """
-    config = config or AttentionConfig()
+    config = AttentionConfig.of(config)
     check_qkv(q, k, v, config)
     scale = check_scale(scale, q.shape[3])
     starts = check_kv_start(kv_start, q.shape[0], k.shape[2])
@@ -175,11 +175,11 @@ def _triton(q, k, v, starts, config: AttentionConfig, scale: float, below: int, 
     return out, _stats("triton", lengths, config, below, work)
 
 
-def estimate_block_importance(q, k, config: AttentionConfig | None = None, *, scale: float | None = None):
+def estimate_block_importance(q, k, config: AttentionConfig | str | None = None, *, scale: float | None = None):
     """Importance of every pair of blocks, float32 [B, H, nI, nJ]; a row sums to the number of its query groups
     (``xattn``, arXiv:2503.16428) or to 1 (``pooling``); invalid pairs are 0. Shapes and errors as in
     ``pyramid_attention``."""
-    config = config or AttentionConfig()
+    config = AttentionConfig.of(config)
     check_qkv(q, k, k, config)
     scale = check_scale(scale, q.shape[3])
     if pick_backend(config, q, k) == "eager":
@@ -191,7 +191,7 @@ def estimate_block_importance(q, k, config: AttentionConfig | None = None, *, sc
     return kernels.select_blocks(q, k, **arguments, return_importance=True).importance
 
 
-def adaptive_block_sparse_attn(q, k, v, config: AttentionConfig | None = None, *, scale: float | None = None):
+def adaptive_block_sparse_attn(q, k, v, config: AttentionConfig | str | None = None, *, scale: float | None = None):
     """``pyramid_attention`` with its counts: ``(out, sparsity, per_head_density)``, the last two as tensors, [] and
     [H], so that nothing waits for the device."""
     out, stats = pyramid_attention(q, k, v, config, scale=scale, return_stats=True)

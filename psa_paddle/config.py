@@ -6,9 +6,12 @@ Source: PSA (arXiv:2512.04025), sections 3.2 (pyramid levels) and 3.3 (level ass
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+import numbers
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
+
+from .config_values import cosine, flag, integer, word
 
 LEVELS = (0, 1, 2, 4, 8)
 POOLED_LEVELS = (2, 4, 8)
@@ -59,12 +62,12 @@ def check_mask_ratios(ratios: Mapping) -> tuple[tuple[int, float, float], ...]:
         raise TypeError(f"mask_ratios must be a dict such as {{1: (0.0, 0.6), 0: (0.6, 1.0)}}, got {ratios!r}.")
     intervals = []
     for level, bounds in ratios.items():
-        if level not in LEVELS or isinstance(level, bool):
+        if not isinstance(level, numbers.Integral) or level not in LEVELS or isinstance(level, bool):
             raise ValueError(f"mask_ratios names level {level!r}; the levels are 0, 1, 2, 4 and 8.")
-        try:
-            lo, hi = (float(x) for x in bounds)
-        except (TypeError, ValueError):
-            raise TypeError(f"mask_ratios[{level}] must be a pair of numbers (lo, hi), got {bounds!r}.") from None
+        pair = tuple(bounds) if isinstance(bounds, Iterable) else ()
+        if len(pair) != 2 or not all(isinstance(x, numbers.Real) for x in pair):
+            raise TypeError(f"mask_ratios[{level}] must be a pair of numbers (lo, hi), got {bounds!r}.")
+        lo, hi = (float(x) for x in pair)
         if not 0.0 <= lo <= hi <= 1.0:
             raise ValueError(f"mask_ratios[{level}] = ({lo:g}, {hi:g}) must satisfy 0 <= lo <= hi <= 1.")
         if lo < hi:
@@ -84,18 +87,6 @@ def check_mask_ratios(ratios: Mapping) -> tuple[tuple[int, float, float], ...]:
 def sqrt_bound(end: float, key_block: int) -> float:
     """``topk_sqrt``: among n blocks, rank r is past an interval's ``end`` where r * r >= this * n, in float64."""
     return end * end * SQRT_KEYS / key_block
-
-
-def _one_of(name: str, value, allowed) -> None:
-    if value not in allowed or isinstance(value, bool):
-        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}.")
-
-
-def _count(name: str, value) -> None:
-    if isinstance(value, bool) or not isinstance(value, int):
-        raise TypeError(f"{name} must be an integer, got {value!r}.")
-    if value < 0:
-        raise ValueError(f"{name} must not be negative, got {value}.")
 
 
 @dataclass(frozen=True)
@@ -152,39 +143,56 @@ class AttentionConfig:
     dense_below: int | None = None
 
     def __post_init__(self) -> None:
-        _one_of("query_block", self.query_block, QUERY_BLOCKS)
-        _one_of("key_block", self.key_block, KEY_BLOCKS)
-        _one_of("xattn_stride", self.xattn_stride, XATTN_STRIDES)
-        _one_of("xattn_query_stride", self.xattn_query_stride, XATTN_QUERY_STRIDES)
-        _one_of("xattn_terms", self.xattn_terms, XATTN_TERMS)
+        self._check("query_block", integer, QUERY_BLOCKS)
+        self._check("key_block", integer, KEY_BLOCKS)
+        self._check("xattn_stride", integer, XATTN_STRIDES)
+        self._check("xattn_query_stride", integer, XATTN_QUERY_STRIDES)
+        self._check("xattn_terms", integer, XATTN_TERMS)
         if self.xattn_terms > min(self.xattn_stride, self.xattn_query_stride):
             raise ValueError(
                 f"xattn_terms must be at most xattn_stride ({self.xattn_stride}) and xattn_query_stride "
                 f"({self.xattn_query_stride}), got {self.xattn_terms}."
             )
+        self._check("mask_mode", word, tuple(MASK_MODES))
+        self._check("importance_method", word, IMPORTANCE_METHODS)
         if self.importance_method == "peak" and self.xattn_terms != 1:
             raise ValueError(f'importance_method "peak" takes one token of a group: xattn_terms must be 1, '
                              f"got {self.xattn_terms}.")  # fmt: skip
-        _one_of("mask_mode", self.mask_mode, tuple(MASK_MODES))
-        _one_of("importance_method", self.importance_method, IMPORTANCE_METHODS)
-        _one_of("backend", self.backend, BACKENDS)
+        self._check("backend", word, BACKENDS)
         for name in ("block_means", "use_sim_mask", "causal"):
-            if not isinstance(getattr(self, name), bool):
-                raise TypeError(f"{name} must be True or False, got {getattr(self, name)!r}.")
+            self._check(name, flag)
         for name in ("sim_2x_threshold", "sim_4x_threshold", "sim_8x_threshold"):
-            value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, (int, float)):
-                raise TypeError(f"{name} must be a number, got {value!r}.")
-            if not -1.0 <= value <= 1.0:
-                raise ValueError(f"{name} is a cosine and must lie in [-1, 1], got {value}.")
-        _count("warmup_steps", self.warmup_steps)
+            self._check(name, cosine)
+        self._check("warmup_steps", integer)
         for name in ("text_length", "dense_below"):
             if getattr(self, name) is not None:
-                _count(name, getattr(self, name))
+                self._check(name, integer)
         check_mask_ratios(self.mask_ratios)
         object.__setattr__(self, "mask_mode", MASK_MODES[self.mask_mode])
         ratios = {int(level): tuple(float(x) for x in bounds) for level, bounds in self.mask_ratios.items()}
         object.__setattr__(self, "mask_ratios", MappingProxyType(ratios))
+
+    def _check(self, name: str, check, *allowed) -> None:
+        """Put the plain value in the place of what was given."""
+        object.__setattr__(self, name, check(name, getattr(self, name), *allowed))
+
+    @classmethod
+    def of(cls, config: AttentionConfig | str | None, name: str = "config") -> AttentionConfig:
+        """The configuration itself, the preset of that name, or the default for None; ``name``: the argument's.
+
+        Raises:
+            TypeError: anything else. ValueError: no such preset.
+        """
+        if config is None:
+            return cls()
+        if isinstance(config, str):
+            return cls.preset(config)
+        if not isinstance(config, cls):
+            raise TypeError(
+                f"{name} must be an AttentionConfig, the name of a preset ({', '.join(PRESETS)}) or None, got "
+                f"{type(config).__name__}."
+            )
+        return config
 
     @classmethod
     def preset(cls, name: str, **changes) -> AttentionConfig:
@@ -192,8 +200,10 @@ class AttentionConfig:
         ratios), with some fields changed.
 
         Raises:
-            ValueError: no such preset, or a field's value, as the constructor does.
+            TypeError, ValueError: no such preset, or a field's value, as the constructor does.
         """
+        if not isinstance(name, str):
+            raise TypeError(f"the name of a preset must be text, got {name!r}.")
         if name not in PRESETS:
             raise ValueError(f"there is no preset {name!r}; use {', '.join(PRESETS)}.")
         return cls(**{**PRESETS[name], **changes})

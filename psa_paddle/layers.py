@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numbers
+
 import paddle
 
 from .attention import pyramid_attention
@@ -51,10 +53,13 @@ class PyramidAdaptiveBlockSparseAttn(paddle.nn.Layer):
     """Pyramid Sparse Attention (arXiv:2512.04025) with its own statistics and an optional log.
 
     Args:
-        config: ``AttentionConfig()`` by default.
+        config: an ``AttentionConfig``, the name of one of its presets, or None for the default.
         layer_idx: number under which the log files this layer's calls.
         log_dir: folder for the log, none by default; written by ``flush_log`` (see ``PSALogger``).
         session_name: stem of the log's file names.
+
+    Raises:
+        TypeError, ValueError: another config, a layer_idx that is no integer; OSError: see ``PSALogger``.
 
     Example:
         >>> attn = PyramidAdaptiveBlockSparseAttn(AttentionConfig(mask_mode="topk"))
@@ -64,15 +69,17 @@ class PyramidAdaptiveBlockSparseAttn(paddle.nn.Layer):
 
     def __init__(
         self,
-        config: AttentionConfig | None = None,
+        config: AttentionConfig | str | None = None,
         *,
         layer_idx: int = -1,
         log_dir: str | None = None,
         session_name: str | None = None,
     ) -> None:
         super().__init__()
-        self.config = config or AttentionConfig()
-        self.layer_idx = layer_idx
+        self.config = AttentionConfig.of(config)
+        if isinstance(layer_idx, bool) or not isinstance(layer_idx, numbers.Integral):
+            raise TypeError(f"layer_idx must be an integer, got {layer_idx!r}.")
+        self.layer_idx = int(layer_idx)
         self.last_call: CallStats | None = None
         self.logger = PSALogger(log_dir, self.config, session_name) if log_dir is not None else None
         self._warmup = WarmupSteps(self.config.warmup_steps)

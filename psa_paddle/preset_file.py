@@ -79,6 +79,13 @@ def read(file: str | os.PathLike) -> dict[str, Node]:
         raise FileNotFoundError(f"no preset file {path}.")
     try:
         root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
+    except UnicodeDecodeError as error:
+        line = error.object[: error.start].count(b"\n") + 1
+        raise PresetError(
+            f"{path}:{line}: not UTF-8 (byte {error.object[error.start]:#x}); save it as UTF-8."
+        ) from None
+    except yaml.reader.ReaderError as error:
+        raise PresetError(f"{path}: not YAML: {error.reason}.") from None
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
         raise PresetError(f"{path}:{mark.line + 1 if mark else 1}: not YAML: {error.problem}.") from None

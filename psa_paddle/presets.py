@@ -18,6 +18,7 @@ from .preset_file import Node, PresetError, read
 from .psa_config import PSAConfig
 
 PRESET_FILE = Path(__file__).resolve().parent / "configs" / "attention_config.yaml"
+DEFAULT_REARRANGEMENT = "Gilbert"  # with use_rearrange: true and no method, as upstream
 DIVISORS = ("width_divisor", "height_divisor", "depth_divisor")
 # Where the fields of PSAConfig stand in a preset; the rest have their own name.
 PLACES = {
@@ -105,6 +106,8 @@ def _config(preset: Node, keys: dict[str, Node], causal: bool) -> PSAConfig:
         if group in keys:
             nodes.update((places[key], node) for key, node in keys[group].items(tuple(places)).items())
     values = _values(nodes)
+    if "rearrange_method" not in keys and "use_rearrange" in keys and keys["use_rearrange"].flag():
+        values["rearrange_method"] = DEFAULT_REARRANGEMENT
     rearrange = values.get("rearrange_method") is not None
     if "use_rearrange" in keys and keys["use_rearrange"].flag() != rearrange:
         if not rearrange:
@@ -215,6 +218,24 @@ def load_preset(model: str, preset: str | None = None, file: str | os.PathLike |
     if preset not in presets:
         raise PresetError(_named(f"preset of {model}", preset, presets))
     return _preset(model, presets[preset], preset, keys)
+
+
+def video_config(config: PSAConfig | str | None) -> PSAConfig:
+    """The configuration itself, the default preset of the video model of that name, or ``PSAConfig()`` for None.
+
+    Raises:
+        TypeError: anything else. PresetError: no such model, or a language model.
+    """
+    if config is None:
+        return PSAConfig()
+    if isinstance(config, PSAConfig):
+        return config
+    if not isinstance(config, str):
+        raise TypeError(f"config must be a PSAConfig, the name of a video model or None, got {type(config).__name__}.")
+    found = load_preset(config).config
+    if not isinstance(found, PSAConfig):
+        raise PresetError(f"{config} is a language model, whose presets are for pyramid_attention; name a video model.")
+    return found
 
 
 def list_presets(model: str | None = None, file: str | os.PathLike | None = None) -> dict[str, list[str]]:

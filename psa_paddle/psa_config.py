@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 
 from .config import AttentionConfig
+from .config_values import integer, word
 from .rearrange import METHODS
 from .rearrange.curves import check_triple
 from .rearrange.methods import DEFAULT_TILE
@@ -19,12 +20,12 @@ ATTN_IMPLS = ("new_mask_type", "old_mask_type")
 MASK_MODES = ("topk", "topk_sqrt", "thresholdbound")
 BLOCK_M = (64, 128)
 BLOCK_N = (32, 64, 128)
+# Fields that AttentionConfig has too, and checks.
+CHECKED_THERE = (
+    "mask_ratios", "use_sim_mask", "sim_2x_threshold", "sim_4x_threshold", "sim_8x_threshold", "warmup_steps",
+    "backend", "dense_below",
+)  # fmt: skip
 DEFAULT_RATIOS = {1: (0.0, 0.1), 2: (0.1, 0.15), 4: (0.15, 0.15), 8: (0.15, 0.35), 0: (0.35, 1.0)}
-
-
-def _one_of(name: str, value, allowed) -> None:
-    if isinstance(value, bool) or value not in allowed:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, allowed))}, got {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -73,19 +74,19 @@ class PSAConfig:
     dense_below: int | None = None
 
     def __post_init__(self) -> None:
-        _one_of("block_m", self.block_m, BLOCK_M)
-        _one_of("block_n", self.block_n, BLOCK_N)
-        if isinstance(self.tile_n, bool) or not isinstance(self.tile_n, int):
-            raise TypeError(f"tile_n must be an integer, got {self.tile_n!r}.")
+        object.__setattr__(self, "block_m", integer("block_m", self.block_m, BLOCK_M))
+        object.__setattr__(self, "block_n", integer("block_n", self.block_n, BLOCK_N))
+        object.__setattr__(self, "tile_n", integer("tile_n", self.tile_n))
         if self.tile_n < 1 or self.block_n % self.tile_n:
             raise ValueError(f"tile_n must divide block_n ({self.block_n}), got {self.tile_n}.")
-        _one_of("mask_mode", self.mask_mode, MASK_MODES)
-        _one_of("attn_impl", self.attn_impl, ATTN_IMPLS)
+        word("mask_mode", self.mask_mode, MASK_MODES)
+        word("attn_impl", self.attn_impl, ATTN_IMPLS)
         if self.rearrange_method is not None:
-            _one_of("rearrange_method", self.rearrange_method, tuple(METHODS))
+            word("rearrange_method", self.rearrange_method, tuple(METHODS))
         object.__setattr__(self, "tile_size", check_triple("tile_size", self.tile_size))
         checked = self.to_attention_config()
-        object.__setattr__(self, "mask_ratios", checked.mask_ratios)
+        for name in CHECKED_THERE:
+            object.__setattr__(self, name, getattr(checked, name))
         if self.attn_impl == "new_mask_type" and self.use_sim_mask:
             raise ValueError(
                 "use_sim_mask=True needs attn_impl='old_mask_type' with block_m=128 and block_n=128; "

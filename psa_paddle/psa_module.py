@@ -11,6 +11,7 @@ import paddle
 
 from .attention import DENSE_BELOW, check_qkv, pick_backend, pyramid_attention
 from .layers import WarmupSteps
+from .presets import video_config
 from .psa_config import PSAConfig
 from .rearrange import METHODS, Rearrangement
 from .rearrange.curves import check_triple
@@ -22,7 +23,11 @@ class PSAAttention(paddle.nn.Layer):
     """Pyramid Sparse Attention (arXiv:2512.04025) for any attention that has q, k and v.
 
     Args:
-        config: ``PSAConfig()`` by default.
+        config: a ``PSAConfig``, the name of a video model for its default preset (``list_presets()``), or None for
+            ``PSAConfig()``.
+
+    Raises:
+        TypeError, ValueError: another config.
 
     ``last_call`` holds the ``CallStats`` of the latest call. ``"SemanticAware"`` and ``"Hybrid"`` keep their clusters
     from call to call: give each layer of a model its own instance, and call ``reset()`` before another video.
@@ -32,11 +37,9 @@ class PSAAttention(paddle.nn.Layer):
         >>> out = psa(q, k, v, grid=(13, 30, 45), text_length=226)  # [B, H, 226 + 13 * 30 * 45, D]
     """
 
-    def __init__(self, config: PSAConfig | None = None) -> None:
+    def __init__(self, config: PSAConfig | str | None = None) -> None:
         super().__init__()
-        if config is not None and not isinstance(config, PSAConfig):
-            raise TypeError(f"config must be a PSAConfig, got {type(config).__name__}.")
-        self.config = config or PSAConfig()
+        self.config = video_config(config)
         self.last_call: CallStats | None = None
         self.reset()
 
@@ -138,7 +141,7 @@ def psa_attention(
     q,
     k,
     v,
-    config: PSAConfig | None = None,
+    config: PSAConfig | str | None = None,
     *,
     causal: bool = False,
     grid: tuple[int, int, int] | None = None,
@@ -150,7 +153,8 @@ def psa_attention(
 ):
     """``PSAAttention`` in one call; ``changes`` are fields of ``PSAConfig`` that differ from ``config``.
 
-    Shapes, dtypes and errors as ``PSAAttention.forward``. Nothing is kept between calls.
+    Configuration as ``PSAAttention``; shapes, dtypes and errors as its ``forward``. Nothing is kept between calls, so
+    no denoising steps are counted: of a preset that is named the warm-up is left out.
 
     Raises:
         TypeError: a keyword that is no field of ``PSAConfig``.
@@ -158,6 +162,8 @@ def psa_attention(
     unknown = sorted(set(changes) - {f.name for f in dataclasses.fields(PSAConfig)})
     if unknown:
         raise TypeError(f"psa_attention got {', '.join(unknown)}, which PSAConfig does not have.")
-    config = (config or PSAConfig()).replace(**changes)
+    if isinstance(config, str):
+        changes = {"warmup_steps": 0, **changes}
+    config = video_config(config).replace(**changes)
     text = {"text_length": text_length, "text_first": text_first}
     return PSAAttention(config)(q, k, v, causal=causal, grid=grid, scale=scale, heads_last=heads_last, **text)

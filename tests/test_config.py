@@ -4,12 +4,10 @@ import copy
 import dataclasses
 import pickle
 
-import numpy as np
 import pytest
 
-from psa_paddle import AttentionConfig, reference
+from psa_paddle import AttentionConfig
 from psa_paddle.config import DEFAULT_PRESET, PRESETS, SEED_RATIOS
-from psa_paddle.geometry import Geometry
 
 BAD = [
     ({"query_block": 100}, ValueError, "query_block must be one of 64, 128"),

@@ -8,6 +8,7 @@ import pytest
 from shared import RATIOS, smooth_qkv
 
 from psa_paddle import AttentionConfig, PyramidAdaptiveBlockSparseAttn, pyramid_attention
+from psa_paddle.layers import DenoisingSteps
 
 CONFIG = AttentionConfig.preset(
     "seed", query_block=64, key_block=32, mask_ratios=RATIOS, text_length=0, xattn_stride=8, dense_below=0
@@ -35,6 +36,12 @@ def test_warm_up_counts_timesteps_not_calls(qkv):
     assert modes == ["dense"] * 4 + ["sparse"] * 2 + ["dense"] * 2 + ["sparse"]
     layer(*qkv, timestep=paddle.to_tensor([999.0]))  # a run that starts again before it ended
     assert (layer.last_call.mode, layer.last_call.reason) == ("dense", "warm-up step")
+
+
+def test_runs_and_steps_count_from_one():
+    steps = DenoisingSteps()
+    counted = [(steps.advance(t), steps.run, steps.step) for t in [999, 999, 500.5, np.float32(2), 700, 700, 1]]
+    assert counted == [(1, 1, 1), (1, 1, 1), (2, 1, 2), (3, 1, 3), (1, 2, 1), (1, 2, 1), (2, 2, 2)]
 
 
 def test_warm_up_needs_a_timestep(qkv):

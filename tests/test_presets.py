@@ -106,6 +106,64 @@ def test_the_custom_preset_as_printed_loads(file):
     assert load_preset("CogVideo_5b", file=path) == load_preset("CogVideo_5b")
 
 
+PUBLISHED_CUSTOM = """
+CogVideo_5b:
+  attention_configs:
+    my_custom_preset:
+      type: psa
+      description: "我的自定义PSA配置"
+      use_rearrange: true
+      block_size:
+        m: 128
+        n: 64
+        tile_n: 32
+      mask_ratios:
+        1: [0.0, 0.5]
+        2: [0.5, 0.7]
+        4: [0.7, 0.9]
+        0: [0.9, 1.0]
+      mask_mode: thresholdbound
+      warmup_steps: 10
+"""
+
+
+def test_a_rearrangement_without_a_method_is_gilberts_as_upstream(file):
+    preset = load_preset("CogVideo_5b", "my_custom_preset", file(PUBLISHED_CUSTOM))
+    assert preset.config == PSAConfig(
+        mask_ratios={1: (0.0, 0.5), 2: (0.5, 0.7), 4: (0.7, 0.9), 0: (0.9, 1.0)},
+        mask_mode="thresholdbound",
+        warmup_steps=10,
+        rearrange_method="Gilbert",
+    )
+    assert preset.description == "我的自定义PSA配置"
+    off = file(PUBLISHED_CUSTOM.replace("use_rearrange: true", "use_rearrange: false"))
+    assert load_preset("CogVideo_5b", "my_custom_preset", off).config.rearrange_method is None
+
+
+NOT_TEXT = {
+    "GBK": (PUBLISHED_CUSTOM.encode("gbk"), r":6: not UTF-8 .*save it as UTF-8"),
+    "UTF-16": (PUBLISHED_CUSTOM.encode("utf-16"), ":1: not UTF-8"),
+    "a picture": (b"\x89PNG\r\n\x1a\n", ":1: not UTF-8"),
+    "control characters": (b"M:\n  a: \x00\x07\n", "not YAML: .*not allowed"),
+}
+
+
+@pytest.mark.parametrize("name", NOT_TEXT)
+def test_a_file_that_is_no_text_gets_a_sentence(tmp_path, name):
+    data, words = NOT_TEXT[name]
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(data)
+    with pytest.raises(PresetError, match=words) as caught:
+        check_presets(path)
+    assert str(caught.value).startswith(str(path)) and "\n" not in str(caught.value)
+
+
+def test_a_byte_order_mark_does_no_harm(tmp_path):
+    path = tmp_path / "mine.yaml"
+    path.write_bytes(PUBLISHED_CUSTOM.encode("utf-8-sig"))
+    assert load_preset("CogVideo_5b", "my_custom_preset", path).config.block_n == 64
+
+
 @pytest.mark.parametrize("text, mode", [(THRESHOLDBOUND, "thresholdbound"), (TOPK, "topk")], ids=["share", "rank"])
 def test_the_ratios_as_printed_load(file, text, mode):
     body = "\n".join("      " + line for line in text.strip().splitlines())

@@ -35,11 +35,12 @@ def has_gluon() -> bool:
 
 check_triton(triton.__version__)
 
-from .alloc import arch, dtype_name, empty, from_host, interpreting, launch, multiprocessors, strides  # noqa: E402
+from .alloc import arch, device, dtype_name, empty, from_host, interpreting, launch, multiprocessors, strides  # noqa: E402
 
 __all__ = [
     "arch",
     "check_triton",
+    "device",
     "dtype_name",
     "empty",
     "from_host",

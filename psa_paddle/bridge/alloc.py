@@ -49,6 +49,16 @@ def strides(x) -> tuple[int, ...]:
     return tuple(s // x.itemsize for s in x.strides)
 
 
+def device(x) -> str:
+    """``"cpu"``, ``"gpu:0"``, ... of a tensor of any framework."""
+    framework = framework_of(x)
+    if framework == NUMPY:
+        return "cpu"
+    if framework == TORCH:
+        return f"gpu:{x.device.index}" if x.is_cuda else x.device.type
+    return f"gpu:{x.place.gpu_device_id()}" if x.place.is_gpu_place() else "cpu"
+
+
 def empty(shape, dtype: str, like):
     """An uninitialised contiguous tensor of ``like``'s framework on ``like``'s device; ``dtype`` by name."""
     framework = framework_of(like)

@@ -22,7 +22,8 @@ class AttentionChoice:
 
     Args:
         attention: ``"psa"``, ``"trianglemix"`` or ``"mix"``.
-        psa: ``AttentionConfig()`` by default; ``"trianglemix"`` reads its backend alone.
+        psa: an ``AttentionConfig``, the name of one of its presets, or None for the default; ``"trianglemix"`` reads
+            its backend alone.
         triangle: the pattern and its layers, ``TriangleMixConfig()`` by default; None with ``"psa"``.
         triangle_layers: the layers, instead of those that ``triangle`` names.
 
@@ -32,16 +33,14 @@ class AttentionChoice:
     """
 
     attention: str = "psa"
-    psa: AttentionConfig | None = None
+    psa: AttentionConfig | str | None = None
     triangle: TriangleMixConfig | None = None
     triangle_layers: list[int] | None = None
 
     def __post_init__(self) -> None:
         if self.attention not in ATTENTIONS[1:]:
             raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, got {self.attention!r}.")
-        psa = AttentionConfig() if self.psa is None else self.psa
-        if not isinstance(psa, AttentionConfig):
-            raise TypeError(f"psa_config must be an AttentionConfig, got {type(psa).__name__}.")
+        psa = AttentionConfig.of(self.psa, "psa_config")
         if not psa.causal:
             raise ValueError("Qwen2.5-VL's text layers are causal; give an AttentionConfig with causal=True.")
         if psa.warmup_steps:

@@ -16,15 +16,16 @@ from .common import (
     LOG2E,
     ceil_div,
     check_blocks,
-    check_kv_start,
-    check_tensor,
+    check_buffer,
+    check_inputs,
+    check_out,
     next_power_of_2,
     place_of,
     row_span,
     sample_span,
     stride_args,
 )
-from .lists import Selection
+from .lists import COUNTS, Selection
 
 
 @triton.jit
@@ -205,23 +206,18 @@ def attend_fwd(
     Raises:
         TypeError, ValueError: unsupported or unequal dtypes, shapes, strides or block sizes.
     """
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        check_tensor(name, x)
+    check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=causal)
     check_blocks(query_block, key_block)
-    check_kv_start(kv_start, q.shape[0])
     b, h, lq, d = q.shape
     hkv, lk = k.shape[1], k.shape[2]
     n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
-    if list(found.lists.shape) != [b, h, n_i, n_j]:
-        raise ValueError(f"lists {list(found.lists.shape)} do not fit q {list(q.shape)} and {lk} keys.")
-    if means is not None and found.levels is None:
-        raise ValueError("means need the levels: choose the blocks with means=True.")
+    _check_found(found, (b, h, n_i, n_j), means is not None, k)
+    _check_blocks_of("pooled", (pooled_k, pooled_v), k, lk // key_block * (key_block // 8 * 7))
+    _check_blocks_of("mean", means or (None, None), k, lk // key_block)
     shape = [b, lq, h, d] if heads_last else [b, h, lq, d]
     if out is None:
         out = bridge.empty(shape, bridge.dtype_name(q), q)
-    elif list(out.shape) != shape or bridge.dtype_name(out) != bridge.dtype_name(q):
-        raise ValueError(f"out must be {bridge.dtype_name(q)} {shape}, got {out.dtype} {list(out.shape)}.")
-    check_tensor("out", out)
+    check_out(out, shape, q)
     mean_k, mean_v = means or (None, None)
     strides = stride_args(q=q, k=k, v=v, o=out)
     if heads_last:
@@ -247,6 +243,24 @@ def attend_fwd(
         settings = tuning.pick("attend", d, itemsize, arch)
         bridge.launch(_attend_kernel, (n_i * b * h,), like=q, **arguments, BLOCK_D=next_power_of_2(d), **settings)
     return out
+
+
+def _check_found(found: Selection, shape, means: bool, like) -> None:
+    """Refuse lists of other lengths or blocks."""
+    check_buffer("lists", found.lists, "int16", shape, like)
+    check_buffer("counts", found.counts, "int32", (*shape[:3], COUNTS), like)
+    if means:
+        if found.levels is None:
+            raise ValueError("means need the levels: choose the blocks with means=True.")
+        check_buffer("levels", found.levels, "int8", shape, like)
+
+
+def _check_blocks_of(name: str, pair, k, rows: int) -> None:
+    """Refuse pooled keys and values, or means, that are not those of ``k``."""
+    b, hkv, _, d = k.shape
+    for x, letter in zip(pair, "kv", strict=True):
+        if x is not None:
+            check_buffer(f"{name}_{letter}", x, bridge.dtype_name(k), (b, hkv, rows, d), k)
 
 
 def _hopper_takes(tensors, dim: int, itemsize: int) -> bool:

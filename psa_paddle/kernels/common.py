@@ -61,30 +61,100 @@ def next_power_of_2(n: int) -> int:
     return 1 << max(0, n - 1).bit_length()
 
 
-def check_tensor(name: str, x, ndim: int = 4) -> None:
-    """Refuse a tensor whose last dimension is not contiguous, or of an unsupported dtype or head dimension.
+def check_tensor(name: str, x) -> tuple[str, list[int], str]:
+    """Refuse a tensor that is empty, whose last dimension is not contiguous, or of an unsupported dtype or head
+    dimension; return its dtype, shape and device, which cost the host time to ask for.
 
     Raises:
         TypeError, ValueError
     """
-    if bridge.dtype_name(x) not in DTYPES:
-        raise TypeError(f"{name} must be float32, float16 or bfloat16, got {bridge.dtype_name(x)}.")
-    if len(x.shape) != ndim or x.shape[-1] not in HEAD_DIMS:
-        raise ValueError(f"{name} must be [B, H, L, D] with D in {HEAD_DIMS}, got {list(x.shape)}.")
-    if bridge.strides(x)[-1] != 1:
-        raise ValueError(f"{name} must be contiguous in its last dimension, got strides {bridge.strides(x)}.")
+    dtype, shape, strides = bridge.dtype_name(x), list(x.shape), bridge.strides(x)
+    if dtype not in DTYPES:
+        raise TypeError(f"{name} must be float32, float16 or bfloat16, got {dtype}.")
+    if len(shape) != 4 or shape[-1] not in HEAD_DIMS or 0 in shape:
+        raise ValueError(f"{name} must be [B, H, L, D], not empty, with D in {HEAD_DIMS}, got {shape}.")
+    if strides[-1] != 1:
+        raise ValueError(f"{name} must be contiguous in its last dimension, got strides {strides}.")
+    return dtype, shape, bridge.device(x)
+
+
+def check_inputs(*, k, q=None, v=None, kv_start=None, causal: bool = False) -> None:
+    """Refuse q [B, H, Lq, D], k and v [B, Hkv, Lk, D] and kv_start that a kernel cannot take, alone or together: with
+    shapes that disagree it would read past the end of one.
+
+    Raises:
+        TypeError, ValueError
+    """
+    dtype, (batch, heads, length, dim), device = check_tensor("k", k)
+    for name, x in (("v", v), ("q", q)):
+        if x is None:
+            continue
+        own_dtype, shape, own_device = check_tensor(name, x)
+        if own_dtype != dtype:
+            raise TypeError(f"q, k and v must have one dtype, got {own_dtype} ({name}) and {dtype} (k).")
+        if own_device != device:
+            raise ValueError(f"{name} must be on the device of k, {device}, got {own_device}.")
+        if name == "v":
+            if shape != [batch, heads, length, dim]:
+                raise ValueError(f"k and v must have one shape, got {[batch, heads, length, dim]} and {shape}.")
+            continue
+        if (shape[0], shape[3]) != (batch, dim):
+            raise ValueError(f"q {shape} and k {list(k.shape)} must agree in batch and head dimension.")
+        if shape[1] % heads:
+            raise ValueError(f"{shape[1]} query heads cannot share {heads} key heads evenly.")
+        if causal and shape[2] > length:
+            raise ValueError(f"causal attention needs as many keys as queries, got {shape[2]} and {length}.")
+    if kv_start is not None:
+        check_buffer("kv_start", kv_start, "int32", [batch], k)
+
+
+def check_buffer(name: str, x, dtype: str, shape, like) -> None:
+    """Refuse what is not a contiguous tensor of this dtype and shape on ``like``'s device.
+
+    Raises:
+        TypeError, ValueError
+    """
+    if bridge.dtype_name(x) != dtype or list(x.shape) != list(shape) or not _is_contiguous(x):
+        raise ValueError(f"{name} must be {dtype} {list(shape)}, contiguous, got {x.dtype} {list(x.shape)}.")
+    check_device(name, x, like)
+
+
+def _is_contiguous(x) -> bool:
+    step = 1
+    for size, stride in zip(reversed(x.shape), reversed(bridge.strides(x)), strict=True):
+        if size > 1 and stride != step:
+            return False
+        step *= size
+    return True
+
+
+def check_device(name: str, x, like) -> None:
+    if bridge.device(x) != bridge.device(like):
+        raise ValueError(f"{name} must be on the device of the inputs, {bridge.device(like)}, got {bridge.device(x)}.")
+
+
+def check_out(out, shape, like) -> None:
+    """Refuse an ``out`` that is not of this shape and ``like``'s dtype, contiguous in its last dimension.
+
+    Raises:
+        TypeError, ValueError
+    """
+    dtype = bridge.dtype_name(like)
+    if list(out.shape) != list(shape) or bridge.dtype_name(out) != dtype:
+        raise ValueError(f"out must be {dtype} {list(shape)}, got {out.dtype} {list(out.shape)}.")
+    check_tensor("out", out)
+    check_device("out", out, like)
+
+
+def check_key_block(key_block: int) -> None:
+    if key_block not in (32, 64, 128):
+        raise ValueError(f"key_block must be 32, 64 or 128, got {key_block}.")
 
 
 def check_blocks(query_block: int, key_block: int) -> None:
-    if query_block not in (64, 128) or key_block not in (32, 64, 128):
-        raise ValueError(f"query_block must be 64 or 128 and key_block 32, 64 or 128, got {query_block}, {key_block}.")
-
-
-def check_kv_start(kv_start, batch: int) -> None:
-    if kv_start is None:
-        return
-    if bridge.dtype_name(kv_start) != "int32" or list(kv_start.shape) != [batch]:
-        raise ValueError(f"kv_start must be int32 [{batch}] on the device of k, got {kv_start.dtype} {kv_start.shape}.")
+    if query_block not in (64, 128):
+        raise ValueError(f"query_block must be 64 or 128, got {query_block}.")
+    check_key_block(key_block)
 
 
 def stride_args(**tensors) -> dict:

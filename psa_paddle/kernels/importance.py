@@ -15,7 +15,7 @@ import triton.language as tl
 from .. import bridge
 from ..config import XATTN_QUERY_STRIDES, XATTN_STRIDES
 from . import tuning
-from .common import LOG2E, ceil_div, check_blocks, check_kv_start, check_tensor, sample_span, stride_args
+from .common import LOG2E, ceil_div, check_blocks, check_inputs, sample_span, stride_args
 
 LARGEST = tl.constexpr(6e4)  # of a logit that float16 is to hold
 
@@ -137,13 +137,6 @@ def _xattn_kernel(
             tl.store(p_e[:, None] + i_j[None, :], b_e.to(scores.dtype.element_ty), mask=m_e)
 
 
-def _check(q, k, query_block, key_block, kv_start):
-    check_tensor("q", q)
-    check_tensor("k", k)
-    check_blocks(query_block, key_block)
-    check_kv_start(kv_start, q.shape[0])
-
-
 def _settings(name: str, kernel, q, **minimum) -> dict:
     """The tuned settings, tiles widened so that they cover whole blocks."""
     itemsize = 4 if bridge.dtype_name(q) == "float32" else 2
@@ -175,7 +168,8 @@ def xattn_fwd(
     Raises:
         TypeError, ValueError: unsupported dtypes, shapes, strides or block sizes.
     """
-    _check(q, k, query_block, key_block, kv_start)
+    check_inputs(q=q, k=k, kv_start=kv_start, causal=causal)
+    check_blocks(query_block, key_block)
     for size, allowed in zip(strides, (XATTN_QUERY_STRIDES, XATTN_STRIDES), strict=True):
         if size not in allowed:
             raise ValueError(f"strides must be {', '.join(map(str, allowed))}, got {size}.")

@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .. import bridge
 from . import tuning
-from .common import ceil_div, check_tensor, next_power_of_2, stride_args
+from .common import ceil_div, check_buffer, check_tensor, next_power_of_2, stride_args
 from .sort import sort_tokens
 
 
@@ -134,6 +134,21 @@ def seed_centres(x, base, *, first: int, n: int, n_clusters: int):
     return centres, half_norms
 
 
+def _check(x, base, first: int, n: int, n_clusters: int, state) -> None:
+    check_tensor("x", x)
+    b, h, length, d = x.shape
+    check_buffer("base", base, "int32", [length], x)
+    if not (0 <= first < first + n <= length and 1 <= n_clusters <= n):
+        raise ValueError(
+            f"{n} tokens from {first} on in {n_clusters} clusters: there must be 1 to n clusters, of tokens in [0, "
+            f"{length})."
+        )
+    if state is not None:
+        centres, half_norms = state
+        check_buffer("centres", centres, bridge.dtype_name(x), [b, h, n_clusters, d], x)
+        check_buffer("half_norms", half_norms, "float32", [b, h, n_clusters], x)
+
+
 def cluster_tokens(x, base, *, first: int, n: int, n_clusters: int, iterations: int, state=None):
     """Tokens cluster after cluster, in the order of ``base`` within each.
 
@@ -150,9 +165,10 @@ def cluster_tokens(x, base, *, first: int, n: int, n_clusters: int, iterations: 
         ``(order, state)``: int32 [B, H, L], and the centres.
 
     Raises:
-        TypeError, ValueError: unsupported dtypes, shapes or strides.
+        TypeError, ValueError: unsupported dtypes, shapes or strides, tokens that x does not have, or a state of other
+            sizes.
     """
-    check_tensor("x", x)
+    _check(x, base, first, n, n_clusters, state)
     span = dict(first=first, n=n)
     centres, half_norms = state or seed_centres(x, base, **span, n_clusters=n_clusters)
     for step in range(iterations + 1):

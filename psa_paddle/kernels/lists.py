@@ -9,7 +9,7 @@ import triton.language as tl
 
 from .. import bridge
 from . import tuning
-from .common import check_blocks, next_power_of_2, row_span, sample_span
+from .common import ceil_div, check_blocks, check_buffer, next_power_of_2, row_span, sample_span
 
 MAX_BLOCKS = 32767  # a block number is an int16, and packed counts have 16 bits a level
 COUNTS = 5  # levels 1, 2, 4, 8, and the bits of the kept tail blocks
@@ -112,9 +112,16 @@ def lists_from_levels(
 
     Returns:
         ``Selection`` with ``levels`` itself. Pooled levels of a ragged or crossing block are not supported.
+
+    Raises:
+        ValueError: another dtype or shape, or unsupported block sizes.
     """
     check_blocks(query_block, key_block)
-    b, h, n_i, n_j = levels.shape
+    n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
+    b, h = list(levels.shape[:2]) if len(levels.shape) == 4 else ("B", "H")
+    check_buffer("levels", levels, "int8", [b, h, n_i, n_j], levels)
+    if kv_start is not None:
+        check_buffer("kv_start", kv_start, "int32", [b], levels)
     width = max(16, next_power_of_2(n_j))
     found = empty_selection(levels, (b, h, n_i, n_j), levels, None)
     bridge.launch(

@@ -7,7 +7,7 @@ import triton.language as tl
 
 from .. import bridge
 from . import tuning
-from .common import check_kv_start, check_tensor, next_power_of_2, sample_span, stride_args
+from .common import check_inputs, check_key_block, next_power_of_2, sample_span, stride_args
 
 
 @triton.jit
@@ -43,11 +43,10 @@ def means_fwd(k, v, *, key_block: int, kv_start=None):
         shorter sample does not have is zero. ``(None, None)`` where there is no full block.
 
     Raises:
-        TypeError, ValueError: unsupported dtypes, shapes or strides.
+        TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, or an unsupported key_block.
     """
-    check_tensor("k", k)
-    check_tensor("v", v)
-    check_kv_start(kv_start, k.shape[0])
+    check_inputs(k=k, v=v, kv_start=kv_start)
+    check_key_block(key_block)
     b, hkv, lk, d = k.shape
     n_full = lk // key_block
     if n_full == 0:

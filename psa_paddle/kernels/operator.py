@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..config import IMPORTANCE_METHODS
 from .attend import attend_fwd
-from .common import check_tensor
+from .common import check_blocks, check_inputs
 from .importance import xattn_fwd
 from .lists import Selection
 from .means import means_fwd
@@ -21,13 +21,14 @@ def select_blocks(
     """Importance and selection: arguments as in ``psa_fwd``, cap as ``pyramid_fwd`` returns it.
 
     Raises:
-        ValueError: an unknown method; see ``xattn_fwd`` and ``select_fwd``.
+        TypeError, ValueError: an unknown method; see ``xattn_fwd`` and ``select_fwd``.
     """
     if method not in IMPORTANCE_METHODS:
         raise ValueError(f"method must be one of {', '.join(IMPORTANCE_METHODS)}, got {method!r}.")
     shared = dict(causal=causal, query_block=query_block, key_block=key_block, kv_start=kv_start)
     query_stride = 0
     if len(intervals) == 1:
+        check_inputs(q=q, k=k, kv_start=kv_start, causal=causal)
         scores, tops, tile = q, None, 0  # every block gets the same level
     elif method == "pooling":
         scores, tops, tile = pooling_fwd(q, k, scale=scale, **shared), None, 0
@@ -74,10 +75,8 @@ def psa_fwd(
     Raises:
         TypeError, ValueError: unsupported dtypes, shapes, strides or settings.
     """
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        check_tensor(name, x)
-    if causal and q.shape[2] > k.shape[2]:
-        raise ValueError(f"causal attention needs as many keys as queries, got {q.shape[2]} and {k.shape[2]}.")
+    check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=causal)
+    check_blocks(query_block, key_block)
     pool = any(level > 1 for level, _, _ in intervals)
     pooled_k = pooled_v = cap = None
     if pool:

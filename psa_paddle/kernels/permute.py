@@ -11,7 +11,7 @@ import triton.language as tl
 
 from .. import bridge
 from . import tuning
-from .common import ceil_div, check_tensor, next_power_of_2, stride_args
+from .common import ceil_div, check_device, check_tensor, next_power_of_2, stride_args
 
 
 @triton.jit
@@ -51,10 +51,10 @@ def check_order(order, x) -> None:
     shape = list(order.shape)
     if shape not in ([x.shape[2]], list(x.shape[:3])) or bridge.strides(order)[-1] != 1:
         raise ValueError(f"order must be [L] or [B, H, L], contiguous, for x {list(x.shape)}, got shape {shape}.")
+    check_device("order", order, x)
 
 
 def _move(x, y, y_strides: dict, order, scatter: bool):
-    check_tensor("x", x)
     check_order(order, x)
     b, h, length, d = x.shape
     per_head = bridge.strides(order) if len(order.shape) == 3 else (0, 0, 1)
@@ -80,12 +80,14 @@ def permute_tokens(x, order):
     Raises:
         TypeError, ValueError: unsupported dtypes, shapes or strides.
     """
+    check_tensor("x", x)
     y = bridge.empty(tuple(x.shape), bridge.dtype_name(x), x)
     return _move(x, y, stride_args(y=y), order, False)
 
 
 def restore_tokens(y, order, *, heads_last: bool = False):
     """Undo ``permute_tokens``, bitwise: [B, H, L, D], or [B, L, H, D] with ``heads_last``; arguments as there."""
+    check_tensor("y", y)
     b, h, length, d = y.shape
     out = bridge.empty((b, length, h, d) if heads_last else (b, h, length, d), bridge.dtype_name(y), y)
     strides = stride_args(y=out)

@@ -13,7 +13,7 @@ import triton.language as tl
 
 from .. import bridge
 from . import tuning
-from .common import LOG2E, ceil_div, check_blocks, check_kv_start, check_tensor, sample_span, stride_args
+from .common import LOG2E, ceil_div, check_blocks, check_inputs, sample_span, stride_args
 
 SAMPLE_STEP = 4
 
@@ -123,10 +123,8 @@ def pooling_fwd(q, k, *, scale: float, causal: bool, query_block: int, key_block
 
     Arguments and errors as in ``xattn_fwd``; pairs that no token may see are left unwritten.
     """
-    check_tensor("q", q)
-    check_tensor("k", k)
+    check_inputs(q=q, k=k, kv_start=kv_start, causal=causal)
     check_blocks(query_block, key_block)
-    check_kv_start(kv_start, q.shape[0])
     b, h, lq, d = q.shape
     hkv, lk = k.shape[1], k.shape[2]
     n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)

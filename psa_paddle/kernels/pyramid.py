@@ -10,7 +10,7 @@ import triton.language as tl
 
 from .. import bridge
 from . import tuning
-from .common import ceil_div, check_kv_start, check_tensor, next_power_of_2, sample_span, stride_args
+from .common import ceil_div, check_inputs, check_key_block, next_power_of_2, sample_span, stride_args
 
 
 @triton.jit
@@ -113,11 +113,10 @@ def pyramid_fwd(k, v, *, key_block: int, thresholds=None, kv_start=None, pool: b
         None. Blocks count from the sample's first key; what a shorter sample does not have is left unwritten.
 
     Raises:
-        TypeError, ValueError: unsupported dtypes, shapes or strides.
+        TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, or an unsupported key_block.
     """
-    check_tensor("k", k)
-    check_tensor("v", v)
-    check_kv_start(kv_start, k.shape[0])
+    check_inputs(k=k, v=v, kv_start=kv_start)
+    check_key_block(key_block)
     b, hkv, lk, d = k.shape
     n_j, n_full = ceil_div(lk, key_block), lk // key_block
     pool = pool and n_full > 0

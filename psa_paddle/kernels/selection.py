@@ -13,8 +13,9 @@ import triton.language as tl
 from .. import bridge
 from ..config import sqrt_bound
 from . import tuning
-from .common import ceil_div, check_blocks, check_kv_start, next_power_of_2, row_span, sample_span
+from .common import ceil_div, check_blocks, next_power_of_2, row_span, sample_span
 from .lists import Selection, clear, empty_selection, store_lists
+from .selection_inputs import check_scores
 
 
 @triton.jit
@@ -182,13 +183,16 @@ def select_fwd(
         ValueError: an unknown mode, too many intervals or blocks.
     """
     check_blocks(query_block, key_block)
-    check_kv_start(kv_start, scores.shape[0])
     if mode not in ("energybound", "topk", "topk_sqrt"):
         raise ValueError(f'mode must be "energybound", "topk" or "topk_sqrt", got {mode!r}.')
     if not 1 <= len(intervals) <= 5:
         raise ValueError(f"1 to 5 intervals are possible, got {len(intervals)}.")
     b, h = scores.shape[0], heads or scores.shape[1]
     n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
+    check_scores(
+        scores, tops, tile, cap, kv_start, batch=b, heads=h, blocks=(n_i, n_j), lq=lq, query_block=query_block,
+        query_stride=query_stride, needed=len(intervals) > 1,
+    )  # fmt: skip
     n_a, tiles_b = scores.shape[2] if query_stride else 0, tops.shape[2] if tops is not None else 0
     shape = (b, h, n_i, n_j)
     levels = bridge.empty(shape, "int8", scores) if return_levels or means else None

@@ -14,7 +14,7 @@ import triton.language as tl
 from .. import bridge
 from . import tuning
 from .attend import _load_rows, _softmax_step
-from .common import LOG2E, ceil_div, check_kv_start, check_tensor, next_power_of_2, stride_args
+from .common import LOG2E, ceil_div, check_inputs, check_out, next_power_of_2, stride_args
 
 FULL_PROGRAMS = 1024  # programs that the last rows' keys are split over, about
 MIN_CHUNK = 512  # keys of a split, at least
@@ -231,24 +231,14 @@ def triangle_fwd(
     Raises:
         TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, a negative number of tokens.
     """
-    for name, x in (("q", q), ("k", k), ("v", v)):
-        check_tensor(name, x)
-    check_kv_start(kv_start, q.shape[0])
+    check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=True)
     (b, h, lq, d), (hkv, lk), dtype = q.shape, k.shape[1:3], bridge.dtype_name(q)
-    if {bridge.dtype_name(k), bridge.dtype_name(v)} != {dtype}:
-        raise TypeError(f"q, k and v must have one dtype, got {q.dtype}, {k.dtype} and {v.dtype}.")
-    if list(k.shape) != list(v.shape) or list(k.shape) != [b, hkv, lk, d] or h % hkv:
-        raise ValueError(f"q {list(q.shape)}, k {list(k.shape)} and v {list(v.shape)} do not fit together.")
-    if lq > lk:
-        raise ValueError(f"causal attention needs as many keys as queries, got {lq} and {lk}.")
     if min(sink, window, last) < 0:
         raise ValueError(f"sink, window and last must not be negative, got {sink}, {window} and {last}.")
     shape = [b, lq, h, d] if heads_last else [b, h, lq, d]
     if out is None:
         out = bridge.empty(shape, dtype, q)
-    elif list(out.shape) != shape or bridge.dtype_name(out) != dtype:
-        raise ValueError(f"out must be {dtype} {shape}, got {out.dtype} {list(out.shape)}.")
-    check_tensor("out", out)
+    check_out(out, shape, q)
     strides = stride_args(q=q, k=k, v=v, o=out)
     if heads_last:
         strides["stride_oh"], strides["stride_ol"] = strides["stride_ol"], strides["stride_oh"]

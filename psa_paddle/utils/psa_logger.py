@@ -39,12 +39,22 @@ class PSALogger:
         session_name: file name stem; ``psa_<date>_<time>`` by default.
 
     Raises:
-        NotADirectoryError, PermissionError: when log_dir cannot be made, at construction.
+        TypeError, ValueError: a log_dir that is no path, a session_name that is no file name. NotADirectoryError,
+            PermissionError: when log_dir cannot be made. All at construction.
     """
 
     def __init__(self, log_dir, config, session_name: str | None = None):
+        if not isinstance(log_dir, str | os.PathLike):
+            raise TypeError(f"log_dir must be the path of a folder, got {log_dir!r}.")
+        if session_name is not None and not isinstance(session_name, str):
+            raise TypeError(f"session_name must be text, got {session_name!r}.")
+        if session_name in (".", "..") or Path(session_name or "").name != (session_name or ""):
+            raise ValueError(f"session_name must be a file name, got {session_name!r}.")
         self.log_dir = Path(log_dir)
-        self.log_dir.mkdir(parents=True, exist_ok=True)
+        try:
+            self.log_dir.mkdir(parents=True, exist_ok=True)
+        except (FileExistsError, NotADirectoryError):
+            raise NotADirectoryError(f"log_dir {self.log_dir} is not a folder.") from None
         self.config = config
         self.name = session_name or f"psa_{datetime.now():%Y%m%d_%H%M%S_%f}"
         self._calls: list[tuple[int, CallStats]] = []

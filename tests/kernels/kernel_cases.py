@@ -53,7 +53,10 @@ class Case:
 
 
 def tensor(x: np.ndarray, layout: str = "bhld"):
-    """A Paddle CPU tensor [B, H, L, D]: contiguous, a view of [B, L, H, D], or a slice of longer rows."""
+    """A Paddle CPU tensor [B, H, L, D]: contiguous, a view of [B, L, H, D] or of [H, B, L, D], or a slice of longer
+    rows."""
+    if layout == "hbld":
+        return paddle.to_tensor(np.ascontiguousarray(x.transpose(1, 0, 2, 3))).transpose([1, 0, 2, 3])
     if layout == "blhd":
         return paddle.to_tensor(np.ascontiguousarray(x.transpose(0, 2, 1, 3))).transpose([0, 2, 1, 3])
     if layout == "sliced":
@@ -61,6 +64,11 @@ def tensor(x: np.ndarray, layout: str = "bhld"):
         wide[:, :, 2:-1, : x.shape[3]] = x
         return paddle.to_tensor(wide)[:, :, 2:-1, : x.shape[3]]
     return paddle.to_tensor(x)
+
+
+def layouts(layout: str) -> tuple[str, str, str]:
+    """Of q, k and v: "mixed" gives each strides of its own, as models do."""
+    return ("bhld", "blhd", "hbld") if layout == "mixed" else (layout,) * 3
 
 
 def host_qkv(case: Case, seed: int = 0):
@@ -74,9 +82,10 @@ def host_qkv(case: Case, seed: int = 0):
 
 
 def qkv(case: Case, seed: int = 0):
-    """``(paddle tensors, float64 arrays)`` of q, k, v."""
+    """``(paddle tensors, float64 arrays)`` of q, k, v; with the layout "mixed" each has its own."""
     host = host_qkv(case, seed)
-    return [tensor(x, case.layout) for x in host], [x.astype(np.float64) for x in host]
+    tensors = [tensor(x, layout) for x, layout in zip(host, layouts(case.layout), strict=True)]
+    return tensors, [x.astype(np.float64) for x in host]
 
 
 def random_levels(case: Case, seed: int = 0, skipped_rows: bool = True) -> np.ndarray:

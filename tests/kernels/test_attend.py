@@ -13,7 +13,8 @@ CASES = [
     Case(lq=31, lk=31, d=80, dtype="float16"),
     Case(lq=127, lk=300, d=128, n=64),
     Case(lq=129, lk=129, d=96, group=7, hkv=2),
-    Case(lq=129, lk=530, m=128, n=128, dtype="float16", layout="blhd", batch=2),
+    Case(lq=129, lk=530, m=128, n=128, group=2, hkv=2, batch=2, layout="mixed"),
+    Case(lq=65, lk=130, dtype="float16", layout="blhd", batch=2),
     Case(lq=300, lk=300, d=64, m=128, n=32, layout="sliced", dtype="float16"),
     Case(lq=300, lk=1000, n=64, group=2),
     Case(lq=200, lk=333, n=64, causal=False, group=2),
@@ -24,15 +25,18 @@ CASES = [
 ]
 
 
-def attend(q, k, v, levels, case, kv_start=None, out=None, means=False, text_length=0):
+def attend(q, k, v, levels, case, kv_start=None, out=None, means=False, text_length=0, pooled=True,
+    heads_last=False,
+):  # fmt: skip
     from psa_paddle.kernels import attend_fwd, lists_from_levels, means_fwd, pyramid_fwd
 
-    pooled_k, pooled_v, _ = pyramid_fwd(k, v, key_block=case.n, kv_start=kv_start)
+    pooled_k, pooled_v, _ = pyramid_fwd(k, v, key_block=case.n, kv_start=kv_start, pool=pooled)
     found = lists_from_levels(
         paddle.to_tensor(levels), lq=case.lq, lk=case.lk, kv_start=kv_start, means=means, **case.blocks
     )
     return attend_fwd(
         q, k, v, pooled_k, pooled_v, found, scale=case.factor, kv_start=kv_start, out=out, text_length=text_length,
+        heads_last=heads_last,
         means=means_fwd(k, v, key_block=case.n, kv_start=kv_start) if means else None, **case.blocks,
     )  # fmt: skip
 
@@ -152,7 +156,7 @@ def test_refusals():
     call = dict(scale=1.0, causal=True, query_block=64, key_block=32)
     with pytest.raises(ValueError, match="query_block"):
         attend_fwd(q, k, v, None, None, found, **{**call, "query_block": 32})
-    with pytest.raises(ValueError, match="do not fit"):
+    with pytest.raises(ValueError, match="lists must be"):
         attend_fwd(q, k, v, None, None, found._replace(lists=found.lists[..., :4]), **call)
     with pytest.raises(ValueError, match="means=True"):
         attend_fwd(q, k, v, None, None, found._replace(levels=None), means=(k, v), **call)

@@ -38,6 +38,23 @@ def test_two_backends_one_answer(causal, heads_last):
     assert 0.05 < triton.sparsity() < 1
 
 
+SIM = dict(mask_ratios={8: (0, 1)}, use_sim_mask=True, text_length=0, key_block=64, query_block=128)
+THRESHOLDS = dict(sim_2x_threshold=0.7975, sim_4x_threshold=0.8045, sim_8x_threshold=0.81)  # some blocks pass each
+
+
+@pytest.mark.parametrize("swap", ["", "24", "28", "48"])
+def test_each_similarity_threshold_is_its_own_level(swap):
+    """On each backend, and no two thresholds change places on the way."""
+    qkv, values = tensors(700, 700, 1, 1, 128), dict(THRESHOLDS)
+    if swap:
+        a, b = (f"sim_{level}x_threshold" for level in swap)
+        values[a], values[b] = values[b], values[a]
+    want = pyramid_attention(*qkv, EAGER.replace(**SIM, **values), return_stats=True)[1].sparsity()
+    assert pyramid_attention(*qkv, TRITON.replace(**SIM, **values), return_stats=True)[1].sparsity() == want
+    plain = pyramid_attention(*qkv, EAGER.replace(**SIM, **THRESHOLDS), return_stats=True)[1].sparsity()
+    assert (want == plain) == (not swap), "the exchange must show"
+
+
 @pytest.mark.parametrize("dense_below", [0, 150, 1000], ids=["all sparse", "one dense", "all dense"])
 def test_left_padded_batch(dense_below):
     qkv, starts = tensors(180, 200, 2, 1, 32, batch=3), [0, 33, 120]

@@ -1,5 +1,6 @@
 """Triton on Paddle tensors: views, allocation, and the driver's manners, without a GPU."""
 
+import importlib
 import types
 
 import numpy as np
@@ -68,27 +69,46 @@ def test_old_triton_is_refused_with_what_to_install(version, fine):
             bridge.check_triton(version)
 
 
+class Libcuda:
+    """What the driver asks of libcuda: handles are 100 + device, contexts 1000 + handle; numbers as in cuda.h."""
+
+    ATTRIBUTES = {75: 9, 76: 1, 16: 132}  # compute capability major and minor, multiprocessors
+
+    def __init__(self):
+        self.log, self.status, self.contexts = [], 0, []
+
+    def __getattr__(self, name):
+        def call(*args):
+            self.log.append(name)
+            if name == "cuDeviceGet":
+                args[0]._obj.value = 100 + args[1]
+            elif name == "cuDeviceGetAttribute":
+                assert args[2].value in (100, 101)
+                args[0]._obj.value = self.ATTRIBUTES[args[1]]
+            elif name == "cuDevicePrimaryCtxRetain":
+                args[0]._obj.value = 1000 + args[1].value
+            elif name == "cuCtxPushCurrent_v2":
+                self.contexts.append(args[0].value)
+            return self.status
+
+        return call
+
+
 @pytest.fixture
 def fake_gpu(monkeypatch):
     """The driver on a machine without CUDA: Triton's C module, libcuda and Paddle's stream replaced."""
     from psa_paddle.bridge import driver
 
-    log = []
-
-    def call(name, *args):
-        log.append(name)
-        if name == "cuDeviceGetAttribute":
-            args[0]._obj.value = {driver.CAPABILITY_MAJOR: 9, driver.CAPABILITY_MINOR: 0}[args[1]]
-
+    library = Libcuda()
     monkeypatch.setattr(driver, "CudaUtils", lambda: object())
-    monkeypatch.setattr(driver, "_call", call)
+    monkeypatch.setattr(driver, "libcuda", lambda: library)
     streams = {0: 111, 1: 222}
     stream = lambda device: types.SimpleNamespace(cuda_stream=streams[device])  # noqa: E731
     monkeypatch.setattr(paddle.base.core, "_get_current_stream", stream, raising=False)
     caches = (driver.driver_of, driver._attribute, driver.primary_context)
     for cache in caches:
         cache.cache_clear()
-    yield types.SimpleNamespace(driver=driver, log=log, streams=streams)
+    yield types.SimpleNamespace(driver=driver, log=library.log, library=library, streams=streams)
     for cache in caches:
         cache.cache_clear()
 
@@ -116,7 +136,7 @@ def test_launch_uses_the_tensors_device_and_paddles_current_stream(fake_gpu):
     fake_gpu.driver.launch_on(1, kernel, (1,), {})
     fake_gpu.streams[0] = 333  # a stream guard in between
     fake_gpu.driver.launch_on(0, kernel, (1,), {})
-    assert kernel.seen == [(0, 111, 90), (1, 222, 90), (0, 333, 90)]
+    assert kernel.seen == [(0, 111, 91), (1, 222, 91), (0, 333, 91)]
     assert fake_gpu.log.count("cuCtxPushCurrent_v2") == fake_gpu.log.count("cuCtxPopCurrent_v2") == 3
 
 
@@ -136,6 +156,33 @@ def test_whatever_driver_was_active_is_restored(fake_gpu, before, error):
     finally:
         config.set_active(original)
     assert fake_gpu.log[-1] == "cuCtxPopCurrent_v2"
+
+
+def test_asks_the_device_for_what_it_is(fake_gpu):
+    assert fake_gpu.driver.capability(1) == (9, 1) and fake_gpu.driver.multiprocessors(0) == 132
+    assert fake_gpu.driver.driver_of(1).get_device_capability(1) == (9, 1)
+    assert fake_gpu.driver.driver_of(1).get_current_device() == 1
+
+
+def test_launches_in_the_devices_own_context(fake_gpu):
+    for device in (0, 1, 0):
+        fake_gpu.driver.launch_on(device, Recorder(), (1,), {})
+    assert fake_gpu.library.contexts == [1100, 1101, 1100]
+    assert fake_gpu.log.count("cuDevicePrimaryCtxRetain") == 2, "retained once a device"
+
+
+def test_an_error_of_cuda_is_raised_with_its_number(fake_gpu):
+    fake_gpu.library.status = 3
+    with pytest.raises(RuntimeError, match="cuDeviceGet failed with CUDA error 3"):
+        fake_gpu.driver.capability(0)
+
+
+def test_an_old_triton_is_refused_at_the_import(monkeypatch):
+    from psa_paddle import bridge
+
+    monkeypatch.setattr(triton, "__version__", "3.4.0")
+    with pytest.raises(ImportError, match="found 3.4.0"):
+        importlib.reload(bridge)
 
 
 def test_torch_is_not_imported():

@@ -12,7 +12,7 @@ CASES = [
     Case(lq=1, lk=300, group=4),
     Case(lq=31, lk=63, d=80, causal=False),
     Case(lq=127, lk=129, group=7, dtype="float16"),
-    Case(lq=97, lk=300, d=64, n=64, hkv=2, batch=2, layout="blhd"),
+    Case(lq=97, lk=300, d=64, n=64, group=2, hkv=2, batch=2, layout="mixed"),
     Case(lq=300, lk=300, d=128, m=128, n=128, layout="sliced"),
     Case(lq=129, lk=63, d=96, n=64, m=128, causal=False),
     Case(lq=129, lk=129, scale=-0.4),

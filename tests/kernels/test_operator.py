@@ -18,7 +18,7 @@ def options(case, **changes):
 
 LEVEL_1 = ((1, 0.0, 0.3), (0, 0.3, 1.0))
 CASES = [
-    (Case(lq=300, lk=300, group=2), {}),
+    (Case(lq=100, lk=300, group=2, hkv=2, layout="mixed"), {}),
     (
         Case(lq=129, lk=600, d=80, n=64, dtype="float16", layout="blhd"),
         {"mode": "topk", "strides": (16, 4), "terms": 1, "thresholds": None},

@@ -10,7 +10,7 @@ from psa_paddle import reference as ref
 CASES = [
     Case(lk=31, lq=31, n=32),
     Case(lk=32, lq=1, n=32, d=80, dtype="float16"),
-    Case(lk=767, lq=1, n=32, hkv=3, batch=2, layout="blhd"),
+    Case(lk=767, lq=1, n=32, hkv=3, batch=2, layout="mixed"),
     Case(lk=300, lq=300, n=64, d=96, hkv=2, layout="sliced"),
     Case(lk=300, lq=300, n=128, d=128, dtype="float16"),
 ]

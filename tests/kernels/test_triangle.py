@@ -7,7 +7,7 @@ import paddle
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from kernels.kernel_cases import tensor
+from kernels.kernel_cases import layouts, tensor
 from shared import smooth_qkv
 
 from psa_paddle.trianglemix import triangle_attention
@@ -66,7 +66,10 @@ CASES = [
     Case(300, 900, (3, 20, 5000), starts=(0, 700)),
     Case(200, 900, (3, 20, 5000), starts=(100, 0)),  # a split that its tiles do not divide
     Case(129, 129, USUAL, group=2, layout="blhd", dtype="float16"),
+    Case(129, 700, (4, 32, 40), group=2, hkv=3, layout="mixed", starts=(0, 5)),
     Case(129, 260, USUAL, group=2, layout="sliced"),
+    Case(130, 192, (3, 5, 5000)),  # a tile ends one key after the first row's last
+    Case(130, 192, (3, 70, 4)),
     Case(129, 129, USUAL, group=2, scale=-0.4),
     Case(129, 129, USUAL, scale=30.0),
 ]
@@ -98,7 +101,7 @@ def masked_softmax(case: Case, q, k, v, dtype=np.float64) -> np.ndarray:
 def run(case: Case, q, k, v, **more):
     names = ("num_sink_tokens", "sliding_window_size", "num_last_tokens")
     return triangle_attention(
-        *(tensor(x, case.layout) for x in (q, k, v)), **dict(zip(names, case.pattern, strict=True)), scale=case.factor,
+        *map(tensor, (q, k, v), layouts(case.layout)), **dict(zip(names, case.pattern, strict=True)), scale=case.factor,
         kv_start=case.starts if any(case.starts) else None, **{"backend": "triton", **more},
     )  # fmt: skip
 
@@ -242,7 +245,7 @@ def test_refusals():
         triangle_fwd(q, k, v, **{**call, "window": -1})
     with pytest.raises(ValueError, match="as many keys as queries"):
         triangle_fwd(q, k[:, :, :30], v[:, :, :30], **call)
-    with pytest.raises(ValueError, match="do not fit together"):
+    with pytest.raises(ValueError, match="k and v must have one shape"):
         triangle_fwd(q, k, v[:, :, :50], **call)
     with pytest.raises(TypeError, match="one dtype"):
         triangle_fwd(q, k, v.astype("float16"), **call)

@@ -1,5 +1,7 @@
 """The token orders on tensors."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import paddle
 import pytest
@@ -12,6 +14,7 @@ from psa_paddle.eager.tokens import means, nearest
 from psa_paddle.rearrange import METHODS, STA, Gilbert, Hybrid, SemanticAware
 from psa_paddle.rearrange.clusters import TokenClusters
 from psa_paddle.rearrange.curves import gilbert_order
+from psa_paddle.rearrange.permutation import backend_of
 
 GRID = (3, 5, 7)  # no tile divides it
 EXTRA = {
@@ -197,3 +200,21 @@ def test_refuses(case):
     call, error, words = REFUSED[case]
     with pytest.raises(error, match=words):
         call()
+
+
+@pytest.mark.parametrize(
+    "name, place, module",
+    [("auto", True, "kernels"), ("auto", False, "eager"), ("triton", False, "kernels"), ("eager", True, "eager")],
+)
+def test_tokens_move_where_they_are(name, place, module):
+    """On a GPU by the kernels, unless the backend is named."""
+    x = SimpleNamespace(place=SimpleNamespace(is_gpu_place=lambda: place))
+    assert backend_of(x, name).__name__ == f"psa_paddle.{module}"
+
+
+def test_a_torch_tensor_moves_by_the_kernels_only():
+    assert backend_of(SimpleNamespace(is_cuda=True)).__name__ == "psa_paddle.kernels"
+    with pytest.raises(TypeError, match="need a paddle.Tensor"):
+        backend_of(SimpleNamespace(is_cuda=False))
+    with pytest.raises(ValueError, match="backend must be one of auto, eager, triton, got 'cuda'"):
+        backend_of(paddle.zeros([1]), "cuda")

@@ -1,0 +1,164 @@
+"""Tensors that do not fit together are refused by every launcher, with one sentence, before it reads past their end."""
+
+import numpy as np
+import pytest
+from kernels.kernel_cases import Case, host_qkv
+
+from psa_paddle import kernels
+from psa_paddle.kernels import triangle
+
+CASE = Case(lq=96, lk=128, group=2, hkv=2, batch=2)
+BLOCKS = dict(causal=True, query_block=64, key_block=32)
+TOPK = dict(intervals=((1, 0.0, 0.5), (8, 0.5, 1.0)), mode="topk")
+XATTN = dict(scale=0.2, strides=(16, 16), terms=4)
+
+
+def made():
+    """What each launcher is given, right as it stands."""
+    q, k, v = host_qkv(CASE)
+    levels = np.ones((2, 4, 2, 4), np.int8)
+    order = np.arange(128, dtype=np.int32)
+    scores, tops, tile = kernels.xattn_fwd(q, k, **XATTN, **BLOCKS)
+    found = kernels.lists_from_levels(levels, lq=96, lk=128, **BLOCKS, means=True)
+    return dict(
+        q=q, k=k, v=v, kv_start=np.zeros(2, np.int32), levels=levels, x=k, order=order, base=order, scores=scores,
+        tops=tops, tile=tile, importance=np.ones((2, 4, 2, 4), np.float32), cap=np.ones((2, 2, 4), np.int8),
+        pooled=kernels.pyramid_fwd(k, v, key_block=32)[:2], means=kernels.means_fwd(k, v, key_block=32), found=found,
+    )  # fmt: skip
+
+
+def attend(m):
+    found = m["found"]._replace(**m.get("replaced", {}))
+    return kernels.attend_fwd(
+        m["q"], m["k"], m["v"], *m["pooled"], found, scale=0.2, kv_start=m["kv_start"], means=m["means"],
+        out=m.get("out"), **blocks(m),
+    )  # fmt: skip
+
+
+def blocks(m):
+    return {**BLOCKS, **m.get("blocks", {})}
+
+
+def cluster(m):
+    span = {"first": 4, "n": 100, "n_clusters": 5, **m.get("span", {})}
+    return kernels.cluster_tokens(m["x"], m["base"], **span, iterations=1, state=m.get("state"))
+
+
+LAUNCHERS = {
+    "psa_fwd": lambda m: kernels.psa_fwd(
+        m["q"], m["k"], m["v"], **XATTN, **TOPK, **blocks(m), method="xattn", text_length=0, kv_start=m["kv_start"]
+    ),
+    "attend_fwd": attend,
+    "triangle_fwd": lambda m: triangle.triangle_fwd(
+        m["q"], m["k"], m["v"], scale=0.2, sink=4, window=8, last=4, kv_start=m["kv_start"], out=m.get("out")
+    ),
+    "pyramid_fwd": lambda m: kernels.pyramid_fwd(
+        m["k"], m["v"], key_block=blocks(m)["key_block"], kv_start=m["kv_start"]
+    ),
+    "means_fwd": lambda m: kernels.means_fwd(m["k"], m["v"], key_block=blocks(m)["key_block"], kv_start=m["kv_start"]),
+    "xattn_fwd": lambda m: kernels.xattn_fwd(m["q"], m["k"], **XATTN, **blocks(m), kv_start=m["kv_start"]),
+    "pooling_fwd": lambda m: kernels.pooling_fwd(m["q"], m["k"], scale=0.2, **blocks(m), kv_start=m["kv_start"]),
+    "select_blocks": lambda m: kernels.select_blocks(
+        m["q"], m["k"], **XATTN, **TOPK, **blocks(m), method="pooling", text_length=0, cap=m["cap"],
+        kv_start=m["kv_start"],
+    ),
+    "select_fwd, xattn": lambda m: kernels.select_fwd(
+        m["scores"], m["tops"], m["tile"], m["cap"], lq=96, lk=128, **TOPK, **blocks(m),
+        query_stride=m.get("query_stride", 16), kv_start=m["kv_start"],
+    ),
+    "select_fwd, map": lambda m: kernels.select_fwd(
+        m["importance"], cap=m["cap"], lq=96, lk=m.get("lk", 128), **TOPK, **blocks(m), kv_start=m["kv_start"]
+    ),
+    "lists_from_levels": lambda m: kernels.lists_from_levels(
+        m["levels"], lq=96, lk=m.get("lk", 128), **blocks(m), kv_start=m["kv_start"]
+    ),
+    "permute_tokens": lambda m: kernels.permute_tokens(m["x"], m["order"]),
+    "restore_tokens": lambda m: kernels.restore_tokens(m["x"], m["order"]),
+    "cluster_tokens": cluster,
+}  # fmt: skip
+
+Q, K, V = host_qkv(CASE)
+QK = ("psa_fwd", "attend_fwd", "triangle_fwd", "xattn_fwd", "pooling_fwd", "select_blocks")
+KV = ("psa_fwd", "attend_fwd", "triangle_fwd", "pyramid_fwd", "means_fwd")
+BLOCK = ("psa_fwd", "attend_fwd", "xattn_fwd", "pooling_fwd", "select_blocks", "select_fwd, map", "lists_from_levels")
+PADDED = (*dict.fromkeys((*QK, *KV)), "select_fwd, xattn", "select_fwd, map", "lists_from_levels")
+SELECT = ("select_fwd, xattn", "select_fwd, map")
+MISFITS = {
+    "v shorter than k": (KV, dict(v=V[:, :, :60]), ValueError, "k and v must have one shape"),
+    "v of another batch": (KV, dict(v=V[:1]), ValueError, "k and v must have one shape"),
+    "v of other heads": (KV, dict(v=V[:, :1]), ValueError, "k and v must have one shape"),
+    "v of another D": (KV, dict(v=np.zeros((2, 2, 128, 64), np.float32)), ValueError, "k and v must have one shape"),
+    "v of another dtype": (KV, dict(v=V.astype(np.float16)), TypeError, "one dtype"),
+    "v strided": (KV, dict(v=V.repeat(2, 3)[..., ::2]), ValueError, "contiguous in its last dimension"),
+    "v of 3 dimensions": (KV, dict(v=V[0]), ValueError, r"v must be \[B, H, L, D\]"),
+    "k of another batch": (QK, dict(k=K[:1], v=V[:1]), ValueError, "agree in batch and head dimension|kv_start"),
+    "q of another D": (QK, dict(q=np.zeros((2, 4, 96, 64), np.float32)), ValueError, "batch and head dimension"),
+    "q of another dtype": (QK, dict(q=Q.astype(np.float16)), TypeError, "one dtype"),
+    "3 query heads over 2": (QK, dict(q=Q[:, :3]), ValueError, "3 query heads cannot share 2 key heads evenly"),
+    "1 query head over 2": (QK, dict(q=Q[:, :1]), ValueError, "1 query heads cannot share 2 key heads evenly"),
+    "more queries than keys": (QK, dict(k=K[:, :, :64], v=V[:, :, :64]), ValueError, "as many keys as queries"),
+    "no queries": (QK, dict(q=Q[:, :, :0]), ValueError, "not empty"),
+    "no keys": (KV, dict(k=K[:, :, :0], v=V[:, :, :0]), ValueError, "not empty"),
+    "D of 48": (KV, dict(k=K.repeat(2, 3)[..., :48].copy()), ValueError, "with D in"),
+    "key_block 48": ((*BLOCK, "pyramid_fwd", "means_fwd"), dict(blocks={"key_block": 48}), ValueError, "key_block"),
+    "query_block 32": (BLOCK, dict(blocks={"query_block": 32}), ValueError, "query_block must be 64 or 128"),
+    "kv_start of another batch": (PADDED, dict(kv_start=np.zeros(3, np.int32)), ValueError, r"kv_start .*int32 \[2\]"),
+    "kv_start int64": (PADDED, dict(kv_start=np.zeros(2, np.int64)), ValueError, "kv_start must be int32"),
+    "kv_start strided": (PADDED, dict(kv_start=np.zeros(4, np.int32)[::2]), ValueError, "contiguous"),
+    "pooled for other lengths": (("attend_fwd",), dict(pooled=(K[:, :, :84], V[:, :, :84])), ValueError, "pooled_k"),
+    "means for other lengths": (("attend_fwd",), dict(means=(K[:, :, :4], V[:, :, :3])), ValueError, "mean_k"),
+    "out too short": (("attend_fwd", "triangle_fwd"), dict(out=Q[:, :, :50]), ValueError, "out must be float32"),
+    "lists of other blocks": (
+        ("attend_fwd",), dict(replaced={"lists": np.zeros((2, 4, 2, 3), np.int16)}), ValueError, "lists must be"),
+    "counts of other rows": (
+        ("attend_fwd",), dict(replaced={"counts": np.zeros((2, 4, 1, 5), np.int32)}), ValueError, "counts must"),
+    "levels of other heads": (
+        ("attend_fwd",), dict(replaced={"levels": np.zeros((2, 3, 2, 4), np.int8)}), ValueError, "levels must"),
+    "levels missing": (("attend_fwd",), dict(replaced={"levels": None}), ValueError, "means need the levels"),
+    "map of fewer blocks": (("lists_from_levels", "select_fwd, map"), dict(lk=200), ValueError, "must be"),
+    "map of another dtype": (("lists_from_levels",), dict(levels=np.ones((2, 4, 2, 4))), ValueError, "levels must be"),
+    "map of 3 dimensions": (("lists_from_levels",), dict(levels=np.ones((4, 2, 4), np.int8)), ValueError, "levels"),
+    "scores of other queries": (SELECT[:1], dict(query_stride=32), ValueError, "scores must be"),
+    "no query_stride": (SELECT[:1], dict(query_stride=0), ValueError, "tops need xattn's tile and query_stride"),
+    "tops of another tile": (SELECT[:1], dict(tile=1), ValueError, "tops must be"),
+    "cap of other blocks": (SELECT, dict(cap=np.ones((2, 2, 5), np.int8)), ValueError, "cap must be int8"),
+    "cap of 3 heads": (SELECT, dict(cap=np.ones((2, 3, 4), np.int8)), ValueError, "heads that divide 4"),
+    "order too short": (("permute_tokens", "restore_tokens"), dict(order=np.arange(9, dtype=np.int32)), ValueError,
+                        "order must be"),
+    "base too short": (("cluster_tokens",), dict(base=np.arange(9, dtype=np.int32)), ValueError, "base must be int32"),
+    "base int64": (("cluster_tokens",), dict(base=np.arange(128)), ValueError, "base must be int32"),
+    "tokens past the end": (("cluster_tokens",), dict(span={"n": 125}), ValueError, "125 tokens from 4 on"),
+    "more clusters than tokens": (("cluster_tokens",), dict(span={"n_clusters": 101}), ValueError, "101 clusters"),
+    "centres of another call": (("cluster_tokens",), dict(state=(np.zeros((2, 2, 4, 32), np.float32),) * 2), ValueError,
+                                "centres must be"),
+}  # fmt: skip
+CASES = [(launcher, name) for name, (launchers, *_) in MISFITS.items() for launcher in launchers]
+
+
+@pytest.fixture(scope="module")
+def right():
+    return made()
+
+
+@pytest.mark.parametrize("launcher", LAUNCHERS)
+def test_takes_what_fits(right, launcher):
+    LAUNCHERS[launcher](right)
+
+
+@pytest.mark.parametrize("launcher, name", CASES, ids=[f"{a}-{b}" for a, b in CASES])
+def test_refuses_before_any_launch(right, launcher, name, monkeypatch):
+    from psa_paddle import bridge
+
+    _, changes, error, words = MISFITS[name]
+    monkeypatch.setattr(bridge, "launch", lambda *a, **b: pytest.fail("launched"))
+    with pytest.raises(error, match=words) as caught:
+        LAUNCHERS[launcher]({**right, **changes})
+    assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
+
+
+def test_another_device_is_refused(right, monkeypatch):
+    from psa_paddle import bridge
+
+    monkeypatch.setattr(bridge, "device", lambda x: "gpu:0" if x is right["v"] else "cpu")
+    with pytest.raises(ValueError, match="v must be on the device of k, cpu, got gpu:0"):
+        LAUNCHERS["pyramid_fwd"](right)
