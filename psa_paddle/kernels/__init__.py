@@ -4,6 +4,7 @@ pyramid, means -> importance -> select -> attend; ``psa_fwd`` chains them. Token
 """
 
 from .attend import attend_fwd
+from .audit import audit_fwd
 from .importance import xattn_fwd
 from .kmeans import cluster_tokens
 from .lists import Selection, lists_from_levels
@@ -17,6 +18,7 @@ from .selection import select_fwd
 __all__ = [
     "Selection",
     "attend_fwd",
+    "audit_fwd",
     "cluster_tokens",
     "lists_from_levels",
     "means_fwd",
