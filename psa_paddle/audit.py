@@ -16,17 +16,13 @@ GOLDEN = 0x9E3779B1  # 2^32 over the golden ratio
 def audited_rows(n: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """Which of ``n`` query rows are audited, and how many rows each of them stands for: int64 [min(rows, n)] each.
 
-    The rows are cut into strata of equal size, the first of them into halves again and again, as the first rows of
-    causal attention see few keys and their outputs are many times as large. One row of each stratum is taken, at the
-    fraction of (r + 1)^2 / golden ratio in stratum r, which keeps step neither with frames nor with query blocks.
+    One row of each of ``rows`` equal parts, in part r at the fraction of (r + 1)^2 / golden ratio, which keeps step
+    neither with frames nor with query blocks.
     """
     rows = min(rows, n)
-    halves = min(rows // 4, (n // rows).bit_length() - 1)
-    units = np.concatenate([[0], 1 << np.arange(halves), np.arange(1, rows - halves + 1) << halves])
-    bounds = n * units // ((rows - halves) << halves)
-    jitter = np.arange(1, rows + 1) ** 2 * GOLDEN % 2**32 >> 16
-    sizes = np.diff(bounds)
-    return bounds[:-1] + (sizes * jitter >> 16), sizes
+    bounds = np.arange(rows + 1) * n // rows
+    sizes, turn = np.diff(bounds), np.arange(1, rows + 1) ** 2 * GOLDEN % 2**32 >> 16
+    return bounds[:-1] + (sizes * turn >> 16), sizes
 
 
 @dataclass(frozen=True)
@@ -43,8 +39,11 @@ class AuditedRows:
 
 @dataclass(frozen=True)
 class AttentionError:
-    """Relative error of attention's output, sqrt(sum |out - exact|^2 / sum |exact|^2) over the rows of the prompt, as
-    the audited rows estimate it, and the standard error of that estimate."""
+    """Relative error of attention's output over the rows of the prompt, sum |out - exact| / sum |exact| with |.| the
+    length of a row's vector of a head, as the audited rows estimate it, and the standard error of that estimate.
+
+    Lengths and not their squares: of squares, a few rows that nobody audited may hold most.
+    """
 
     error: float
     sampling_error: float
@@ -52,26 +51,44 @@ class AttentionError:
 
 def attention_errors(audits: list[AuditedRows]) -> tuple[AttentionError, list[AttentionError]]:
     """The error of a layer's calls over all heads, and of each head. Reads from the device."""
-    samples = []  # (error, size) of each sample, [H, R], times what a row stands for; what share of the rows they are
+    samples = []  # of each sample (error, size), [H, R], in rows that they stand for, and the share of rows not audited
     for audit in audits:
         for sums, n in zip(np.asarray(audit.sums, dtype=np.float64), audit.lengths, strict=True):
             _, weights = audited_rows(n, sums.shape[1])
-            error, size = np.moveaxis(sums[:, : len(weights)] * weights[:, None], -1, 0)
-            samples.append((error, size, len(weights) / n))
+            error, size = np.moveaxis(np.sqrt(sums[:, : len(weights)]) * weights[:, None], -1, 0)
+            samples.append((error, size, 1.0 - len(weights) / n))
+    every = _estimate([(error.sum(0), size.sum(0), rest) for error, size, rest in samples])
     heads = range(len(samples[0][0]))
-    every = _estimate([(error.sum(0), size.sum(0), share) for error, size, share in samples])
-    return every, [_estimate([(error[h], size[h], share) for error, size, share in samples]) for h in heads]
+    return every, [_estimate([(error[h], size[h], rest) for error, size, rest in samples]) for h in heads]
 
 
 def _estimate(samples) -> AttentionError:
-    """A ratio estimate; its variance by successive differences, as the rows are one of each stratum, in order."""
-    total = sum(size.sum() for _, size, _ in samples)
-    wrong = sum(error.sum() for error, _, _ in samples)
-    if total == 0.0 or wrong == 0.0:  # exact, or nothing but zeros to compare with
-        return AttentionError(0.0 if wrong == 0.0 else float("inf"), 0.0)
+    """A ratio estimate and its standard error, as if the rows had been drawn from the whole sample: as they are one of
+    each part, that is more than it varies, rather than less."""
+    wrong, total = (sum(x[i].sum() for x in samples) for i in (0, 1))
+    if total == 0.0:  # nothing but zeros to compare with
+        return AttentionError(float("inf") if wrong else 0.0, 0.0)
     ratio, variance = wrong / total, 0.0
-    for error, size, share in samples:
-        rest = (error - ratio * size) / total
-        count = max(len(rest), 2)
-        variance += (1.0 - share) * count / (count - 1) * (np.diff(rest) ** 2).sum() / 2.0
-    return AttentionError(float(ratio**0.5), float(variance**0.5 / (2.0 * ratio**0.5)))
+    for error, size, rest in samples:
+        count = max(len(error), 2)
+        variance += rest * count / (count - 1) * (((error - ratio * size) / total) ** 2).sum()
+    return AttentionError(float(ratio), float(variance**0.5))
+
+
+def error_figures(audits: list[AuditedRows]) -> dict | None:
+    """``attention_errors`` in plain types, of the heads the worst one alone; None without an audit."""
+    if not audits:
+        return None
+    every, heads = attention_errors(audits)
+    worst = max(range(len(heads)), key=lambda h: (np.isnan(heads[h].error), heads[h].error))
+    return {
+        "error": every.error,
+        "sampling_error": every.sampling_error,
+        "worst_head": worst,
+        "worst_head_error": heads[worst].error,
+        "worst_head_sampling_error": heads[worst].sampling_error,
+    }
+
+
+def error_warning(layers: dict[int, dict]) -> str:
+    return ""

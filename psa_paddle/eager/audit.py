@@ -11,6 +11,7 @@ from .attend import MASKED, softmax_values
 ROWS_AT_ONCE = 16
 
 
+@paddle.no_grad()
 def audit_sums(q, k, v, out, scale: float, causal: bool, rows: int):
     """The sums of ``AuditedRows``, float32 [B, H, min(rows, Lq), 2]; q and out [B, H, Lq, D], k and v [B, Hkv, Lk, D].
 
@@ -21,7 +22,8 @@ def audit_sums(q, k, v, out, scale: float, causal: bool, rows: int):
     group, found = h // hkv, audited_rows(lq, rows)[0]
     index = paddle.to_tensor(found, place=q.place)
     heads = [b * hkv, group, len(found), d]
-    q, out = (paddle.index_select(x, index, axis=2).astype("float32").reshape(heads) for x in (q * scale, out))
+    q, out = (paddle.index_select(x, index, axis=2).astype("float32").reshape(heads) for x in (q, out))
+    q = q * scale
     sums = []
     for x in range(b * hkv):
         keys, values = (y[x // hkv, x % hkv].astype("float32").unsqueeze(0) for y in (k, v))

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+from ..audit import AuditedRows, error_figures, error_warning
 from ..stats import CallStats
 
 
 def per_layer(calls: list[tuple[int, CallStats]]) -> list[dict]:
-    """One row a layer, ascending: calls, how many ran sparse, mean sparsity, why the others ran dense.
+    """One row a layer, ascending: calls, how many ran sparse, mean sparsity, why the others ran dense, and what the
+    audit found (``error_figures``; None without one).
 
     Reads the counts from the device.
     """
     rows: dict[int, dict] = {}
+    audits: dict[int, list[AuditedRows]] = {}
     for layer, call in calls:
         row = rows.setdefault(
             layer, {"layer": layer, "calls": 0, "sparse_calls": 0, "sparsity": 0.0, "dense_reasons": []}
@@ -20,13 +23,16 @@ def per_layer(calls: list[tuple[int, CallStats]]) -> list[dict]:
         row["sparsity"] += call.sparsity()
         if call.reason and call.reason not in row["dense_reasons"]:
             row["dense_reasons"].append(call.reason)
+        audits.setdefault(layer, []).extend(call.audits)
     for row in rows.values():
         row["sparsity"] /= row["calls"]
+        row["audit"] = error_figures(audits[row["layer"]])
     return [rows[layer] for layer in sorted(rows)]
 
 
 def totals(calls: list[tuple[int, CallStats]]) -> dict:
-    """Average sparsity over the layers, how many ran sparse or dense and why, per-layer rows, backend names."""
+    """Average sparsity over the layers, how many ran sparse or dense and why, per-layer rows, backend names, and one
+    sentence where the audit found a large error (else empty)."""
     rows = per_layer(calls)
     sparse = sum(row["sparse_calls"] == row["calls"] for row in rows)
     reasons: dict[str, int] = {}
@@ -39,6 +45,7 @@ def totals(calls: list[tuple[int, CallStats]]) -> dict:
         "layers_dense": len(rows) - sparse,
         "dense_reasons": reasons,
         "backends": sorted({call.backend for _, call in calls}),
+        "audit_warning": error_warning({row["layer"]: row["audit"] for row in rows if row["audit"]}),
         "layers": rows,
     }
 

@@ -20,21 +20,12 @@ MIN_CHUNK, MAX_SPLITS = 512, 64  # keys of a split at least, splits at most
 
 
 @triton.jit
-def _bound(i_r, n, rows, halves):
-    """First row of stratum ``i_r``, see ``psa_paddle.audit.audited_rows``."""
-    units = tl.where(i_r > halves, (i_r - halves) << halves, tl.where(i_r > 0, 1 << tl.maximum(i_r - 1, 0), 0))
-    return (n.to(tl.int64) * units // ((rows - halves) << halves)).to(tl.int32)
-
-
-@triton.jit
 def _audited_row(i_r, n, rows):
-    """Row of stratum ``i_r`` of ``rows`` over ``n`` rows, rows <= n."""
-    doubled = (n // rows >> tl.arange(0, 32)) > 1
-    halves = tl.minimum(rows // 4, tl.sum(doubled.to(tl.int32), 0))
-    low = _bound(i_r, n, rows, halves)
-    size = (_bound(i_r + 1, n, rows, halves) - low).to(tl.int64)
+    """The ``i_r``-th audited one of ``n`` rows, see ``psa_paddle.audit.audited_rows``."""
+    low = i_r.to(tl.int64) * n // rows
+    size = (i_r + 1).to(tl.int64) * n // rows - low
     turn = (i_r + 1).to(tl.uint32)
-    return low + (size * (turn * turn * 0x9E3779B1 >> 16).to(tl.int64) >> 16).to(tl.int32)
+    return (low + (size * (turn * turn * 0x9E3779B1 >> 16).to(tl.int64) >> 16)).to(tl.int32)
 
 
 @triton.jit
