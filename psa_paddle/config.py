@@ -25,7 +25,7 @@ MASK_MODES = {
     "topk": "topk",
     "topk_sqrt": "topk_sqrt",
 }
-MIN_AUDIT_ROWS = 16
+AUDIT_ROWS, MIN_AUDIT_ROWS = 64, 16  # usual and least number of audited rows
 SQRT_KEYS = 8192  # keys of a row at which topk_sqrt's shares are mask_ratios
 IMPORTANCE_METHODS = ("xattn", "pooling")
 
@@ -129,7 +129,7 @@ class AttentionConfig:
         dense_below: key length under which the operator runs dense. ``None``: the backend's measured crossover;
             0: never.
         audit_rows: rows of each sample, spread over the prompt, whose exact attention is computed beside what the
-            operator gives, so that the statistics tell its error: 0 (no audit), or at least 16.
+            operator gives, so that the statistics tell its error: 0 (no audit) or at least 16; 64 are usual.
     """
 
     query_block: int = 128
@@ -182,7 +182,7 @@ class AttentionConfig:
         _count("audit_rows", self.audit_rows)
         if 0 < self.audit_rows < MIN_AUDIT_ROWS:
             raise ValueError(
-                f"audit_rows must be 0 or at least {MIN_AUDIT_ROWS}, got {self.audit_rows}: fewer tell nothing of a head."
+                f"audit_rows must be 0 or at least {MIN_AUDIT_ROWS}, got {self.audit_rows}: fewer tell too little."
             )
         check_mask_ratios(self.mask_ratios)
         object.__setattr__(self, "mask_mode", MASK_MODES[self.mask_mode])

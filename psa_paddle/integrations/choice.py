@@ -103,16 +103,9 @@ def triangle_prefill(
     short = [key.shape[2] - start <= DENSE_UP_TO for start in starts]
     if len(set(short)) == 1:
         return _triangle_call(query, key, value, config, backend, scale, starts, short[0], audit_rows)
+    settings = config, backend, scale
     parts = [
-        _triangle_call(
-            *(x[i : i + 1] for x in (query, key, value)),
-            config,
-            backend,
-            scale,
-            starts[i : i + 1],
-            short[i],
-            audit_rows,
-        )
+        _triangle_call(*(x[i : i + 1] for x in (query, key, value)), *settings, starts[i : i + 1], short[i], audit_rows)
         for i in range(batch)
     ]
     return paddle.concat([out for out, _ in parts]), merge_calls([call for _, call in parts])

@@ -50,6 +50,27 @@ def totals(calls: list[tuple[int, CallStats]]) -> dict:
     }
 
 
+def audit_lines(s: dict) -> list[str]:
+    """The audit of ``totals`` for a person: the error over the layers, and the warning; nothing without an audit."""
+    found = [row["audit"] for row in s["layers"] if row["audit"]]
+    if not found:
+        return []
+    mean = sum(one["error"] for one in found) / len(found)
+    lines = [f"Audit       attention's output is {mean:.1%} from exact, on average over {len(found)} audited layers"]
+    return lines + ([f"Warning     {s['audit_warning']}"] if s["audit_warning"] else [])
+
+
+def layer_line(row: dict) -> str:
+    """One of ``per_layer``'s rows for a person."""
+    line, audit = f"  layer {row['layer']:>3}  {row['sparsity']:.1%}", row["audit"]
+    if audit is None:
+        return line
+    return (
+        f"{line}, error {audit['error']:.1%} +- {audit['sampling_error']:.1%}, worst head {audit['worst_head']}: "
+        f"{audit['worst_head_error']:.1%} +- {audit['worst_head_sampling_error']:.1%}"
+    )
+
+
 def layer_statistics(model) -> list[dict]:
     """``per_layer`` of a plugged model since the plug or its last reset; empty when nothing is plugged in."""
     from .paddleformers import plug_of

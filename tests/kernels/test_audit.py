@@ -17,9 +17,9 @@ CASES = [
     (Case(lq=63, lk=127, group=7, hkv=2, layout="sliced"), 16, (0,)),
     (Case(lq=129, lk=129, d=80, scale=-0.3), 40, (0,)),
     (Case(lq=300, lk=300, d=96, group=3, causal=False), 64, (0,)),
-    (Case(lq=300, lk=1500, d=64, group=2, dtype="float16"), 64, (0,)),
-    (Case(lq=1000, lk=1000, d=128, group=7), 64, (0,)),
-    (Case(lq=1300, lk=1300, hkv=2), 16, (0,)),
+    (Case(lq=300, lk=1100, d=64, group=2, dtype="float16"), 64, (0,)),
+    (Case(lq=600, lk=600, d=128, group=7), 48, (0,)),
+    (Case(lq=1100, lk=1100, hkv=2), 16, (0,)),
     (Case(lq=150, lk=180, batch=3, group=2, hkv=2), 40, (0, 77, 179)),
     (Case(lq=150, lk=1280, batch=2, causal=False), 16, (700, 0)),
 ]
@@ -58,10 +58,10 @@ def test_sums_are_those_of_exact_attention(case, rows, starts):
     check(case, rows, starts)
 
 
-@settings(max_examples=15, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=8, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.data())
 def test_any_shape(data):
-    lk = data.draw(st.integers(1, 700), "lk")
+    lk = data.draw(st.integers(1, 400), "lk")
     batch = data.draw(st.integers(1, 2), "batch")
     case = Case(
         lq=data.draw(st.integers(1, lk), "lq"), lk=lk, batch=batch, group=data.draw(st.integers(1, 5), "group"),
@@ -75,7 +75,7 @@ def test_any_shape(data):
 def test_two_backends_one_figure():
     from psa_paddle.kernels import audit_fwd
 
-    case = Case(lq=900, lk=1100, group=3, hkv=2)
+    case = Case(lq=500, lk=600, group=3, hkv=2)
     q, k, v = qkv(case)[0]
     out = q * 0.3
     got = audit_fwd(q, k, v, out, scale=case.factor, causal=True, rows=48)
