@@ -1,6 +1,7 @@
 """Pyramid Sparse Attention in Triton (arXiv:2512.04025): one file a step, no framework named.
 
-pyramid, means -> importance -> select -> attend; ``psa_fwd`` chains them. Token orders: permute, kmeans, sort.
+pyramid, means -> importance -> select -> attend; ``psa_fwd`` chains them. ``audit_fwd`` checks what came out. Token
+orders: permute, kmeans, sort.
 """
 
 from .attend import attend_fwd
