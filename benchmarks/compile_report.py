@@ -31,6 +31,7 @@ from psa_paddle.bridge import alloc  # noqa: E402
 from psa_paddle.config import AttentionConfig  # noqa: E402
 from psa_paddle.kernels import (  # noqa: E402
     attend_fwd,
+    audit_fwd,
     cluster_tokens,
     lists_from_levels,
     permute_tokens,
@@ -197,6 +198,18 @@ def triangle(arch: int, dim: int, dtype: str, padded: bool) -> list[dict]:
     return [{"variant": variant, **row} for row in compile_calls(arch, calls)]
 
 
+def audit(arch: int, dim: int, dtype: str, causal: bool, padded: bool) -> list[dict]:
+    """The audit's kernels: 64 rows over split keys, the comparison."""
+    start = ShapeOnly((1,), "int32") if padded else None
+    q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
+
+    def calls():
+        audit_fwd(q, kv, kv, q, scale=dim**-0.5, causal=causal, rows=64, kv_start=start)
+
+    variant = f"D={dim} {dtype} {'causal' if causal else 'full'}{' padded' if padded else ''}"
+    return [{"variant": variant, **row} for row in compile_calls(arch, calls)]
+
+
 def main(argv=None) -> list[dict]:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--arch", type=int, nargs="+", default=[80, 90, 100])
@@ -211,6 +224,7 @@ def main(argv=None) -> list[dict]:
         "--attend-grid", action="store_true", help="only the portable attention kernel, over its settings"
     )
     parser.add_argument("--triangle", action="store_true", help="only TriangleMix's kernels")
+    parser.add_argument("--audit", action="store_true", help="only the audit's kernels")
     parser.add_argument("--tokens", action="store_true", help="only the kernels that reorder tokens")
     parser.add_argument("--portable", action="store_true", help="the portable attention kernel on Hopper, too")
     parser.add_argument("--json", action="store_true")
@@ -224,10 +238,14 @@ def main(argv=None) -> list[dict]:
             rows += attend_grid(arch, dim, dtype)
         for dim, dtype in shapes if args.triangle else ():
             rows += triangle(arch, dim, dtype, args.padded)
+        for dim, dtype in shapes if args.audit else ():
+            rows += audit(arch, dim, dtype, not args.bidirectional, args.padded)
         for dim, dtype in shapes if args.tokens else ():
             rows += token_orders(arch, dim, dtype)
         every = itertools.product(args.dim, args.dtype, args.key_block, args.method)
-        for dim, dtype, block, method in () if args.attend_grid or args.triangle or args.tokens else every:
+        for dim, dtype, block, method in (
+            () if args.attend_grid or args.triangle or args.audit or args.tokens else every
+        ):
             rows += pipeline(arch, dim, dtype, not args.bidirectional, block, args.padded, method, args.preset)
     if args.json:
         print(json.dumps(rows))

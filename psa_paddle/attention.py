@@ -9,6 +9,7 @@ import numpy as np
 import paddle
 
 from . import eager
+from .audit import AuditedRows
 from .config import ALL_LEVEL_ONE, HEAD_DIMS, SEED_RATIOS, AttentionConfig
 from .geometry import Geometry
 from .kernel_arguments import kernel_arguments
@@ -90,7 +91,7 @@ def pyramid_attention(
         kv_start: [B] ints, the first real token of each sample of a left-padded batch. Each sample is computed as if
             it came alone; the rows of its padding are zeros.
         heads_last: return [B, Lq, H, D], the layout that an output projection wants.
-        return_stats: also return a ``CallStats``.
+        return_stats: also return a ``CallStats``, with the audit that ``config.audit_rows`` asks for.
 
     Returns:
         [B, H, Lq, D] or [B, Lq, H, D] in q's dtype, or (that, ``CallStats``).
@@ -106,15 +107,18 @@ def pyramid_attention(
     starts = check_kv_start(kv_start, q.shape[0], k.shape[2])
     backend = pick_backend(config, q, k, v)
     below = DENSE_BELOW[backend] if config.dense_below is None else config.dense_below
-    run = {"eager": _eager, "triton": _triton}[backend]
+
+    def run(q, k, v, starts):
+        out, stats = {"eager": _eager, "triton": _triton}[backend](q, k, v, starts, config, scale, below, heads_last)
+        if return_stats and config.audit_rows and stats.mode == "sparse":
+            stats.audits = audit_output(q, k, v, out, starts, config, scale, backend, heads_last)
+        return out, stats
+
     sides = {k.shape[2] - start < below for start in starts}
     if len(set(starts)) == 1 or (backend == "triton" and len(sides) == 1):
-        out, stats = run(q, k, v, starts, config, scale, below, heads_last)
+        out, stats = run(q, k, v, starts)
     else:
-        parts = [
-            run(q[b : b + 1], k[b : b + 1], v[b : b + 1], starts[b : b + 1], config, scale, below, heads_last)
-            for b in range(len(starts))
-        ]
+        parts = [run(q[b : b + 1], k[b : b + 1], v[b : b + 1], starts[b : b + 1]) for b in range(len(starts))]
         out, stats = paddle.concat([part for part, _ in parts]), merge_calls([one for _, one in parts])
     return (out, stats) if return_stats else out
 
@@ -175,6 +179,28 @@ def _triton(q, k, v, starts, config: AttentionConfig, scale: float, below: int, 
     return out, _stats("triton", lengths, config, below, work)
 
 
+def audit_output(
+    q, k, v, out, starts: list[int], config: AttentionConfig, scale: float, backend: str, heads_last: bool
+) -> list[AuditedRows]:
+    """Compare ``out`` with exact attention at ``config.audit_rows`` rows of each sample; shapes as in
+    ``pyramid_attention``. Nothing is read from the device."""
+    rows, lengths = config.audit_rows, [n for n, _ in _lengths(q, k, starts, config)]
+    if backend == "triton":
+        from . import kernels
+
+        q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
+        padded = paddle.to_tensor(starts, dtype="int32", place=q.place) if any(starts) else None
+        sums = kernels.audit_fwd(
+            q, k, v, out, scale=scale, causal=config.causal, rows=rows, kv_start=padded, heads_last=heads_last
+        )
+        return [AuditedRows(sums, tuple(lengths))]
+    out, audits = out.transpose([0, 2, 1, 3]) if heads_last else out, []
+    for b, (start, n) in enumerate(zip(starts, lengths, strict=True)):
+        own = (q[b : b + 1, :, -n:], k[b : b + 1, :, start:], v[b : b + 1, :, start:], out[b : b + 1, :, -n:])
+        audits.append(AuditedRows(eager.audit_sums(*own, scale, config.causal, rows), (n,)))
+    return audits
+
+
 def estimate_block_importance(q, k, config: AttentionConfig | str | None = None, *, scale: float | None = None):
     """Importance of every pair of blocks, float32 [B, H, nI, nJ]; a row sums to the number of its query groups
     (``xattn``, arXiv:2503.16428) or to 1 (``pooling``); invalid pairs are 0. Shapes and errors as in
@@ -194,6 +220,7 @@ def estimate_block_importance(q, k, config: AttentionConfig | str | None = None,
 def adaptive_block_sparse_attn(q, k, v, config: AttentionConfig | str | None = None, *, scale: float | None = None):
     """``pyramid_attention`` with its counts: ``(out, sparsity, per_head_density)``, the last two as tensors, [] and
     [H], so that nothing waits for the device."""
+    config = AttentionConfig.of(config).replace(audit_rows=0)  # nobody would see it
     out, stats = pyramid_attention(q, k, v, config, scale=scale, return_stats=True)
     heads = q.shape[1]
     if stats.mode == "dense":

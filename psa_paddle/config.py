@@ -29,6 +29,7 @@ MASK_MODES = {
     "topk": "topk",
     "topk_sqrt": "topk_sqrt",
 }
+AUDIT_ROWS, MIN_AUDIT_ROWS = 64, 16  # usual and least number of audited rows
 SQRT_KEYS = 8192  # keys of a row at which topk_sqrt's shares are mask_ratios
 IMPORTANCE_METHODS = ("xattn", "peak", "pooling")
 
@@ -121,6 +122,8 @@ class AttentionConfig:
         backend: ``"auto"`` (Triton on a CUDA tensor, eager elsewhere), ``"triton"`` or ``"eager"``.
         dense_below: key length under which the operator runs dense. ``None``: the backend's measured crossover;
             0: never.
+        audit_rows: rows of each sample, spread over the prompt, whose exact attention is computed beside what the
+            operator gives, so that the statistics tell its error: 0 (no audit) or at least 16; 64 are usual.
     """
 
     query_block: int = 128
@@ -141,6 +144,7 @@ class AttentionConfig:
     causal: bool = True
     backend: str = "auto"
     dense_below: int | None = None
+    audit_rows: int = 0
 
     def __post_init__(self) -> None:
         self._check("query_block", integer, QUERY_BLOCKS)
@@ -167,6 +171,11 @@ class AttentionConfig:
         for name in ("text_length", "dense_below"):
             if getattr(self, name) is not None:
                 self._check(name, integer)
+        self._check("audit_rows", integer)
+        if 0 < self.audit_rows < MIN_AUDIT_ROWS:
+            raise ValueError(
+                f"audit_rows must be 0 or at least {MIN_AUDIT_ROWS}, got {self.audit_rows}: fewer tell too little."
+            )
         check_mask_ratios(self.mask_ratios)
         object.__setattr__(self, "mask_mode", MASK_MODES[self.mask_mode])
         ratios = {int(level): tuple(float(x) for x in bounds) for level, bounds in self.mask_ratios.items()}

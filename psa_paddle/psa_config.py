@@ -51,7 +51,7 @@ class PSAConfig:
         rearrange_method: ``"Gilbert"``, ``"STA"``, ``"SemanticAware"``, ``"Hybrid"`` or None.
         tile_size: (depth, height, width) of ``"STA"``'s tiles, in tokens; read by that method only.
         warmup_steps: first denoising steps that run dense; the call then needs ``timestep``.
-        backend, dense_below: as in ``AttentionConfig``.
+        backend, dense_below, audit_rows: as in ``AttentionConfig``.
 
     Raises:
         TypeError, ValueError: a value that a field does not take, or fields that exclude each other.
@@ -72,6 +72,7 @@ class PSAConfig:
     warmup_steps: int = 0
     backend: str = "auto"
     dense_below: int | None = None
+    audit_rows: int = 0
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "block_m", integer("block_m", self.block_m, BLOCK_M))
@@ -124,6 +125,7 @@ class PSAConfig:
             causal=causal,
             backend=self.backend,
             dense_below=self.dense_below,
+            audit_rows=self.audit_rows,
         )
 
     def replace(self, **changes) -> PSAConfig:

@@ -235,6 +235,12 @@ def attend(q, k, v, levels, scale: float, causal: bool, query_block: int, key_bl
     return out
 
 
+def audit(q, k, v, out, rows, scale: float, causal: bool):
+    """Of each of ``rows`` the sums over D of (out - exact)^2 and of exact^2, [H, len(rows), 2]."""
+    exact = dense_attention(q, k, v, scale, causal)[:, rows]
+    return np.stack([((out[:, rows] - exact) ** 2).sum(-1), (exact**2).sum(-1)], -1)
+
+
 def sparsity(levels, lq, lk, query_block, key_block, causal, means: bool = False) -> float:
     """1 - mean over the valid pairs of 1 / level (level 0: 0, or 1 / key_block where the block takes part by its
     ``means``, see ``attend``): the share of dense work not done."""

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from .audit import AttentionError, AuditedRows, attention_errors
 from .geometry import Geometry
 
 
@@ -17,7 +18,7 @@ class CallStats:
     mode: ``"sparse"`` or ``"dense"``; reason: why it ran dense (empty otherwise); lengths: (Lq, Lk) of each sample in
     tokens; work: arrays [samples, H, ...] of the samples that ran sparse, whose sum over all but H is the sum over
     block pairs of 1 / level, or 1 / key_block for a pair that takes part by its means; pairs: the number of valid pairs
-    of each of these samples.
+    of each of these samples; audits: what the audit of them left on the device, if there was one.
     """
 
     backend: str
@@ -26,6 +27,7 @@ class CallStats:
     lengths: tuple[tuple[int, int], ...]
     work: list[Any] = field(default_factory=list)
     pairs: list[int] = field(default_factory=list)
+    audits: list[AuditedRows] = field(default_factory=list)
 
     def per_head_density(self) -> list[float]:
         """Share of the dense work that each head did, [H]; empty for a dense call. Reads from the device."""
@@ -39,6 +41,11 @@ class CallStats:
         """Share of the dense work that was not done, 0 for a dense call. Reads from the device."""
         density = self.per_head_density()
         return 1.0 - sum(density) / len(density) if density else 0.0
+
+    def attention_errors(self) -> tuple[AttentionError, list[AttentionError]] | None:
+        """The error of the output over all heads and that of each head, [H]; None without an audit. Reads from the
+        device."""
+        return attention_errors(self.audits) if self.audits else None
 
 
 def work_of(levels: np.ndarray, geo: Geometry, means: bool, first: int = 0) -> np.ndarray:
@@ -61,4 +68,5 @@ def merge_calls(calls: list[CallStats]) -> CallStats:
         tuple(n for c in calls for n in c.lengths),
         [w for c in sparse for w in c.work],
         [n for c in sparse for n in c.pairs],
+        [a for c in sparse for a in c.audits],
     )

@@ -22,7 +22,7 @@ for notice in ("No ccache found", "Setuptools is replacing distutils", "To copy 
     warnings.filterwarnings("ignore", message=notice)
 logging.getLogger("PaddleFormers").addFilter(lambda record: record.levelno >= logging.ERROR)
 
-from psa_paddle.config import BACKENDS, DEFAULT_PRESET, MASK_MODES, PRESETS, AttentionConfig  # noqa: E402
+from psa_paddle.config import AUDIT_ROWS, BACKENDS, DEFAULT_PRESET, MASK_MODES, PRESETS, AttentionConfig  # noqa: E402
 from psa_paddle.integrations.choice import ATTENTIONS  # noqa: E402
 from psa_paddle.integrations.inference import DEFAULT_MODEL, QwenVLInference, check_request, format_stats  # noqa: E402
 from psa_paddle.integrations.loading import DTYPES, LIBRARIES, check_library  # noqa: E402
@@ -35,7 +35,7 @@ __all__ = ["QwenVLInference", "main"]
 PROMPTS = {"image": "请描述这张图片", "video": "请描述这个视频"}
 PSA_FLAGS = (
     "preset", "query_block", "key_block", "xattn_stride", "mask_mode", "mask_ratios", "block_means", "text_length",
-    "backend",
+    "backend", "audit",
 )  # fmt: skip
 TRIANGLE_FLAGS = ("num_sink_tokens", "sliding_window_size", "num_last_tokens")
 VIDEO_FLAGS = ("fps", "max_frames")
@@ -116,6 +116,10 @@ def build_parser() -> argparse.ArgumentParser:
     )
     psa.add_argument("--text-length", type=int, help="last tokens kept at full resolution (default: the question)")
     psa.add_argument("--backend", choices=BACKENDS, help="who computes it (default: auto)")
+    psa.add_argument(
+        "--audit", type=int, nargs="?", const=AUDIT_ROWS, metavar="ROWS",
+        help=f"also compute exact attention for so many rows ({AUDIT_ROWS}), and show the error of every layer",
+    )  # fmt: skip
     psa.add_argument("--log-dir", help="write a sparsity log of every layer there")
     return parser
 
@@ -136,11 +140,13 @@ def given_flags(args, names) -> dict:
 def psa_config(args) -> AttentionConfig | None:
     """The configuration that the flags ask for; None where attention is dense."""
     attention, given = attention_of(args), given_flags(args, PSA_FLAGS)
-    useless = {"dense": [*given, *given_flags(args, ["log_dir"])], "trianglemix": set(given) - {"backend"}}
+    useless = {"dense": [*given, *given_flags(args, ["log_dir"])], "trianglemix": set(given) - {"backend", "audit"}}
     for name in useless.get(attention, ()):
         raise ValueError(f"--{name.replace('_', '-')} does nothing without --use-psa or --attention mix; add one.")
     if attention == "dense":
         return None
+    if "audit" in given:
+        given["audit_rows"] = given.pop("audit")
     if "mask_ratios" in given:
         given["mask_ratios"] = parse_ratios(given["mask_ratios"])
     return AttentionConfig.preset(given.pop("preset", DEFAULT_PRESET), **given)

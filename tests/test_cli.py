@@ -49,6 +49,13 @@ def test_preset_and_single_flags():
     assert settings("--preset", "seed", *flags) == wanted
 
 
+def test_audit_takes_a_number_of_rows_or_the_usual_one():
+    assert settings("--audit") == AttentionConfig(audit_rows=64)
+    assert settings("--audit", "32", "--preset", "fast") == AttentionConfig.preset("fast", audit_rows=32)
+    triangle = ["--input", "x.mp4", "--attention", "trianglemix", "--triangle-layers", "1", "--audit"]
+    assert psa_config(build_parser().parse_args(triangle)) == AttentionConfig(audit_rows=64)
+
+
 def test_help_names_the_presets(capsys):
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
@@ -115,6 +122,8 @@ REFUSED = {
     "max-pixels 5": (lambda d: [*ON_IMAGE, "--max-pixels", "5"], "--max-pixels must be at least 784"),
     "empty prompt": (lambda d: [*ON_IMAGE, "--prompt", " "], "prompt is empty"),
     "query-block 100": (lambda d: [*PSA, "--query-block", "100"], "query_block must be one of 64, 128, got 100"),
+    "audit of 5 rows": (lambda d: [*PSA, "--audit", "5"], "audit_rows must be 0 or at least 16, got 5"),
+    "audit of dense attention": (lambda d: [*ON_IMAGE, "--audit"], "--audit does nothing without --use-psa"),
     "unknown preset": (lambda d: [*PSA, "--preset", "turbo"], "no preset 'turbo'; use quality, balanced, fast, seed"),
     "preset without --use-psa": (lambda d: [*ON_IMAGE, "--preset", "fast"], "--preset does nothing without --use-psa"),
     "overlapping ratios": (lambda d: [*PSA, "--mask-ratios", "1:0-0.6,0:0.5-1"], "overlaps its neighbour"),

@@ -95,19 +95,3 @@ def test_means_need_blocks_to_skip():
 def test_unknown_preset_is_refused():
     with pytest.raises(ValueError, match="no preset 'turbo'; use quality, balanced, fast, seed"):
         AttentionConfig.preset("turbo")
-
-
-@pytest.mark.parametrize("name,most", [("quality", 0.26), ("balanced", 0.13), ("fast", 0.072)])
-def test_density_at_32k_tokens(name, most):
-    """Shares by rank: what is kept does not depend on the tensors, but for the blocks that are forced and that the
-    importance, here drawn at random, would not choose."""
-    config, rng = AttentionConfig.preset(name), np.random.default_rng(0)
-    length, blocks = 32768, (128, config.key_block)
-    geo = Geometry(length, length, *blocks, True)
-    importance = rng.random((1, geo.n_i, geo.n_j))
-    cap = np.full((1, geo.n_j), 8)
-    levels = reference.select_levels(
-        importance, cap, config.intervals, config.mask_mode, length, length, *blocks, True, 20
-    )
-    density = 1 - reference.sparsity(levels, length, length, *blocks, True, config.block_means)
-    assert 0.8 * most < density <= most

@@ -6,7 +6,7 @@ from dataclasses import asdict, dataclass, replace
 
 import paddle
 
-from ..attention import pyramid_attention
+from ..attention import audit_output, check_scale, pyramid_attention
 from ..config import AttentionConfig
 from ..stats import CallStats, merge_calls
 from ..trianglemix import TriangleMixAttention, TriangleMixConfig, TriangleMixMaskGenerator, triangle_attention
@@ -23,7 +23,7 @@ class AttentionChoice:
     Args:
         attention: ``"psa"``, ``"trianglemix"`` or ``"mix"``.
         psa: an ``AttentionConfig``, the name of one of its presets, or None for the default; ``"trianglemix"`` reads
-            its backend alone.
+            its backend and audit_rows alone.
         triangle: the pattern and its layers, ``TriangleMixConfig()`` by default; None with ``"psa"``.
         triangle_layers: the layers, instead of those that ``triangle`` names.
 
@@ -45,9 +45,10 @@ class AttentionChoice:
             raise ValueError("Qwen2.5-VL's text layers are causal; give an AttentionConfig with causal=True.")
         if psa.warmup_steps:
             raise ValueError("warmup_steps counts denoising steps and has no meaning for Qwen2.5-VL; leave it at 0.")
-        if self.attention == "trianglemix" and psa != AttentionConfig(backend=psa.backend):
+        if self.attention == "trianglemix" and psa != AttentionConfig(backend=psa.backend, audit_rows=psa.audit_rows):
             raise ValueError(
-                "attention 'trianglemix' reads psa_config's backend alone; use 'mix' for PSA in other layers."
+                "attention 'trianglemix' reads psa_config's backend and audit_rows alone; use 'mix' for PSA in other "
+                "layers."
             )
         object.__setattr__(self, "psa", psa)
         object.__setattr__(self, "triangle", self._triangle())
@@ -85,28 +86,31 @@ class AttentionChoice:
         """The settings that have an effect, in plain types."""
         if self.triangle is None:
             return self.psa.as_dict()
-        psa = self.psa.as_dict() if self.attention == "mix" else {"backend": self.psa.backend}
+        read = {"backend": self.psa.backend, "audit_rows": self.psa.audit_rows}
+        psa = self.psa.as_dict() if self.attention == "mix" else read
         return {**psa, "trianglemix": asdict(self.triangle)}
 
 
-def triangle_prefill(query, key, value, config: TriangleMixConfig, backend: str, scale: float, starts):
+def triangle_prefill(
+    query, key, value, config: TriangleMixConfig, backend: str, scale: float, starts, audit_rows: int = 0
+):
     """``([B, Lq, H, D], CallStats)`` of a triangle layer; samples of at most 2048 keys run dense, as in the masks.
-    Where a prompt comes in chunks, the last rows of each chunk see every key so far."""
+    Where a prompt comes in chunks, the last rows of each chunk see every key so far. audit_rows: as in
+    ``AttentionConfig``."""
     batch = query.shape[0]
     starts = [0] * batch if starts is None else starts
     short = [key.shape[2] - start <= DENSE_UP_TO for start in starts]
     if len(set(short)) == 1:
-        return _triangle_call(query, key, value, config, backend, scale, starts, short[0])
+        return _triangle_call(query, key, value, config, backend, scale, starts, short[0], audit_rows)
+    settings = config, backend, scale
     parts = [
-        _triangle_call(
-            *(x[i : i + 1] for x in (query, key, value)), config, backend, scale, starts[i : i + 1], short[i]
-        )
+        _triangle_call(*(x[i : i + 1] for x in (query, key, value)), *settings, starts[i : i + 1], short[i], audit_rows)
         for i in range(batch)
     ]
     return paddle.concat([out for out, _ in parts]), merge_calls([call for _, call in parts])
 
 
-def _triangle_call(query, key, value, config, backend: str, scale: float, starts, short: bool):
+def _triangle_call(query, key, value, config, backend: str, scale: float, starts, short: bool, audit_rows: int):
     out, call = triangle_attention(
         query,
         key,
@@ -122,6 +126,10 @@ def _triangle_call(query, key, value, config, backend: str, scale: float, starts
     )
     if short:
         call = CallStats(call.backend, "dense", f"no more than {DENSE_UP_TO} keys", call.lengths)
+    elif audit_rows:
+        audit = AttentionConfig(audit_rows=audit_rows)
+        scale = check_scale(scale, query.shape[3])
+        call.audits = audit_output(query, key, value, out, starts, audit, scale, call.backend, heads_last=True)
     return out, call
 
 

@@ -18,7 +18,7 @@ from .choice import AttentionChoice
 from .generation import TokenClock, cached_generation
 from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
 from .qwen2_5_vl import plug_of, replace_attention
-from .summary import totals
+from .summary import audit_lines, layer_line, totals
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
@@ -241,5 +241,4 @@ def format_stats(s: dict) -> str:
         f"Layers      {s['layers_sparse']} sparse, {s['layers_dense']} dense, backend {'/'.join(s['backends'])}",
     ]
     lines += [f"Dense       {count} calls: {reason}" for reason, count in s["dense_reasons"].items()]
-    lines += [f"  layer {row['layer']:>3}  {row['sparsity']:.1%}" for row in s["layers"]]
-    return "\n".join(lines)
+    return "\n".join([*lines, *audit_lines(s), *map(layer_line, s["layers"])])

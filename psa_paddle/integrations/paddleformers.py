@@ -159,7 +159,8 @@ class Plug:
         """``([B, Lq, H, D], CallStats)`` of the layer's own kind."""
         kind, backend, starts = self.choice.of_layer(layer_idx), self.config.backend, self._kv_start
         if kind == "trianglemix":
-            return triangle_prefill(query, key, value, self.choice.triangle, backend, scaling, starts)
+            rows = self.config.audit_rows
+            return triangle_prefill(query, key, value, self.choice.triangle, backend, scaling, starts, rows)
         if kind == "dense":
             return dense_prefill(query, key, value, backend, scaling, starts)
         return self._sparse(query, key, value, scaling)

@@ -198,7 +198,8 @@ def format_step(row: dict) -> str:
     """A row of ``VideoPlug.steps()`` as one line."""
     layers = f"{row['layers_sparse']} layers sparse, {row['layers_dense']} dense"
     reasons = "".join(f"; {count} calls dense: {reason}" for reason, count in row["dense_reasons"].items())
+    warning = f"; {row['audit_warning']}" if row["audit_warning"] else ""
     return (
         f"run {row['run']} step {row['step']:>2} (timestep {row['timestep']:g})  "
-        f"sparsity {row['average_sparsity']:6.1%}  {layers}{reasons}"
+        f"sparsity {row['average_sparsity']:6.1%}  {layers}{reasons}{warning}"
     )

@@ -1,9 +1,11 @@
 """Pyramid Sparse Attention in Triton (arXiv:2512.04025): one file a step, no framework named.
 
-pyramid, means -> importance -> select -> attend; ``psa_fwd`` chains them. Token orders: permute, kmeans, sort.
+pyramid, means -> importance -> select -> attend; ``psa_fwd`` chains them. ``audit_fwd`` checks what came out. Token
+orders: permute, kmeans, sort.
 """
 
 from .attend import attend_fwd
+from .audit import audit_fwd
 from .importance import xattn_fwd
 from .kmeans import cluster_tokens
 from .lists import Selection, lists_from_levels
@@ -17,6 +19,7 @@ from .selection import select_fwd
 __all__ = [
     "Selection",
     "attend_fwd",
+    "audit_fwd",
     "cluster_tokens",
     "lists_from_levels",
     "means_fwd",

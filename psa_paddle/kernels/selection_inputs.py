@@ -29,7 +29,7 @@ def check_scores(
     elif query_stride:
         if query_stride < 1 or query_block % query_stride or tile:
             raise ValueError(
-                f"peaks need xattn's query_stride, a divisor of {query_block}, and no tile; got {query_stride} and {tile}."
+                f"peaks need xattn's query_stride, a divisor of {query_block}, and no tile; got {query_stride}, {tile}."
             )
         dtype = "float16" if bridge.dtype_name(scores) == "float16" else "float32"
         check_buffer("scores", scores, dtype, [batch, heads, ceil_div(lq, query_stride), n_j], scores)

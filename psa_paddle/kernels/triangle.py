@@ -110,6 +110,35 @@ def _triangle_band_kernel(
 
 
 @triton.jit
+def _attend_run(
+    b_q, p_k, p_v, stride_kl, stride_vl, i_q, first, begin, end, scale, m_d,
+    M: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
+):  # fmt: skip
+    """Attention of b_q [M, BLOCK_D] over keys [begin, end), a row at position i_q [M] up to its own; ``first`` is the
+    lowest. Returns the sums b_o [M, BLOCK_D] and b_l [M], and b_m [M], log2 of what they were divided by."""
+    EVEN_D: tl.constexpr = D == BLOCK_D
+    o_n = tl.arange(0, TILE)
+    b_o = tl.zeros([M, BLOCK_D], tl.float32)
+    b_l = tl.zeros([M], tl.float32)
+    b_m = tl.full([M], -float("inf"), tl.float32)
+    tiles = tl.maximum(tl.minimum(end, first + 1) - begin, 0) // TILE
+    for t in range(0, tiles):
+        row = (begin + t * TILE).to(tl.int64)
+        b_k = _load_rows(p_k + row * stride_kl + o_n[:, None] * stride_kl, m_d, EVEN_D)
+        b_v = _load_rows(p_v + row * stride_vl + o_n[:, None] * stride_vl, m_d, EVEN_D)
+        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, None, False)
+    for t in range(begin + tiles * TILE, end, TILE):
+        i_c = t + o_n
+        m_c = i_c < end
+        m_s = m_c[None, :] & (i_c[None, :] <= i_q[:, None])
+        rows = i_c.to(tl.int64)[:, None]
+        b_k = tl.load(p_k + rows * stride_kl, mask=m_c[:, None] & m_d, other=0.0)
+        b_v = tl.load(p_v + rows * stride_vl, mask=m_c[:, None] & m_d, other=0.0)
+        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, m_s, True)
+    return b_o, b_l, b_m
+
+
+@triton.jit
 def _triangle_full_kernel(
     q, k, v, out, part, lse, kv_start,
     stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
@@ -127,7 +156,7 @@ def _triangle_full_kernel(
     start = _first_key(kv_start, i_b)
 
     EVEN_D: tl.constexpr = D == BLOCK_D
-    o_n, o_d = tl.arange(0, TILE), tl.arange(0, BLOCK_D)
+    o_d = tl.arange(0, BLOCK_D)
     o_r = first_row * GROUP + tl.minimum(i_i * M + tl.arange(0, M), n_rows * GROUP - 1)  # as above
     m_d = (o_d < D)[None, :]
     i_q = o_r // GROUP + offset  # [M] positions
@@ -135,28 +164,13 @@ def _triangle_full_kernel(
     b_q = _load_queries(p_q, o_r, stride_qh, stride_ql, m_d, GROUP, FLIP, EVEN_D)
     p_k = k + i_b * stride_kb + i_h * stride_kh + o_d[None, :]
     p_v = v + i_b * stride_vb + i_h * stride_vh + o_d[None, :]
-    b_o = tl.zeros([M, BLOCK_D], tl.float32)
-    b_l = tl.zeros([M], tl.float32)
-    b_m = tl.full([M], -float("inf"), tl.float32)
-
     first = i_i * M // GROUP + first_row + offset
     last = tl.minimum((i_i * M + M - 1) // GROUP, n_rows - 1) + first_row + offset
     begin = tl.maximum(i_s * chunk, start)
     end = tl.minimum((i_s + 1) * chunk, last + 1)
-    tiles = tl.maximum(tl.minimum(end, first + 1) - begin, 0) // TILE
-    for t in range(0, tiles):
-        row = (begin + t * TILE).to(tl.int64)
-        b_k = _load_rows(p_k + row * stride_kl + o_n[:, None] * stride_kl, m_d, EVEN_D)
-        b_v = _load_rows(p_v + row * stride_vl + o_n[:, None] * stride_vl, m_d, EVEN_D)
-        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, None, False)
-    for t in range(begin + tiles * TILE, end, TILE):
-        i_c = t + o_n
-        m_c = i_c < end
-        m_s = m_c[None, :] & (i_c[None, :] <= i_q[:, None])
-        rows = i_c.to(tl.int64)[:, None]
-        b_k = tl.load(p_k + rows * stride_kl, mask=m_c[:, None] & m_d, other=0.0)
-        b_v = tl.load(p_v + rows * stride_vl, mask=m_c[:, None] & m_d, other=0.0)
-        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, m_s, True)
+    b_o, b_l, b_m = _attend_run(
+        b_q, p_k, p_v, stride_kl, stride_vl, i_q, first, begin, end, scale, m_d, M, D, BLOCK_D, TILE
+    )
 
     blind = b_l == 0.0  # a row that sees nothing of this chunk
     b_o = b_o / tl.where(blind, 1.0, b_l)[:, None]

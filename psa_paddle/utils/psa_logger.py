@@ -7,6 +7,7 @@ import os
 from datetime import datetime
 from pathlib import Path
 
+from ..audit import error_figures, error_warning
 from ..stats import CallStats
 
 
@@ -26,6 +27,7 @@ def call_record(layer_idx: int, call: CallStats) -> dict:
         "reason": call.reason,
         "sparsity": round(call.sparsity(), 6),
         "per_head_density": [round(d, 6) for d in call.per_head_density()],
+        "audit": error_figures(call.audits),
         "lengths": [list(n) for n in call.lengths],
     }
 
@@ -67,17 +69,29 @@ class PSALogger:
         layers: dict[int, list[dict]] = {}
         for record in records:
             layers.setdefault(record["layer"], []).append(record)
+        audits: dict[int, list] = {layer: [] for layer in layers}
+        for layer, call in self._calls:
+            audits[layer] += call.audits
+        found = {layer: error_figures(those) for layer, those in audits.items()}
         per_layer = {
             str(layer): {
                 "calls": len(rows),
                 "sparse": sum(r["mode"] == "sparse" for r in rows),
                 "sparsity": round(sum(r["sparsity"] for r in rows) / len(rows), 6),
+                "audit": found[layer],
             }
             for layer, rows in sorted(layers.items())
         }
         mean = sum(r["sparsity"] for r in records) / len(records) if records else 0.0
         config = self.config.as_dict()
-        return {"calls": len(records), "average_sparsity": round(mean, 6), "layers": per_layer, "config": config}
+        warning = error_warning({layer: figures for layer, figures in found.items() if figures})
+        return {
+            "calls": len(records),
+            "average_sparsity": round(mean, 6),
+            "audit_warning": warning,
+            "layers": per_layer,
+            "config": config,
+        }
 
     def flush(self) -> None:
         """Write both files; a second flush rewrites them with what came since."""

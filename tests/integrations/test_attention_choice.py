@@ -76,8 +76,8 @@ def test_triangle_layers_compute_the_pattern(demo, prompts, monkeypatch, no_shor
     model, _ = demo
     seen = []
 
-    def spy(query, key, value, config, backend, scale, starts):
-        out, call = choice.triangle_prefill(query, key, value, config, backend, scale, starts)
+    def spy(query, key, value, config, backend, scale, starts, audit_rows):
+        out, call = choice.triangle_prefill(query, key, value, config, backend, scale, starts, audit_rows)
         counts = dict(num_sink_tokens=3, sliding_window_size=20, num_last_tokens=30, kv_start=starts)
         seen.append(
             np.abs(out.numpy() - triangle_attention(query, key, value, **counts, heads_last=True).numpy()).max()
@@ -179,7 +179,7 @@ REFUSED = {
     "dict": (dict(attention="mix", triangle={"num_sink_tokens": 4}), TypeError, "must be a TriangleMixConfig"),
     "a layer twice": (dict(attention="mix", triangle_layers=[1, 1]), ValueError, "names a layer twice"),
     "half a layer": (dict(attention="mix", triangle_layers=[0.5]), TypeError, "must be an integer"),
-    "PSA without PSA": (dict(attention="trianglemix", psa=SPARSE, triangle_layers=[1]), ValueError, "backend alone"),
+    "PSA without PSA": (dict(attention="trianglemix", psa=SPARSE, triangle_layers=[1]), ValueError, "audit_rows alone"),
     "bidirectional": (dict(attention="mix", psa=AttentionConfig(causal=False)), ValueError, "causal"),
 }
 

@@ -78,6 +78,26 @@ def test_triangle_kernels_have_no_spills_on_hopper(args):
     assert len(rows) >= len(TRIANGLE) and all(row["spilled"] <= SPILLED for row in rows), rows
 
 
+@pytest.mark.parametrize(
+    "arch, shared_limit", [(80, 166912), (90, 232448), (100, 232448)], ids=["sm_80", "sm_90", "sm_100"]
+)
+def test_audit_compiles_without_spills(arch, shared_limit):
+    rows = report("--audit", "--arch", str(arch), "--dim", "64", "128", "--padded")
+    assert [row["kernel"] for row in rows] == 2 * ["audit", "audit_compare"]
+    for row in rows:
+        assert row["shared"] <= shared_limit and row["spilled"] <= SPILLED, row
+
+
+@pytest.mark.parametrize(
+    "args",
+    [["--bidirectional", "--dim", "80", "128", "--dtype", "float16"], ["--dim", "32", "128", "--dtype", "float32"]],
+    ids=["bidirectional", "float32"],
+)
+def test_audit_of_other_variants_has_no_spills_on_hopper(args):
+    rows = report("--audit", "--arch", "90", *args)
+    assert len(rows) == 4 and all(row["spilled"] <= SPILLED for row in rows), rows
+
+
 def test_pooling_keeps_its_products_in_registers_on_hopper():
     rows = report("--arch", "90", "--dim", "128", "--method", "pooling", "--bidirectional", "--key-block", "128")
     (row,) = [row for row in rows if row["kernel"] == "pooling"]

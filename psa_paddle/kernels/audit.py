@@ -1,0 +1,170 @@
+"""Exact attention for the audited rows of a call beside what the operator gave for them.
+
+A tile holds audited rows of all query heads that share a kv head, heads fastest, so that no key is read once a head;
+the keys are split over programs, whose partial softmaxes the second kernel merges and compares with the output.
+Source of the split: Flash-Decoding.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+from .. import bridge
+from . import tuning
+from .common import LOG2E, ceil_div, check_kv_start, check_tensor, next_power_of_2, sample_span, stride_args
+from .triangle import _attend_run, _load_queries
+
+PROGRAMS = 256  # that have keys to read, about
+MIN_CHUNK, MAX_SPLITS = 512, 64  # keys of a split at least, splits at most
+
+
+@triton.jit
+def _audited_row(i_r, n, rows):
+    """The ``i_r``-th audited one of ``n`` rows, see ``psa_paddle.audit.audited_rows``."""
+    low = i_r.to(tl.int64) * n // rows
+    size = (i_r + 1).to(tl.int64) * n // rows - low
+    turn = (i_r + 1).to(tl.uint32)
+    return (low + (size * (turn * turn * 0x9E3779B1 >> 16).to(tl.int64) >> 16)).to(tl.int32)
+
+
+@triton.jit
+def _audit_kernel(
+    q, k, v, part, lse, kv_start,
+    stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
+    scale, lq_all, lk_all, rows, n_i, n_s, chunk, hkv,
+    GROUP: tl.constexpr, M: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
+    CAUSAL: tl.constexpr, FLIP: tl.constexpr,
+):  # fmt: skip
+    # The tiles of one chunk of keys come next to each other (shared keys in L2).
+    pid = tl.program_id(0)
+    i_i = n_i - 1 - pid % n_i
+    i_s = pid // n_i % n_s
+    i_kv = (pid // (n_i * n_s)).to(tl.int64)
+    i_b, i_h = i_kv // hkv, i_kv % hkv
+    o_q, o_k, lq, lk = sample_span(kv_start, i_b, lq_all, lk_all, CAUSAL)
+
+    rows = tl.minimum(rows, lq)
+    o_r = tl.minimum(i_i * M + tl.arange(0, M), rows * GROUP - 1)  # flat rows; a ragged tile repeats the last one
+    i_r = o_q + _audited_row(o_r // GROUP, lq, rows)  # [M] rows of q
+    i_q = tl.full([M], lk_all - 1, tl.int32)  # positions
+    if CAUSAL:
+        i_q = i_r + lk_all - lq_all
+    begin = tl.maximum(i_s * chunk, o_k)
+    end = tl.minimum((i_s + 1) * chunk, tl.max(i_q, 0) + 1)
+    o_p = ((i_kv * n_i + i_i) * M + tl.arange(0, M)) * n_s + i_s
+    if begin < end:
+        EVEN_D: tl.constexpr = D == BLOCK_D
+        o_d = tl.arange(0, BLOCK_D)
+        m_d = (o_d < D)[None, :]
+        p_q = q + i_b * stride_qb + i_h * GROUP * stride_qh + o_d[None, :]
+        b_q = _load_queries(p_q, i_r * GROUP + o_r % GROUP, stride_qh, stride_ql, m_d, GROUP, FLIP, EVEN_D)
+        p_k = k + i_b * stride_kb + i_h * stride_kh + o_d[None, :]
+        p_v = v + i_b * stride_vb + i_h * stride_vh + o_d[None, :]
+        b_o, b_l, b_m = _attend_run(
+            b_q, p_k, p_v, stride_kl, stride_vl, i_q, tl.min(i_q, 0), begin, end, scale, m_d, M, D, BLOCK_D, TILE
+        )
+        blind = b_l == 0.0  # a row that sees nothing of this chunk
+        b_o = b_o / tl.where(blind, 1.0, b_l)[:, None]
+        tl.store(lse + o_p, b_m + tl.log2(tl.where(blind, 1.0, b_l)))
+        tl.store(part + o_p[:, None] * D + o_d[None, :], b_o, mask=m_d)
+    else:
+        tl.store(lse + o_p, tl.full([M], -float("inf"), tl.float32))
+
+
+@triton.jit
+def _audit_compare_kernel(
+    part, lse, out, sums, kv_start, stride_ob, stride_oh, stride_ol, lq_all, lk_all, rows_all, n_flat, n_s, hkv,
+    GROUP: tl.constexpr, S: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, CAUSAL: tl.constexpr,
+):  # fmt: skip
+    i_r, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
+    i_b, i_h, i_kv = i_bh // (hkv * GROUP), i_bh % (hkv * GROUP), i_bh // GROUP
+    o_q, _, lq, _ = sample_span(kv_start, i_b, lq_all, lk_all, CAUSAL)
+    rows = tl.minimum(rows_all, lq)
+    error, size = tl.cast(0.0, tl.float32), tl.cast(0.0, tl.float32)
+    if i_r < rows:
+        o_s, o_d = tl.arange(0, S), tl.arange(0, BLOCK_D)
+        m_d = o_d < D
+        o_p = (i_kv * n_flat + i_r * GROUP + i_bh % GROUP) * n_s + o_s
+        b_lse = tl.load(lse + o_p, mask=o_s < n_s, other=-float("inf"))
+        seen = b_lse != -float("inf")  # no key of the others was read, nor their part written
+        top = tl.max(b_lse, 0)
+        b_w = tl.exp2(b_lse - tl.where(top == -float("inf"), 0.0, top))
+        b_p = tl.load(part + o_p[:, None] * D + o_d[None, :], mask=seen[:, None] & m_d[None, :], other=0.0)
+        b_e = tl.sum(b_w[:, None] * b_p, 0) / tl.sum(b_w, 0)
+        row = (o_q + _audited_row(i_r, lq, rows)).to(tl.int64)
+        b_o = tl.load(out + i_b * stride_ob + i_h * stride_oh + row * stride_ol + o_d, mask=m_d, other=0.0)
+        b_x = b_o.to(tl.float32) - b_e
+        error, size = tl.sum(b_x * b_x, 0), tl.sum(b_e * b_e, 0)
+    p_sums = sums + (i_bh * rows_all + i_r) * 2
+    tl.store(p_sums, error)
+    tl.store(p_sums + 1, size)
+
+
+def split_audit(tiles: int, samples: int, lk: int, tile: int, causal: bool) -> tuple[int, int]:
+    """``(splits, keys of a split)`` for ``tiles`` tiles of rows of each of ``samples`` kv heads; it depends on shapes
+    alone, so that a result does not depend on the GPU."""
+    reading = samples * ((tiles + 1) / 2 if causal else tiles)  # of a causal call's tiles, the first read few keys
+    splits = max(1, min(int(PROGRAMS / reading), ceil_div(lk, MIN_CHUNK), MAX_SPLITS))
+    chunk = ceil_div(ceil_div(lk, splits), tile) * tile
+    return ceil_div(lk, chunk), chunk
+
+
+def audit_fwd(q, k, v, out, *, scale: float, causal: bool, rows: int, kv_start=None, heads_last: bool = False):
+    """Compare ``out`` with exact attention at the rows that ``psa_paddle.audit.audited_rows`` names, in two launches.
+
+    Args:
+        q: [B, H, Lq, D]; k, v: [B, Hkv, Lk, D]; one dtype of float32, float16, bfloat16; D in 32, 64, 80, 96, 128,
+            contiguous; other strides are free. Query head h reads kv head h // (H / Hkv). Causal: Lq <= Lk, aligned
+            bottom-right.
+        out: what the operator gave, [B, H, Lq, D] or with ``heads_last`` [B, Lq, H, D], in q's dtype.
+        scale: factor of the logits.
+        rows: audited rows of a sample, at least 1; all of them where it has fewer.
+        kv_start: int32 [B] on the device, first key of each sample of a left-padded batch, or None. Rows of padding
+            are not audited.
+
+    Returns:
+        float32 [B, H, min(rows, Lq), 2], see ``psa_paddle.audit.AuditedRows``.
+
+    Raises:
+        TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, no rows.
+    """
+    for name, x in (("q", q), ("k", k), ("v", v), ("out", out)):
+        check_tensor(name, x)
+    check_kv_start(kv_start, q.shape[0])
+    (b, h, lq, d), (hkv, lk), dtype = q.shape, k.shape[1:3], bridge.dtype_name(q)
+    if {bridge.dtype_name(x) for x in (k, v, out)} != {dtype}:
+        raise TypeError(f"q, k, v and out must have one dtype, got {q.dtype}, {k.dtype}, {v.dtype} and {out.dtype}.")
+    if list(k.shape) != list(v.shape) or list(k.shape) != [b, hkv, lk, d] or h % hkv:
+        raise ValueError(f"q {list(q.shape)}, k {list(k.shape)} and v {list(v.shape)} do not fit together.")
+    if causal and lq > lk:
+        raise ValueError(f"causal attention needs as many keys as queries, got {lq} and {lk}.")
+    if list(out.shape) != ([b, lq, h, d] if heads_last else [b, h, lq, d]):
+        raise ValueError(f"out {list(out.shape)} is not the output of q {list(q.shape)}.")
+    if rows < 1:
+        raise ValueError(f"rows must be at least 1, got {rows}.")
+    strides, to = stride_args(q=q, k=k, v=v), stride_args(o=out)
+    if heads_last:
+        to["stride_oh"], to["stride_ol"] = to["stride_ol"], to["stride_oh"]
+
+    rows, group = min(rows, lq), h // hkv
+    settings = tuning.pick("audit", d, 4 if dtype == "float32" else 2, bridge.arch(q, _audit_kernel))
+    n_i = ceil_div(rows * group, settings["M"])
+    n_s, chunk = split_audit(n_i, b * hkv, lk, settings["TILE"], causal)
+    n_flat = n_i * settings["M"]
+    part = bridge.empty([b * hkv, n_flat, n_s, d], "float32", q)
+    lse = bridge.empty([b * hkv, n_flat, n_s], "float32", q)
+    sums = bridge.empty([b, h, rows, 2], "float32", q)
+    shared = dict(
+        part=part, lse=lse, kv_start=kv_start, lq_all=lq, lk_all=lk, n_s=n_s, hkv=hkv, GROUP=group, D=d,
+        BLOCK_D=next_power_of_2(d), CAUSAL=causal,
+    )  # fmt: skip
+    bridge.launch(
+        _audit_kernel, (n_i * n_s * b * hkv,), like=q, q=q, k=k, v=v, **strides, **shared, scale=abs(scale) * LOG2E,
+        rows=rows, n_i=n_i, chunk=chunk, FLIP=scale < 0.0, **settings,
+    )  # fmt: skip
+    bridge.launch(
+        _audit_compare_kernel, (rows, b * h), like=q, out=out, sums=sums, **to, **shared, rows_all=rows, n_flat=n_flat,
+        S=next_power_of_2(n_s), num_warps=4,
+    )  # fmt: skip
+    return sums
