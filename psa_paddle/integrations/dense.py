@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import paddle
 
-NEED_A_MASK_FOR_A_CACHE = ("eager", "sdpa", "flashmask")  # sdpa's own causal mask is aligned top-left
+ALIGNED_WITHOUT_A_CACHE = ("sdpa", "flashmask")  # sdpa's own causal mask is aligned top-left
 IGNORE_SCALING = ("sdpa", "flashmask")
 
 
@@ -18,10 +18,11 @@ def causal_mask(batch: int, lq: int, lk: int, dtype):
 def own_attention(
     own: str, layer, query, key, value, attention_mask, row_indices, dropout, scaling, is_causal, **kwargs
 ) -> tuple:
-    """[B, H, Lq, D] and [B, Hkv, Lk, D] -> ([B, Lq, H * D], weights or None), causal unless ``is_causal`` is False.
+    """[B, H, Lq, D] and [B, Hkv, Lk, D] -> ([B, Lq, H * D], weights or None), as an unplugged model has it.
 
     own: the model's attention in PaddleFormers' registry. The model was told another name, for which it makes a mask
-    only where there is padding; attention_mask, [B, 1, Lq, >= Lk], is added to the logits.
+    only where there is padding; attention_mask, [B, 1, Lq, >= Lk], is added to the logits. ``eager`` is causal
+    whatever ``is_causal`` says.
     """
     from paddleformers.nn.attention.interface import ALL_ATTENTION_FUNCTIONS
 
@@ -29,8 +30,9 @@ def own_attention(
     lk = key.shape[2]
     if attention_mask is not None:
         attention_mask = attention_mask[..., -lk:]  # a sliding cache has let go of the first keys
-    elif row_indices is None and is_causal is not False and lq > 1:
-        if own == "eager" or (lq < lk and own in NEED_A_MASK_FOR_A_CACHE):
+    elif row_indices is None and lq > 1:
+        cached = lq < lk and is_causal is not False
+        if own == "eager" or (cached and own in ALIGNED_WITHOUT_A_CACHE):
             attention_mask = causal_mask(b, lq, lk, query.dtype)
     if own == "flashmask" and attention_mask is not None:
         own = "sdpa"  # flashmask reads row indices alone

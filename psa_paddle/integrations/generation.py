@@ -1,8 +1,8 @@
 """Mends for ``generate`` on Qwen2.5-VL, applied from outside.
 
 PaddleFormers 1.2's ``update_model_kwargs_for_generation`` recognises the KV cache by the class of the output and misses
-Qwen2.5-VL's own, so that every new token prefills the whole prompt again; what only decoding with a cache reads is wrong
-there too. And it and PaddleMIX compute logits for the whole prompt where only the last ones are read.
+Qwen2.5-VL's own, so that every new token prefills the whole prompt again; so what only decoding with a cache reads is
+partly wrong there. And it and PaddleMIX compute logits for the whole prompt where only the last ones are read.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class GenerationMend:
         return model_kwargs
 
     def prepare(self, input_ids, **kwargs) -> dict:
-        """PaddleFormers' ``prepare_inputs_for_generation``, right for one token after a cache and for its last logits."""
+        """PaddleFormers' ``prepare_inputs_for_generation``, right also for one token after a cache; the last logits."""
         inputs = self._prepare(input_ids, **kwargs)
         inputs.setdefault("logits_to_keep", 1)
         given, ids = kwargs.get("position_ids"), inputs.get("input_ids")
@@ -83,7 +83,8 @@ class GenerationMend:
 
 
 def mend_generation(model) -> None:
-    """Make ``model.generate`` keep its KV cache and compute only the last logits, until as many ``unmend_generation``."""
+    """Make ``model.generate`` keep its KV cache and compute only the last logits; undone by ``unmend_generation``,
+    called as often."""
     mend = model.__dict__.get(MEND) or GenerationMend(model)
     mend.users += 1
 

@@ -101,7 +101,9 @@ class MixPlug(Plug):
         if reason:
             if not decoding:
                 past = 0 if past_key_value is None else past_key_value[0].shape[2]
-                call = CallStats(self._text.config._attn_implementation, "dense", reason, ((length, length + past),) * batch)
+                call = CallStats(
+                    self._text.config._attn_implementation, "dense", reason, ((length, length + past),) * batch
+                )
                 self.calls.append((layer.layer_idx, call))
             keywords = {"attention_mask": attention_mask, "position_ids": position_ids}
             return dense(hidden_states, **keywords, past_key_value=past_key_value, **rest)

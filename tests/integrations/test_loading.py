@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import paddle
 import pytest
+from paddleformers.transformers.qwen2_5_vl.configuration import Qwen2_5_VLConfig
 from safetensors.numpy import load_file, save_file
 from shared_demo import ROOT
 
@@ -75,7 +76,9 @@ def test_checkpoints_of_transformers_5(case, tmp_path, demo, weights):
     model, _ = load_qwen2_5_vl(str(save_as_transformers_5(tmp_path / "model", weights, **settings)), "float32")
     head = model.lm_head.weight.numpy()
     embedding = model.model.language_model.embed_tokens.weight.numpy()
-    assert np.array_equal(head.reshape(embedding.shape) if tied else head, embedding if tied else demo[0].lm_head.weight)
+    assert np.array_equal(
+        head.reshape(embedding.shape) if tied else head, embedding if tied else demo[0].lm_head.weight
+    )
     with paddle.no_grad():
         ids = paddle.to_tensor([[5, 6, 7, 8]])
         assert np.array_equal(model.model(ids)[0].numpy(), demo[0].model(ids)[0].numpy())
@@ -96,7 +99,9 @@ def test_what_stands_beside_goes_before_what_stands_inside(tmp_path, demo, weigh
 def test_the_base_of_the_positions_is_read_inside(tmp_path, demo, weights):
     folder = save_as_transformers_5(tmp_path / "model", weights, tied=False, inside=False, head=True, theta=1e3)
     model, _ = load_qwen2_5_vl(str(folder), "float32")
-    assert model.model.language_model.rotary_emb.inv_freq[1] > demo[0].model.language_model.rotary_emb.inv_freq[1] + 0.01
+    assert (
+        model.model.language_model.rotary_emb.inv_freq[1] > demo[0].model.language_model.rotary_emb.inv_freq[1] + 0.01
+    )
 
 
 def private_folders() -> set:
@@ -148,3 +153,24 @@ def test_two_threads_load(demo):
     with ThreadPoolExecutor(2) as pool:
         models = list(pool.map(lambda _: load_qwen2_5_vl(str(CHECKPOINT), "float32")[0], range(2)))
     assert all(np.array_equal(logits(model), logits(demo[0])) for model in models)
+
+
+def test_the_dtype_is_the_one_that_was_asked_for():
+    model, _ = load_qwen2_5_vl(str(CHECKPOINT), "bfloat16")
+    assert {str(p.dtype) for p in model.parameters()} == {"paddle.bfloat16"}
+    names = {part._attn_implementation for part in (model.config.text_config, model.config.vision_config)}
+    assert names == {"sdpa"}
+
+
+@pytest.mark.parametrize("cache_dir", [None, "kept/here"])
+def test_a_name_of_a_hub_goes_to_the_library_with_its_cache(cache_dir, monkeypatch):
+    seen = []
+
+    def unreachable(name, **where):
+        seen.append((name, where))
+        raise OSError("nobody answers.\nA second line")
+
+    monkeypatch.setattr(Qwen2_5_VLConfig, "from_pretrained", unreachable)
+    with pytest.raises(ValueError, match=r"^model 'Some/Model' could not be loaded: nobody answers\.$"):
+        load_qwen2_5_vl("Some/Model", "float32", cache_dir)
+    assert seen == [("Some/Model", {} if cache_dir is None else {"cache_dir": cache_dir})]

@@ -8,8 +8,17 @@ from paddleformers.transformers import GlmOcrForConditionalGeneration, Qwen2_5_V
 from paddleformers.transformers.cache_utils import DynamicCache
 from shared_tiny import LAYERS, TINY_ONE, TINY_SPARSE, closeness, real_logits, tiny_config, tiny_model, tiny_prompts
 
+from psa_paddle import AttentionConfig
+from psa_paddle.integrations import choice
+from psa_paddle.integrations.choice import AttentionChoice
 from psa_paddle.integrations.dense import own_attention
-from psa_paddle.integrations.qwen2_5_vl import plug_of, psa_attention_in, replace_attention_with_psa, restore_attention
+from psa_paddle.integrations.qwen2_5_vl import (
+    attention_in,
+    plug_of,
+    psa_attention_in,
+    replace_attention_with_psa,
+    restore_attention,
+)
 from psa_paddle.integrations.triangle_layers import measure_middle_gradients
 from psa_paddle.trianglemix import TriangleMixConfig
 
@@ -67,8 +76,9 @@ def test_no_square_mask_is_made_for_padding_that_only_sparse_layers_see(monkeypa
 
 
 @pytest.mark.parametrize("own,mask,rows,called", [
-    ("flashmask", False, False, "flashmask"), ("flashmask", True, False, "sdpa"), ("flashmask", False, True, "flashmask"),
-    ("sdpa", True, False, "sdpa"), ("eager", True, False, "eager"), ("another", False, False, "another"),
+    ("flashmask", False, False, "flashmask"), ("flashmask", True, False, "sdpa"),
+    ("flashmask", False, True, "flashmask"), ("sdpa", True, False, "sdpa"),
+    ("eager", True, False, "eager"), ("another", False, False, "another"),
 ])  # fmt: skip
 def test_a_mask_goes_to_a_function_that_reads_masks(own, mask, rows, called, monkeypatch):
     seen = {}
@@ -82,6 +92,82 @@ def test_a_mask_goes_to_a_function_that_reads_masks(own, mask, rows, called, mon
     got = seen[called]
     assert got["attn_mask_startend_row_indices"] is indices and got["scaling"] == 0.25
     assert got["attention_mask"] is None if not mask else got["attention_mask"].shape == [2, 1, 5, 5]
+
+
+def test_sinks_and_attention_both_ways_go_on_to_the_models_own_function(monkeypatch):
+    """``sdpa`` reads the scaling where there is a sink, and masks nothing where nothing is causal."""
+    seen = {}
+    for name in ("sdpa", "eager"):
+        spy = lambda layer, q, *kv, name=name, **rest: seen.update({name: (q, rest)}) or (None, None)  # noqa: E731
+        monkeypatch.setitem(AttentionInterface._global_mapping, name, spy)
+    q, k, sink = paddle.randn([1, 2, 5, 16]), paddle.randn([1, 1, 9, 16]), paddle.ones([2])
+    own_attention("sdpa", None, q, k, k, None, None, 0.1, 0.5, False, sink=sink)
+    own_attention("eager", None, q, k, k, None, None, 0.1, 0.5, False)
+    (given, sdpa), (_, eager) = seen["sdpa"], seen["eager"]
+    assert given is q and sdpa["sink"] is sink and sdpa["dropout"] == eager["dropout"] == 0.1
+    assert sdpa["attention_mask"] is None and sdpa["is_causal"] is False
+    assert (eager["attention_mask"].numpy() == 0).sum() == 5 + 6 + 7 + 8 + 9, "eager attention never asks"
+
+
+REASONS = {
+    "not causal": dict(is_causal=False),
+    "attention sink": dict(sink=paddle.zeros([2])),
+    "attn_mask_startend_row_indices": dict(attn_mask_startend_row_indices=paddle.full([1, 1, 100, 1], 100, "int32")),
+}
+
+
+BASES = [(reason, name) for reason in REASONS for name in ("eager", "sdpa")]
+
+
+@pytest.mark.parametrize("reason,attention", [base for base in BASES if base != ("attention sink", "sdpa")])  # GPU only
+def test_what_a_call_may_ask_for_beside_psa(reason, attention):
+    model, inputs = tiny_model(attention=attention), tiny_prompts([100], mask=False)
+    with paddle.no_grad():
+        want = model(**inputs, **REASONS[reason]).logits.numpy()
+        with psa_attention_in(model, TINY_SPARSE):
+            assert np.array_equal(model(**inputs, **REASONS[reason]).logits.numpy(), want)
+            assert reasons(model) == {reason}
+
+
+def test_dropout_in_training_runs_dense_and_in_evaluation_not():
+    model, inputs = tiny_model(), tiny_prompts([100], mask=False)
+    for layer in model.model.language_model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    with psa_attention_in(model, TINY_SPARSE):
+        real_logits(model, inputs)
+        assert reasons(model) == {""}
+        plug_of(model).reset()
+        model.train()
+        real_logits(model, inputs)
+        assert reasons(model) == {"attention dropout"}
+
+
+WHOLE = TriangleMixConfig(0, 0, 1 << 20)  # every row is among the last: the pattern is dense
+EVERY_KIND = {
+    "psa": AttentionChoice("psa", TINY_ONE),
+    "psa, question by question": AttentionChoice("psa", TINY_ONE.replace(text_length=None)),
+    "trianglemix": AttentionChoice("trianglemix", AttentionConfig(backend="eager"), WHOLE, [0, 2]),
+    "mix": AttentionChoice("mix", TINY_ONE, WHOLE, [1]),
+}
+
+
+@pytest.mark.parametrize("bound", [0, 85, 4000], ids=["long", "long and short", "short"])
+@pytest.mark.parametrize("kind", EVERY_KIND)
+def test_every_kind_of_layer_honours_scaling_and_each_samples_padding(kind, bound, monkeypatch):
+    model, inputs = tiny_model(attention="eager"), tiny_prompts([120, 70, 100], (0, 1))
+    for layer in model.model.language_model.layers:
+        layer.self_attn.scaling *= 0.5
+    want = real_logits(model, inputs)
+    monkeypatch.setattr(choice, "DENSE_UP_TO", bound)
+    with attention_in(model, EVERY_KIND[kind]):
+        assert closeness(real_logits(model, inputs), want) < 1e-5
+        calls = dict(plug_of(model).calls)
+    assert all(calls[i].lengths == ((120, 120), (70, 70), (100, 100)) for i in range(LAYERS))
+    if "triangle" in kind:
+        assert [calls[i].reason for i in (0, 1)] == [
+            "no more than 4000 keys" if bound > 120 else "",
+            "not a triangle layer",
+        ]
 
 
 def test_attention_weights_that_are_asked_for_come_from_eager_attention():

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from integrations.test_paddleformers import snapshot
 from shared_tiny import LAYERS, TINY_ONE, TINY_SPARSE, closeness, real_logits, tiny_model, tiny_prompts
 
+from psa_paddle.integrations.choice import AttentionChoice
 from psa_paddle.integrations.generation import cached_generation
 from psa_paddle.integrations.qwen2_5_vl import (
     attention_in,
@@ -22,7 +23,6 @@ from psa_paddle.integrations.qwen2_5_vl import (
     replace_attention_with_psa,
     restore_attention,
 )
-from psa_paddle.integrations.choice import AttentionChoice
 
 MODELS = st.fixed_dictionaries(
     {
@@ -104,7 +104,7 @@ def test_chunks(model, lengths, cuts, trimmed):
 @some
 @given(model=MODELS, lengths=LENGTHS, media=st.booleans(), first=st.integers(0, LAYERS), embeds=st.booleans())
 def test_gradients(model, lengths, media, first, embeds):
-    """Wanted from layer ``first`` on, in the head alone, or by the embeddings; the plug may be as sparse as it likes."""
+    """Wanted from layer ``first`` on, by the head alone or by the embeddings; the plug would skip what it can."""
     plugged, want = models(model)
     inputs = tiny_prompts(lengths, (0,) if media else ())
     got, right = (gradients(m, inputs, first, embeds, plug) for m, plug in ((plugged, True), (want, False)))
