@@ -95,6 +95,18 @@ def test_methods_that_the_user_set_come_back():
     assert model.__dict__["update_model_kwargs_for_generation"] is mine and calls
 
 
+def test_a_choice_made_inside_a_context_ends_with_it():
+    model = tiny_model()
+    shape = snapshot(model)
+    replace_attention_with_psa(model, TINY_ONE)
+    with psa_attention_in(model, TINY_SPARSE):
+        replace_attention_with_psa(model, TINY_ONE.replace(query_block=128))
+        assert plug_of(model).config.query_block == 128
+    assert plug_of(model).config == TINY_ONE
+    restore_attention(model)
+    assert snapshot(model) == shape
+
+
 def test_restoring_inside_a_context_is_final():
     model = tiny_model()
     shape = snapshot(model)

@@ -36,7 +36,7 @@ LENGTHS = st.lists(st.integers(24, 110), min_size=1, max_size=3)
 EQUAL = 1e-5
 
 build = cache(lambda **changes: tiny_model(**changes))  # every example takes its plugs out again
-some = settings(max_examples=15, deadline=None, derandomize=True)
+some = settings(max_examples=12, deadline=None, derandomize=True)
 
 
 def models(settings):
@@ -141,7 +141,7 @@ CHOICES = [TINY_ONE, TINY_SPARSE, TINY_ONE.replace(query_block=128), TINY_ONE.re
 KINDS = st.sampled_from(["plug", "mend", "refused", "leave", "leave", "leave"])
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=30, deadline=None, derandomize=True)
 @given(
     steps=st.lists(st.tuples(KINDS, st.integers(0, 11)), max_size=10),
     rest=st.randoms(use_true_random=False),

@@ -53,7 +53,7 @@ class Lets:
 
 def test_threads_get_the_answers_that_one_gets(inference):
     """Also where another thread asks something in the middle of an answer."""
-    clip = load_video(ROOT / "demo" / "sample.mp4", fps=0.5)
+    clip = load_video(ROOT / "demo" / "sample.mp4", fps=0.25)
     small = Image.open(ROOT / "demo" / "sample.jpg").resize((56, 56))
     long = lambda streamer=None: inference.inference_video(clip, QUESTIONS[1], 40, streamer=streamer)  # noqa: E731
     short = lambda: inference.inference_image(small, QUESTIONS[0], 3)  # noqa: E731
