@@ -54,7 +54,10 @@ def test_scaling_is_honoured_in_prefill_and_decode(head_dim):
 
 
 def test_a_sliding_layer_says_why_it_is_dense_and_the_others_stay_sparse():
-    model = tiny_model(window=20, full_layers=1)
+    model, inputs = tiny_model(window=20, full_layers=1), tiny_prompts([120, 90])
+    dense = real_logits(model, inputs)
+    with psa_attention_in(model, TINY_ONE):
+        assert closeness(real_logits(model, inputs), dense) < 1e-5
     with psa_attention_in(model, TINY_SPARSE):
         real_logits(model, tiny_prompts([120, 90]))
         calls = dict(plug_of(model).calls)
@@ -199,6 +202,25 @@ def test_gradients_wanted_by_the_cache_of_an_upper_layer_run_every_layer_dense()
         places = paddle.arange(40, 80).expand([3, 1, 40])
         model(inputs["input_ids"], past_key_values=cache, position_ids=places)
         assert reasons(model) == {"gradients"}
+
+
+@pytest.mark.parametrize("wanted", ["lm_head.weight", "language_model.layers.2.mlp"])
+def test_gradients_wanted_above_run_every_layer_below_dense(wanted):
+    model = tiny_model()
+    for name, p in model.named_parameters():
+        p.stop_gradient = wanted not in name
+    with psa_attention_in(model, TINY_SPARSE):
+        model(**tiny_prompts([100], mask=False))
+        assert reasons(model) == {"gradients"} and len(plug_of(model).calls) == LAYERS
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_padding_with_a_hole_behind_it_is_no_padding(attention):
+    model, inputs = tiny_model(attention=attention), tiny_prompts([100, 80])
+    inputs["attention_mask"][1, 50:60] = 0
+    dense = real_logits(model, inputs)
+    with psa_attention_in(model, TINY_SPARSE):
+        assert np.array_equal(real_logits(model, inputs), dense) and reasons(model) == {"attention mask"}
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
