@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import sys
+import threading
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -96,6 +97,7 @@ class QwenVLInference:
         if choice is not None:
             replace_attention(self.model, choice)
         self._last: dict | None = None
+        self._one_request = threading.RLock()  # the model and the tokenizer keep state while they answer
 
     @property
     def use_psa(self) -> bool:
@@ -121,8 +123,9 @@ class QwenVLInference:
         images = [load_image(path) for path in paths]
         limits = {} if max_pixels is None else {"images_kwargs": {"min_pixels": 28 * 28, "max_pixels": max_pixels}}
         text = self._prompt_text(["image"] * len(images), prompt)
-        inputs = self.processor(text=[text], images=images, return_tensors="pd", **limits)
-        return self._generate(inputs, max_tokens, streamer)
+        with self._one_request:
+            inputs = self.processor(text=[text], images=images, return_tensors="pd", **limits)
+            return self._generate(inputs, max_tokens, streamer)
 
     def inference_video(
         self,
@@ -142,8 +145,10 @@ class QwenVLInference:
         check_request(prompt, max_tokens)
         clip = path if isinstance(path, Clip) else load_video(path, fps, max_pixels, max_frames)
         text = self._prompt_text(["video"], prompt)
-        inputs = self.processor(text=[text], videos=[clip.frames], fps=clip.fps, do_resize=False, return_tensors="pd")
-        return self._generate(inputs, max_tokens, streamer)
+        settings = {"fps": clip.fps, "do_resize": False, "return_tensors": "pd"}
+        with self._one_request:
+            inputs = self.processor(text=[text], videos=[clip.frames], **settings)
+            return self._generate(inputs, max_tokens, streamer)
 
     def _prompt_text(self, kinds: list[str], prompt: str) -> str:
         content = [{"type": kind} for kind in kinds] + [{"type": "text", "text": prompt}]
@@ -196,7 +201,8 @@ class QwenVLInference:
             raise RuntimeError("there are no statistics before the first request.")
         plug = plug_of(self.model)
         device = {"model": self.model_name, "library": self.library, "device": paddle.get_device(), "dtype": self.dtype}
-        sparse = {} if plug is None else {**totals(plug.calls), "config": plug.choice.as_dict()}
+        with self._one_request:
+            sparse = {} if plug is None else {**totals(plug.calls), "config": plug.choice.as_dict()}
         kind = {"use_psa": self.use_psa, "attention": self.attention}
         if self.attention in ("trianglemix", "mix"):
             kind["triangle_layers"] = plug.triangle_layers

@@ -9,13 +9,12 @@ from __future__ import annotations
 
 from functools import partial
 
-import numpy as np
 import paddle
 
 from ..config import HEAD_DIMS
 from ..stats import CallStats
 from .choice import AttentionChoice
-from .paddleformers import DECODE, Plug, restore_attention
+from .paddleformers import DECODE, Plug, first_tokens
 
 ATTENTION = "Qwen2_5_VLAttention"  # the eager class, which the SDPA and flash classes extend
 
@@ -49,15 +48,16 @@ class MixPlug(Plug):
     def _text_model(model):
         return model.model
 
-    def _connect(self, model) -> None:
-        self._dense_name = self._text.config._attn_implementation
-        self._why_dense = ""  # why a whole prefill runs dense
-        self._patches.pre_hook(model, self._before_model)
+    def _connect(self) -> None:
+        self._patches.pre_hook(self._model, self._before_model)
         self._patches.pre_hook(self._text, self._before_text)
         make_mask = self._text._prepare_decoder_attention_mask
         self._patches.attribute(self._text, "_prepare_decoder_attention_mask", partial(self._mask, make_mask))
         for layer in self._layers:
             self._patches.attribute(layer, "forward", partial(self._forward, layer, layer.forward))
+
+    def _disconnect(self) -> None:
+        """Everything was a patch."""
 
     def _before_text(self, layer, args, kwargs) -> None:
         """Read a left-padding mask as the first token of each sample; kept for the decoding that follows."""
@@ -66,25 +66,21 @@ class MixPlug(Plug):
         if length == 1:
             return
         self._kv_start, self._why_dense = None, ""
-        if paddle.is_grad_enabled() and embeds is not None and not embeds.stop_gradient:
+        if self._wants_gradients(embeds, past):
             self._why_dense = "gradients"
         elif kwargs.get("output_attentions"):
             self._why_dense = "attention weights asked for"
         elif mask is not None:
             keys = length + (0 if not past or past[0] is None else past[0][0].shape[2])
-            self._read_mask(mask, keys)
-
-    def _read_mask(self, mask, keys: int) -> None:
-        host = mask.numpy().astype(bool) if mask.ndim == 2 else None
-        rising = host is not None and host[:, -1].all() and not (np.diff(host.astype(np.int8)) < 0).any()
-        if not rising or host.shape[1] != keys:
-            self._why_dense = "attention mask"
-        elif not host.all():
-            self._kv_start = host.argmax(1).tolist()
+            starts = first_tokens(mask, keys)
+            if starts is None:
+                self._why_dense = "attention mask"
+            elif any(starts):
+                self._kv_start = starts
 
     def _mask(self, make, mask, shape, *arguments, **keywords):
-        """No L x L mask for a prefill that does not read one."""
-        sparse = shape[1] > 1 and not self._why_dense and not self._cannot(self._layers[0])
+        """No L x L mask for a prefill in which no layer reads one."""
+        sparse = shape[1] > 1 and not self._why_dense and not any(self._cannot(layer) for layer in self._layers)
         return None if sparse else make(mask, shape, *arguments, **keywords)
 
     def _cannot(self, layer) -> str:
@@ -105,7 +101,9 @@ class MixPlug(Plug):
         if reason:
             if not decoding:
                 past = 0 if past_key_value is None else past_key_value[0].shape[2]
-                call = CallStats(self._dense_name, "dense", reason, ((length, length + past),) * batch)
+                call = CallStats(
+                    self._text.config._attn_implementation, "dense", reason, ((length, length + past),) * batch
+                )
                 self.calls.append((layer.layer_idx, call))
             keywords = {"attention_mask": attention_mask, "position_ids": position_ids}
             return dense(hidden_states, **keywords, past_key_value=past_key_value, **rest)
@@ -143,15 +141,11 @@ class MixPlug(Plug):
             self.config = everything
 
 
-def replace_attention(model, choice: AttentionChoice):
-    """Make a PaddleMIX Qwen2.5-VL model prefill as ``choice`` says, until ``restore_attention``; returns it.
+def make_plug(model, choice: AttentionChoice) -> MixPlug:
+    """A plug for a PaddleMIX Qwen2.5-VL model, not in force yet.
 
     Raises:
-        TypeError: not such a model. ValueError: triangle layers that the model does not have.
+        ValueError: triangle layers that the model does not have.
     """
-    if not is_paddlemix_qwen(model):
-        raise TypeError(f"expected PaddleMIX's Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
     choice.check_layers(len(model.model.layers))
-    restore_attention(model)
-    MixPlug(model, choice)
-    return model
+    return MixPlug(model, choice)

@@ -1,33 +1,42 @@
-"""Changes to live objects that are undone exactly."""
+"""Changes to live objects that are undone exactly, and that a copied or pickled object undoes on itself."""
 
 from __future__ import annotations
 
-_MISSING = object()
+
+class _Missing:
+    """Stands for an attribute that an instance did not have; the class itself, which survives copies and pickles."""
 
 
 class Patches:
-    """Remembers what it changed, and puts it back in reverse order."""
+    """Remembers what it changed as plain data, and puts it back in reverse order."""
 
     def __init__(self):
-        self._undo = []
+        self._attributes: list[tuple] = []
+        self._hooks: list[tuple] = []
 
     def attribute(self, owner, name: str, value) -> None:
         """Set an attribute on the instance; ``undo`` restores the instance's own value or its absence."""
-        old = owner.__dict__.get(name, _MISSING)
+        self._attributes.append((owner, name, owner.__dict__.get(name, _Missing)))
         object.__setattr__(owner, name, value)
-        self._undo.append(lambda: self._restore(owner, name, old))
 
     def pre_hook(self, layer, hook) -> None:
-        """Register a forward pre-hook that sees keyword arguments."""
-        self._undo.append(layer.register_forward_pre_hook(hook, with_kwargs=True).remove)
+        """Register a bound method as a forward pre-hook that sees keyword arguments, once a layer.
 
-    @staticmethod
-    def _restore(owner, name: str, old) -> None:
-        if old is _MISSING:
-            object.__delattr__(owner, name)
-        else:
-            object.__setattr__(owner, name, old)
+        It is filed under its name: Paddle's numbers are a process's own, and a layer that was pickled would bring some
+        that the next process gives out again.
+        """
+        name = f"psa_paddle.{hook.__qualname__}"
+        layer._forward_pre_hooks[name] = hook
+        layer._forward_pre_hooks_with_kwargs_flag[name] = True
+        self._hooks.append((layer, name))
 
     def undo(self) -> None:
-        while self._undo:
-            self._undo.pop()()
+        while self._hooks:
+            layer, name = self._hooks.pop()
+            del layer._forward_pre_hooks[name], layer._forward_pre_hooks_with_kwargs_flag[name]
+        while self._attributes:
+            owner, name, old = self._attributes.pop()
+            if old is _Missing:
+                object.__delattr__(owner, name)
+            else:
+                object.__setattr__(owner, name, old)

@@ -5,9 +5,10 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from ..config import AttentionConfig
-from . import paddleformers, paddlemix
+from . import paddleformers, paddlemix, plugs
 from .choice import AttentionChoice
-from .paddleformers import plug_of, restore_attention
+from .paddleformers import restore_attention
+from .plugs import bare_model, plug_of
 
 __all__ = [
     "attention_in", "plug_of", "psa_attention_in", "replace_attention", "replace_attention_with_psa",
@@ -20,13 +21,19 @@ def replace_attention(model, choice: AttentionChoice):
 
     Args:
         model: ``Qwen2_5_VLForConditionalGeneration`` of PaddleFormers, or of PaddleMIX with eager, SDPA or flash
-            attention. One that is plugged in already gets the new choice.
+            attention; a ``QwenVLInference`` stands for its model. One that is plugged in already gets the new choice.
 
     Raises:
         TypeError: not such a model. ValueError: triangle layers that the model does not have.
     """
+    bare = bare_model(model)
+    plugs.replace(bare, _plug(bare, choice))
+    return model
+
+
+def _plug(model, choice: AttentionChoice):
     library = paddlemix if paddlemix.is_paddlemix_qwen(model) else paddleformers
-    return library.replace_attention(model, choice)
+    return library.make_plug(model, choice)
 
 
 def replace_attention_with_psa(model, psa_config: AttentionConfig | None = None):
@@ -45,15 +52,18 @@ def replace_attention_with_psa(model, psa_config: AttentionConfig | None = None)
 
 @contextmanager
 def attention_in(model, choice: AttentionChoice):
-    """``with attention_in(model, choice): ...`` plugs in, and restores whatever happens inside."""
+    """``with attention_in(model, choice): ...`` plugs in, and afterwards, whatever happens inside, takes out its own
+    plug: a model that was plugged in before is so again."""
+    bare = bare_model(model)
+    entry = plugs.enter(bare, _plug(bare, choice))
     try:
-        yield replace_attention(model, choice)
+        yield model
     finally:
-        restore_attention(model)
+        plugs.leave(bare, entry)
 
 
 @contextmanager
 def psa_attention_in(model, psa_config: AttentionConfig | None = None):
-    """``with psa_attention_in(model): ...`` plugs in, and restores whatever happens inside."""
+    """``with psa_attention_in(model): ...`` is ``attention_in`` with Pyramid Sparse Attention."""
     with attention_in(model, AttentionChoice("psa", psa_config)):
         yield model

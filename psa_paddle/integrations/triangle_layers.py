@@ -6,13 +6,15 @@ from collections.abc import Iterable
 from contextlib import contextmanager
 
 import paddle
-from paddleformers.nn.attention.interface import ALL_ATTENTION_FUNCTIONS, AttentionInterface
+from paddleformers.nn.attention.interface import AttentionInterface
 
 from ..trianglemix import TriangleMixAnalyzer, TriangleMixConfig
 from ..trianglemix.config import check_int
 from ..trianglemix.gradients import middle_gradient, middle_rows
-from .paddleformers import check_model, plug_of
+from .dense import own_attention
+from .paddleformers import check_model, own_name
 from .patches import Patches
+from .plugs import bare_model, plug_of
 
 NAME = "trianglemix_probe"
 PROBE = "_trianglemix_probe"  # attribute of a probed model's attention layers; gone afterwards
@@ -26,7 +28,7 @@ def choose_triangle_layers(model, samples: Iterable, n: int, config: TriangleMix
     Raises:
         TypeError, ValueError: see ``measure_middle_gradients``; an ``n`` that is no number of layers.
     """
-    layers = len(check_model(model).layers)
+    layers = len(check_model(bare_model(model)).layers)
     if check_int("n", n) > layers:
         raise ValueError(f"{n} triangle layers are wanted, but the model has {layers}.")
     return measure_middle_gradients(model, samples, config).get_triangle_layers(n)
@@ -53,6 +55,7 @@ def measure_middle_gradients(model, samples: Iterable, config: TriangleMixConfig
         TypeError: not such a model or samples. ValueError: no samples, a batch, padding, a prompt without a Middle
             region, a token outside the vocabulary, a model that is plugged in, or gradients that are not finite.
     """
+    model = bare_model(model)
     text, config = check_model(model), config or TriangleMixConfig()
     if plug_of(model) is not None:
         raise ValueError("the model has sparse attention plugged in; call restore_attention(model) first.")
@@ -91,12 +94,12 @@ def _probing(model, text, config: TriangleMixConfig):
     """Attention whose backward pass leaves Grad(M, l) of each layer in the dict that this yields, and gradients of
     nothing but the text layers' activations."""
     layers = [layer.self_attn for layer in text.layers]
-    dense = ALL_ATTENTION_FUNCTIONS[text.config._attn_implementation]
+    own = own_name(text.config)
     trainable = [p for p in model.parameters() if not p.stop_gradient]
     patches, found = Patches(), {}
 
-    def probe(layer, query, key, value, *args, **kwargs):
-        out, weights = dense(layer, query, key, value, *args, **kwargs)
+    def probe(layer, query, key, value, **kwargs):
+        out, weights = own_attention(own, layer, query, key, value, **kwargs)
         value = value.detach()[0]
 
         def keep(grad):  # Paddle cannot pass on what a hook raises: nothing is judged here
@@ -127,6 +130,7 @@ def _probing(model, text, config: TriangleMixConfig):
         patches.undo()
 
 
-def _probe_forward(module, *args, **kwargs):
+def _probe_forward(module, query, key, value, attn_mask_startend_row_indices=None, is_causal=None, **kwargs):
     """The registry's entry: hands the call to the probe of the layer's model."""
-    return getattr(module, PROBE)(module, *args, **kwargs)
+    rest = {"row_indices": attn_mask_startend_row_indices, "is_causal": is_causal, **kwargs}
+    return getattr(module, PROBE)(module, query, key, value, **rest)

@@ -55,15 +55,14 @@ def test_each_similarity_threshold_is_its_own_level(swap):
     assert (want == plain) == (not swap), "the exchange must show"
 
 
-@pytest.mark.parametrize("dense_below", [0, 150, 1000], ids=["all sparse", "one dense", "all dense"])
-def test_left_padded_batch(dense_below):
-    qkv, starts = tensors(180, 200, 2, 1, 32, batch=3), [0, 33, 120]
-    want, eager = pyramid_attention(
-        *qkv, EAGER.replace(dense_below=dense_below), kv_start=starts, heads_last=True, return_stats=True
-    )
-    got, triton = pyramid_attention(
-        *qkv, TRITON.replace(dense_below=dense_below), kv_start=starts, heads_last=True, return_stats=True
-    )
+@pytest.mark.parametrize("dense_below,sparse", [(0, 3), (150, 2), (1000, 0)], ids=["all sparse", "one dense", "dense"])
+def test_left_padded_batch(dense_below, sparse):
+    qkv, starts = tensors(240, 260, 2, 1, 32, batch=3), [0, 33, 120]
+    changes = {"dense_below": dense_below, "text_length": 0, "use_sim_mask": False, "mask_mode": "topk"}
+    keywords = {"kv_start": starts, "heads_last": True, "return_stats": True}
+    want, eager = pyramid_attention(*qkv, EAGER.replace(**changes), **keywords)
+    got, triton = pyramid_attention(*qkv, TRITON.replace(**changes), **keywords)
+    assert len(eager.pairs) == len(triton.pairs) == sparse and (eager.sparsity() > 0.05) == (sparse > 0)
     assert np.abs(got.numpy() - want.numpy()).max() < 1e-5
     assert (triton.mode, triton.lengths) == (eager.mode, eager.lengths)
     assert triton.sparsity() == pytest.approx(eager.sparsity(), abs=1e-6)

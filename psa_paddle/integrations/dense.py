@@ -1,0 +1,52 @@
+"""Dense attention by the function that a PaddleFormers model has, handed what that function does not see to itself."""
+
+from __future__ import annotations
+
+import paddle
+
+ALIGNED_WITHOUT_A_CACHE = ("sdpa", "flashmask")  # sdpa's own causal mask is aligned top-left
+IGNORE_SCALING = ("sdpa", "flashmask")
+
+
+def causal_mask(batch: int, lq: int, lk: int, dtype):
+    """What is added to the logits, [B, 1, Lq, Lk]: query i sees keys <= i + Lk - Lq."""
+    seen = paddle.arange(lk) <= paddle.arange(lk - lq, lk).unsqueeze(1)
+    mask = paddle.where(seen, 0.0, paddle.finfo(dtype).min).astype(dtype)
+    return mask.expand([batch, 1, lq, lk])
+
+
+def own_attention(
+    own: str, layer, query, key, value, attention_mask, row_indices, dropout, scaling, is_causal, **kwargs
+) -> tuple:
+    """[B, H, Lq, D] and [B, Hkv, Lk, D] -> ([B, Lq, H * D], weights or None), as an unplugged model has it.
+
+    own: the model's attention in PaddleFormers' registry. The model was told another name, for which it makes a mask
+    only where there is padding; attention_mask, [B, 1, Lq, >= Lk], is added to the logits. ``eager`` is causal
+    whatever ``is_causal`` says.
+    """
+    from paddleformers.nn.attention.interface import ALL_ATTENTION_FUNCTIONS
+
+    b, _, lq, d = query.shape
+    lk = key.shape[2]
+    if attention_mask is not None:
+        attention_mask = attention_mask[..., -lk:]  # a sliding cache has let go of the first keys
+    elif row_indices is None and lq > 1:
+        cached = lq < lk and is_causal is not False
+        if own == "eager" or (cached and own in ALIGNED_WITHOUT_A_CACHE):
+            attention_mask = causal_mask(b, lq, lk, query.dtype)
+    if own == "flashmask" and attention_mask is not None:
+        own = "sdpa"  # flashmask reads row indices alone
+    if own in IGNORE_SCALING and kwargs.get("sink") is None and scaling is not None and scaling != d**-0.5:
+        query = query * (scaling * d**0.5)
+    return ALL_ATTENTION_FUNCTIONS[own](
+        layer,
+        query,
+        key,
+        value,
+        attention_mask=attention_mask,
+        attn_mask_startend_row_indices=row_indices,
+        dropout=dropout,
+        scaling=scaling,
+        is_causal=is_causal,
+        **kwargs,
+    )
