@@ -6,7 +6,8 @@ import sys
 
 import numpy as np
 import pytest
-from infer_qwen2_5_vl_psa import build_parser, main, parse_layers, parse_ratios, psa_config
+from infer_qwen2_5_vl_psa import main
+from qwen_flags import build_parser, parse_layers, parse_ratios, psa_config
 from shared_demo import ROOT
 from shared_http import Stream, folder, serving
 
