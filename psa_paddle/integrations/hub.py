@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -74,8 +75,6 @@ def is_whole(folder: Path) -> bool:
     """Whether a folder has a configuration and every file of weights that its index names."""
     index = folder / "model.safetensors.index.json"
     if index.is_file():
-        import json
-
         files = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
     else:
         files = {"model.safetensors"}

@@ -7,8 +7,13 @@ import os
 import warnings
 from contextlib import contextmanager
 
-NOTICES = ("No ccache found", "Setuptools is replacing distutils", "To copy construct from a tensor")
-CHATTY = ("PaddleFormers", "paddle.distributed.fleet.utils.log_util", "transformers")
+NOTICES = (
+    "No ccache found",
+    "Setuptools is replacing distutils",
+    "To copy construct from a tensor",
+    "The `.*` argument is deprecated",
+)
+CHATTY = ("PaddleFormers", "paddle.distributed.fleet.utils.log_util", "httpx", "transformers")
 
 
 @contextmanager
