@@ -33,15 +33,23 @@ class Stream(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Address(str):
+    """http://host:port of ``server``."""
+
+    server = None
+
+
 @contextmanager
 def serving(handler):
-    """Address of a server with this handler, up for the block."""
+    """``Address`` of a server with this handler, up for the block."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
         httpd.reached, httpd.leave = threading.Event(), threading.Event()
         thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
         try:
-            yield f"http://127.0.0.1:{httpd.server_port}"
+            address = Address(f"http://127.0.0.1:{httpd.server_port}")
+            address.server = httpd
+            yield address
         finally:
             httpd.shutdown()
             thread.join()
@@ -74,7 +82,7 @@ class Hub(http.server.BaseHTTPRequestHandler):
 
 
 class Stalled(http.server.BaseHTTPRequestHandler):
-    """Takes a request, says so by ``reached``, and answers when ``leave`` is set."""
+    """Takes a request, says so by ``reached`` of the address's ``server``, and answers when ``leave`` is set."""
 
     def do_GET(self):
         self.server.reached.set()

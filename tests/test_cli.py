@@ -1,8 +1,6 @@
 """The command line: answers on stdout, one sentence on stderr for bad input, nothing half-written."""
 
 import json
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -13,7 +11,6 @@ from shared_http import Stream, folder, serving
 
 from psa_paddle import AttentionConfig
 
-SCRIPT = ROOT / "qwen2.5-vl" / "infer_qwen2_5_vl_psa.py"
 VIDEO, IMAGE = str(ROOT / "demo" / "sample.mp4"), str(ROOT / "demo" / "sample.jpg")
 ASK = ["--model", "demo", "--dtype", "float32", "--max-tokens", "4", "--prompt", "请描述"]
 ON_IMAGE = [*ASK, "--input", IMAGE]
@@ -177,16 +174,6 @@ def test_bfloat16_falls_back_and_says_so(capsys):
     assert main([*ON_IMAGE, "--dtype", "bfloat16"]) == 0
     streams = capsys.readouterr()
     assert "bfloat16 is not supported on this device" in streams.err and "float32" in streams.out
-
-
-def test_as_a_process():
-    """Exit status, no traceback, and nothing of the libraries' chatter in the streams."""
-    command = [sys.executable, str(SCRIPT)]
-    bad = subprocess.run([*command, *ASK, "--input", "no.jpg"], capture_output=True, text=True)
-    assert bad.returncode == 2 and bad.stdout == ""
-    assert bad.stderr == "error: image 'no.jpg' does not exist; check the path.\n"
-    good = subprocess.run([*command, *ON_VIDEO, "--use-psa"], capture_output=True, text=True)
-    assert good.returncode == 0 and good.stderr == "" and "Sparsity" in good.stdout
 
 
 def test_parse_ratios():

@@ -81,6 +81,8 @@ class QwenVLInference:
         triangle_config: TriangleMixConfig | None = None,
         triangle_layers: list[int] | None = None,
     ):
+        if not isinstance(use_psa, (bool, np.bool_)):
+            raise TypeError(f"use_psa must be True or False, got {use_psa!r}.")
         if use_psa and attention not in (None, "psa"):
             raise ValueError(f"use_psa=True is attention='psa', but attention is {attention!r}; give one of them.")
         attention, choice = attention or ("psa" if use_psa else "dense"), None

@@ -6,9 +6,7 @@ from numbers import Integral
 
 import numpy as np
 
-from ..utils.media import FACTOR
-
-LEAST_PIXELS = FACTOR**2  # one vision token
+LEAST_PIXELS = 28 * 28  # one vision token
 
 
 def whole_number(value, name: str, least: int) -> int:
