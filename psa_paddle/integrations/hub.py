@@ -7,13 +7,13 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-from ..utils.network import network_error
+from ..utils.network import chain, network_error
 
 SOURCES = {"huggingface": "Hugging Face", "modelscope": "ModelScope", "aistudio": "AI Studio"}
 
 
 class HubError(ValueError):
-    """A hub that cannot be reached, with what to do about it."""
+    """A hub that gives no model, with what to do about it."""
 
 
 def source() -> str:
@@ -32,7 +32,8 @@ def load_by_name(load: Callable, name: str, dtype: str, cache_dir=None) -> tuple
     """``load(name, dtype, cache_dir)``; when the hub cannot be reached, the copy that it gave earlier.
 
     Raises:
-        HubError: the hub cannot be reached, and there is no whole copy. Else what ``load`` raises.
+        HubError: the hub cannot be reached, and there is no whole copy; or another hub than Hugging Face's failed. Else
+            what ``load`` raises.
     """
     if Path(name).is_dir():
         return load(name, dtype, cache_dir)
@@ -41,16 +42,17 @@ def load_by_name(load: Callable, name: str, dtype: str, cache_dir=None) -> tuple
         return load(name, dtype, cache_dir)
     except Exception as error:
         failure = network_error(error)
-        if failure is None:
+        if failure is None and hub == "huggingface":
             raise
         copy = earlier_copy(name, cache_dir) if hub == "huggingface" else None
         if copy is not None:
             return load(copy, dtype, cache_dir)
         place = os.environ.get("HF_ENDPOINT", SOURCES[hub]) if hub == "huggingface" else SOURCES[hub]
+        reason = describe(failure or list(chain(error))[-1])  # PaddleFormers hides why these hubs' own clients failed
         raise HubError(
-            f"model '{name}' could not be downloaded from {place} ({describe(failure)}); give the folder of a "
-            "checkpoint that you have, set HF_ENDPOINT to a mirror of the hub, or set DOWNLOAD_SOURCE=modelscope; "
-            "README.md says how under 'Mirrors and offline use'."
+            f"model '{name}' could not be downloaded from {place} ({reason}); give the folder of a checkpoint, as "
+            f"'modelscope download --model {name} --local_dir FOLDER' makes one, or set HF_ENDPOINT to a mirror of "
+            "Hugging Face's hub; README.md says more under 'Mirrors and offline use'."
         ) from error
 
 

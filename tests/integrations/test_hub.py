@@ -40,7 +40,8 @@ def test_a_mirror_and_then_no_network(tmp_path):
     assert "card with 31" in first and second == first and done.stderr == ""
     assert list(tmp_path.glob("cache/**/model.safetensors"))
     assert refused.startswith("model 'demo/other' could not be downloaded from MIRROR (ConnectError: ")
-    for way in ("folder of a checkpoint", "HF_ENDPOINT", "DOWNLOAD_SOURCE=modelscope", "Mirrors and offline use"):
+    ways = "modelscope download --model demo/other --local_dir", "HF_ENDPOINT", "Mirrors and offline use"
+    for way in ("give the folder of a checkpoint", *ways):
         assert way in refused
     for readme, heading in (("README.md", "## Mirrors and offline use"), ("README_zh.md", "## 镜像与离线使用")):
         assert heading in (ROOT / readme).read_text(encoding="utf-8")
@@ -73,6 +74,22 @@ def test_another_error_is_left_alone(tmp_path):
     with pytest.raises(OSError, match="not a valid model") as caught:
         load_by_name(load, "a/b", "float32", str(tmp_path))
     assert not isinstance(caught.value, HubError)
+
+
+def test_the_client_of_another_hub_fails(monkeypatch, tmp_path):
+    """PaddleFormers 1.2 calls ModelScope 1.40 with arguments that it does not take, and says that a file is missing."""
+
+    def load(name, dtype, cache_dir):
+        try:
+            raise TypeError("model_file_download() takes from 2 to 3 positional arguments but 6 were given")
+        except TypeError:
+            raise OSError("Does not appear one of the files")  # noqa: B904
+
+    monkeypatch.setenv("DOWNLOAD_SOURCE", "modelscope")
+    with pytest.raises(
+        HubError, match=r"from ModelScope \(TypeError: model_file_download\(\) takes .*modelscope download"
+    ):
+        load_by_name(load, "a/b", "float32", str(tmp_path))
 
 
 def test_refuses_a_hub_that_is_none(monkeypatch):
