@@ -24,7 +24,7 @@ import numpy as np
 from psa_paddle import Preset, load_preset
 from psa_paddle.integrations.ppdiffusers import plug_of, replace_attention_with_psa
 from psa_paddle.utils.command import EXIT_CODES, TERMINATED, run_command
-from psa_paddle.utils.files import as_path, check_folder, replacing
+from psa_paddle.utils.files import as_path, check_file, check_folder, replacing
 from psa_paddle.utils.quiet import quiet_import
 
 with quiet_import():
@@ -154,7 +154,8 @@ def run(args) -> None:
         replace_attention_with_psa(loaded.transformer, preset, verbose=True if args.verbose else None)
     plug, folder = plug_of(loaded.transformer), output / args.model
     folder.mkdir(parents=True, exist_ok=True)
-    for index, prompt in enumerate(prompts):
+    paths = [check_file(folder / f"video_{index:04d}.mp4", "--output_dir") for index in range(len(prompts))]
+    for index, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
         if plug is not None:
             plug.reset()
         started = time.perf_counter()
@@ -162,7 +163,6 @@ def run(args) -> None:
         seconds = time.perf_counter() - started
         if plug is not None:
             log.info(summary_of(plug.steps(), args.verbose))
-        path = folder / f"video_{index:04d}.mp4"
         write_mp4(path, frames, model.fps)
         log.info("%s  %d frames of %dx%d, %.1f s", path, len(frames), request.width, request.height, seconds)
 

@@ -2,13 +2,14 @@
 
 import json
 import logging
+import re
 from pathlib import Path
 
 import infer_qwen2_5_vl_psa as script
 import pytest
 from infer_qwen2_5_vl_psa import main
 from PIL import Image
-from qwen_flags import looks_like_video
+from qwen_flags import build_parser, looks_like_video
 from shared_demo import ROOT
 
 from psa_paddle import AttentionConfig
@@ -228,6 +229,13 @@ def test_help_says_the_exit_codes(capsys):
     words = " ".join(capsys.readouterr().out.split())
     for code in ("2 bad input", "3 not enough memory", "4 the network", "5 answered, but", "130 Ctrl-C"):
         assert code in words
+
+
+def test_the_readme_lists_every_flag():
+    rows = re.findall(r"^\| (`--.*?) \|", (ROOT / "qwen2.5-vl" / "README.md").read_text(encoding="utf-8"), re.M)
+    written = {flag for row in rows for flag in re.findall(r"--[\w-]+", row)}
+    flags = {flag for action in build_parser()._actions for flag in action.option_strings if flag.startswith("--")}
+    assert written == flags - {"--help"}
 
 
 def test_leaves_the_log_as_it_was(ask):

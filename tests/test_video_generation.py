@@ -117,6 +117,15 @@ def test_refuses_a_file_as_folder_and_a_missing_prompt_file(tmp_path, capsys):
     assert not (tmp_path / "out").exists()
 
 
+def test_a_folder_in_the_place_of_a_video_is_refused_before_any_is_made(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("video_generation.write_mp4", lambda *given: pytest.fail("a video was made"))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red ball\na blue box\n", encoding="utf-8")
+    (tmp_path / "stub-cogvideox" / "video_0001.mp4").mkdir(parents=True)
+    assert main(["--prompt_file", str(prompts), *ASK[2:], "--output_dir", str(tmp_path)]) == 2
+    assert "video_0001.mp4' is a folder" in capsys.readouterr().err
+
+
 def test_leaves_the_log_as_it_was(tmp_path):
     log = logging.getLogger("psa_paddle")
     before = log.level, log.propagate, list(log.handlers)

@@ -14,14 +14,19 @@ def as_path(path, name: str) -> Path:
     """The path, with ``~`` expanded.
 
     Raises:
-        TypeError: not a path. ValueError: an empty one, or one that holds a zero byte.
+        TypeError: not a path. ValueError: an empty one, one with a zero byte, or one that the system refuses.
     """
     if not isinstance(path, (str, os.PathLike)):
         raise TypeError(f"{name} must be a path, got {type(path).__name__}.")
     text = os.fsdecode(path)
     if not text or "\0" in text:
         raise ValueError(f"{name} {text!r} is not a path.")
-    return Path(os.path.expanduser(text))
+    path = Path(os.path.expanduser(text))
+    try:
+        path.resolve().exists()
+    except (OSError, RuntimeError) as error:  # a link that leads to itself, a name that is too long
+        raise ValueError(f"{name} '{text[:100]}' cannot be used ({getattr(error, 'strerror', error)}).") from None
+    return path
 
 
 def check_file(path, name: str) -> Path:
@@ -96,7 +101,7 @@ def write_text(path, text: str) -> None:
     Raises:
         OSError: it cannot be written; a file that was there is what it was.
     """
-    path = Path(os.path.expanduser(path))
+    path = Path(path)
     if not _is_stream(path):
         with replacing(path) as part:
             part.write_text(text, encoding="utf-8")

@@ -93,7 +93,10 @@ def test_home_is_expanded(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     write_text(check_file("~/a", "file"), TEXT)
     assert check_folder("~/b/c", "folder") == tmp_path / "b" / "c"
-    assert names(tmp_path) == ["a"]
+    (tmp_path / "here" / "~").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path / "here")
+    write_text(check_file("./~/b", "file"), TEXT)  # a folder of that name
+    assert names(tmp_path) == ["a", "here"] and names(tmp_path / "here" / "~") == ["b"]
 
 
 REFUSED = {
@@ -105,6 +108,8 @@ REFUSED = {
     "in a file": (check_file, lambda d: d / "file" / "a", ValueError, "does not exist; make it first"),
     "a file as folder": (check_folder, lambda d: d / "file", ValueError, "is a file; name a folder"),
     "a folder in a file": (check_folder, lambda d: d / "file" / "a", ValueError, "file' is a file; name a folder"),
+    "a link to itself": (check_file, lambda d: d / "loop", ValueError, "loop' cannot be used"),
+    "a long name": (check_folder, lambda d: d / ("x" * 300), ValueError, "cannot be used .File name too long"),
     "a number as folder": (check_folder, lambda d: 5, TypeError, "must be a path, got int"),
 }
 
@@ -113,9 +118,10 @@ REFUSED = {
 def test_refuses(case, tmp_path):
     check, make, error, words = REFUSED[case]
     (tmp_path / "file").write_text("")
+    (tmp_path / "loop").symlink_to("loop")
     with pytest.raises(error, match=words):
         check(make(tmp_path), "--out")
-    assert names(tmp_path) == ["file"]
+    assert names(tmp_path) == ["file", "loop"]
 
 
 @pytest.mark.parametrize("place,check", [("a", check_file), ("", check_file), ("", check_folder)])
