@@ -17,26 +17,26 @@ def dense(reason):
     return CallStats("sdpa", "dense", reason, ((8, 8),))
 
 
-# Two prefills of layers 0, 1, 3 and 10: 0 sparse twice, 1 once, 3 never, 10 sparse.
+# Two prefills: layers 0, 10 and 11 sparse twice, 1 once, 3 never.
 CALLS = [
-    (10, sparse(0.5)), (0, sparse(0.2)), (1, sparse(0.4)), (3, dense("short")),
-    (0, sparse(0.6)), (1, dense("mask")), (3, dense("mask")), (10, sparse(0.5)),
+    (11, sparse(0.1)), (10, sparse(0.5)), (0, sparse(0.2)), (1, sparse(0.4)), (3, dense("short")),
+    (0, sparse(0.6)), (1, dense("mask")), (3, dense("mask")), (10, sparse(0.5)), (11, sparse(0.1)),
 ]  # fmt: skip
 
 
 def test_rows_of_layers():
     rows = per_layer(CALLS)
-    assert [row["layer"] for row in rows] == [0, 1, 3, 10] and [row["calls"] for row in rows] == [2] * 4
-    assert [row["sparse_calls"] for row in rows] == [2, 1, 0, 2]
-    assert [row["sparsity"] for row in rows] == pytest.approx([0.6, 0.3, 0.0, 0.5])
-    assert [row["dense_reasons"] for row in rows] == [[], ["mask"], ["short", "mask"], []]
+    assert [row["layer"] for row in rows] == [0, 1, 3, 10, 11] and [row["calls"] for row in rows] == [2] * 5
+    assert [row["sparse_calls"] for row in rows] == [2, 1, 0, 2, 2]
+    assert [row["sparsity"] for row in rows] == pytest.approx([0.6, 0.3, 0.0, 0.5, 0.9])
+    assert [row["dense_reasons"] for row in rows] == [[], ["mask"], ["short", "mask"], [], []]
     assert per_layer([(2, dense("mask")), (2, dense("mask"))])[0]["dense_reasons"] == ["mask"]
 
 
 def test_totals():
     found = totals(CALLS)
-    assert found["average_sparsity"] == pytest.approx((0.6 + 0.3 + 0.0 + 0.5) / 4)
-    assert (found["layers_sparse"], found["layers_dense"]) == (2, 2)
+    assert found["average_sparsity"] == pytest.approx((0.6 + 0.3 + 0.0 + 0.5 + 0.9) / 5)
+    assert (found["layers_sparse"], found["layers_dense"]) == (3, 2)
     assert found["dense_reasons"] == {"short": 1, "mask": 2} and found["backends"] == ["eager", "sdpa"]
     assert found["layers"] == per_layer(CALLS)
     assert totals([])["average_sparsity"] == 0 and totals([])["layers"] == []
@@ -55,14 +55,15 @@ Decode      41.3 tokens/s, 7 tokens
 Memory      3 MiB at the peak
 """
 SPARSE = """\
-Sparsity    35.0% of the attention work was skipped, on average over the layers
-Layers      2 sparse, 2 dense, backend eager/sdpa
+Sparsity    46.0% of the attention work was skipped, on average over the layers
+Layers      3 sparse, 2 dense, backend eager/sdpa
 Dense       1 calls: short
 Dense       2 calls: mask
   layer   0  60.0%
   layer   1  30.0%
   layer   3  0.0%
-  layer  10  50.0%"""
+  layer  10  50.0%
+  layer  11  90.0%"""
 
 
 def test_text():
