@@ -8,7 +8,8 @@ from collections.abc import Callable
 
 from .network import chain, network_error
 
-BAD_INPUT, NO_MEMORY, NO_NETWORK, NOT_WRITTEN, INTERRUPTED, TERMINATED = 2, 3, 4, 5, 130, 143
+BAD_INPUT, NO_MEMORY, NO_NETWORK, NOT_WRITTEN = 2, 3, 4, 5
+INTERRUPTED, READER_LEFT, TERMINATED = 130, 141, 143  # 128 and the signal's number, as shells have it
 EXIT_CODES = (
     f"exit codes: 0 done; {BAD_INPUT} bad input or settings; {NO_MEMORY} not enough memory; {NO_NETWORK} the network "
     f"or a hub failed; {NOT_WRITTEN} answered, but a file beside the answer was not written; {INTERRUPTED} Ctrl-C"
@@ -36,23 +37,26 @@ def run_command(run: Callable[[], None], memory_advice: str) -> int:
     try:
         run()
         sys.stdout.flush()
+        return 0
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except NotWritten as error:
         return _say(f"error: {error}", NOT_WRITTEN)
     except BrokenPipeError:  # the reader of stdout has left, as in "... | head"
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
-        return 0
+        return _say("", READER_LEFT)
     except (MemoryError, OSError, RuntimeError, SystemError, TypeError, ValueError) as error:
         if out_of_memory(error):
             return _say(f"error: not enough memory; {memory_advice}", NO_MEMORY)
         if isinstance(error, (RuntimeError, SystemError)):
             raise
         return _say(f"error: {error}", NO_NETWORK if network_error(error) else BAD_INPUT)
-    return 0
 
 
 def _say(words: str, status: int) -> int:
-    sys.stdout.flush()
-    print(words, file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+    if words:
+        print(words, file=sys.stderr)
     return status

@@ -70,12 +70,33 @@ def test_an_ascii_terminal_loses_nothing(monkeypatch):
     assert out.buffer.getvalue() == b"38 \\u4e2a\n"
 
 
-def test_a_reader_that_leaves_is_no_error():
-    code = "from psa_paddle.utils.command import run_command; import sys\n"
-    code += "sys.exit(run_command(lambda: print('x\\n' * 100000), ''))"
+@pytest.mark.parametrize(
+    "run,status,words",
+    [
+        ("print('x\\n' * 100000)", 141, b""),
+        ("print('x\\n' * 100000, flush=True)", 141, b""),
+        ("print('x', flush=True), time.sleep(0.5), print('y'), [][0]", 130, b"interrupted\n"),
+    ],
+    ids=["at the end", "at once", "Ctrl-C in the whole pipeline"],
+)
+def test_a_reader_that_leaves(run, status, words):
+    code = f"""
+import sys, time
+from psa_paddle.utils.command import run_command
+
+def run():
+    try:
+        {run}
+    except IndexError:
+        raise KeyboardInterrupt from None
+
+sys.exit(run_command(run, ""))
+"""
     command = f'{sys.executable} -c "$CODE" | head -1; exit ${{PIPESTATUS[0]}}'
-    done = subprocess.run(["bash", "-c", command], env={**os.environ, "CODE": code}, capture_output=True)
-    assert done.stdout == b"x\n" and done.stderr == b"" and done.returncode == 0
+    done = subprocess.run(
+        ["bash", "-c", command], env={**os.environ, "CODE": code, "PYTHONUNBUFFERED": ""}, capture_output=True
+    )
+    assert (done.stdout, done.stderr, done.returncode) == (b"x\n", words, status)
 
 
 def test_the_network_is_told_from_the_rest():
