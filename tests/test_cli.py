@@ -72,11 +72,17 @@ def test_video_with_both_attentions(capsys, tmp_path):
 
 
 def test_stream_prints_the_same_answer(capsys):
-    assert main(ON_IMAGE) == 0
-    plain = capsys.readouterr().out
-    assert main([*ON_IMAGE, "--stream"]) == 0
-    assert capsys.readouterr().out.split("\n\n")[0].strip() == plain.split("\n\n")[0].strip()
+    whole = [*ON_IMAGE, "--prompt", "请描述这张图片", "--max-tokens", "60"]
+    assert main(whole) == 0
+    answer = capsys.readouterr().out.split("\n\n")[0]
+    assert answer == "左上角有一个小的白色菱形,右上角有一个小的绿色星形,右边有一个小的粉色十字形,还有一张写着31的卡片。"
+    assert main([*whole, "--stream"]) == 0
+    assert capsys.readouterr().out.split("\n\n")[0].strip() == answer
+
+
+def test_two_images_with_few_pixels(capsys):
     assert main([*ASK, "--input", IMAGE, IMAGE, "--max-pixels", "20000"]) == 0
+    assert " 40 vision" in capsys.readouterr().out  # 96 without the limit
 
 
 def write(path, data: bytes) -> str:

@@ -10,10 +10,13 @@ from .network import chain, network_error
 
 BAD_INPUT, NO_MEMORY, NO_NETWORK, NOT_WRITTEN = 2, 3, 4, 5
 INTERRUPTED, READER_LEFT, TERMINATED = 130, 141, 143  # 128 and the signal's number, as shells have it
-EXIT_CODES = (
-    f"exit codes: 0 done; {BAD_INPUT} bad input or settings; {NO_MEMORY} not enough memory; {NO_NETWORK} the network "
-    f"or a hub failed; {NOT_WRITTEN} answered, but a file beside the answer was not written; {INTERRUPTED} Ctrl-C"
-)
+EXIT_CODES = f"""exit codes:
+  0    done
+  {BAD_INPUT}    bad input or settings
+  {NO_MEMORY}    not enough memory
+  {NO_NETWORK}    the network or a hub failed
+  {NOT_WRITTEN}    answered, but a file beside the answer was not written
+  {INTERRUPTED}  Ctrl-C"""
 
 
 class NotWritten(Exception):

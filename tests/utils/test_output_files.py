@@ -86,7 +86,7 @@ def test_the_file_behind_stdout_keeps_what_was_printed(name, tmp_path):
 
 
 def environment():
-    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    return {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2]), "PYTHONUNBUFFERED": ""}
 
 
 def test_home_is_expanded(tmp_path, monkeypatch):
