@@ -33,63 +33,17 @@ class Stream(http.server.BaseHTTPRequestHandler):
         pass
 
 
-class Address(str):
-    """http://host:port of ``server``."""
-
-    server = None
-
-
 @contextmanager
 def serving(handler):
-    """``Address`` of a server with this handler, up for the block."""
+    """Address of a server with this handler, up for the block."""
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        httpd.reached, httpd.leave = threading.Event(), threading.Event()
         thread = threading.Thread(target=httpd.serve_forever)
         thread.start()
         try:
-            address = Address(f"http://127.0.0.1:{httpd.server_port}")
-            address.server = httpd
-            yield address
+            yield f"http://127.0.0.1:{httpd.server_port}"
         finally:
             httpd.shutdown()
             thread.join()
-
-
-class Hub(http.server.BaseHTTPRequestHandler):
-    """Answers as Hugging Face's hub does for one revision of a repository, whose files are in ``folder``."""
-
-    folder = None
-
-    def do_HEAD(self):
-        name = self.path.split("?")[0].rpartition("/resolve/main/")[2]
-        file = self.folder / name
-        self.data = file.read_bytes() if file.is_file() else None
-        self.send_response(404 if self.data is None else 200)
-        self.send_header("X-Repo-Commit", "0" * 40)
-        if self.data is None:
-            self.send_header("X-Error-Code", "EntryNotFound")
-        else:
-            self.send_header("ETag", f'"{name}"')
-        self.send_header("Content-Length", str(len(self.data or b"")))
-        self.end_headers()
-
-    def do_GET(self):
-        self.do_HEAD()
-        self.wfile.write(self.data or b"")
-
-    def log_message(self, *args):
-        pass
-
-
-class Stalled(http.server.BaseHTTPRequestHandler):
-    """Takes a request, says so by ``reached`` of the address's ``server``, and answers when ``leave`` is set."""
-
-    def do_GET(self):
-        self.server.reached.set()
-        self.server.leave.wait(30)
-
-    def log_message(self, *args):
-        pass
 
 
 def folder(path):

@@ -7,7 +7,8 @@ import sys
 
 import pytest
 from shared_demo import ROOT
-from shared_http import Stalled, serving
+from shared_http import serving
+from shared_hub import Stall
 
 QWEN, GENERATE = ROOT / "qwen2.5-vl" / "infer_qwen2_5_vl_psa.py", ROOT / "examples" / "video_generation.py"
 VIDEO, IMAGE = str(ROOT / "demo" / "sample.mp4"), str(ROOT / "demo" / "sample.jpg")
@@ -71,12 +72,13 @@ def test_ctrl_c_while_the_libraries_are_imported(script, tmp_path):
 
 @pytest.mark.parametrize("number,status,words", [(signal.SIGINT, 130, "interrupted\n"), (signal.SIGTERM, 143, "")])
 def test_a_signal_during_a_download(number, status, words, tmp_path):
-    with serving(Stalled) as address:
+    stall = Stall()
+    with serving(stall.handler) as address:
         process = start(QWEN, *DEMO, "--input", f"{address}/v.mp4", TMPDIR=str(tmp_path))
-        assert address.server.reached.wait(60)
+        assert stall.reached.wait(60)
         process.send_signal(number)
         assert process.communicate(timeout=30) == ("", words) and process.returncode == status
-        address.server.leave.set()
+        stall.leave.set()
     assert list(tmp_path.iterdir()) == []
 
 

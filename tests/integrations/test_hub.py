@@ -14,10 +14,10 @@ from psa_paddle.integrations.hub import HubError, is_whole, load_by_name
 
 FROM_A_MIRROR = """
 import os, sys
-from shared_http import Hub, serving
-from pathlib import Path
+from shared_http import serving
+from shared_hub import hub
 
-with serving(type("Mirror", (Hub,), {"folder": Path("demo/checkpoint")})) as address:
+with serving(hub("demo/checkpoint")) as address:
     os.environ["HF_ENDPOINT"] = address
     from psa_paddle.integrations.inference import QwenVLInference
 
