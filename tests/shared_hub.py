@@ -11,7 +11,7 @@ class _Silent(http.server.BaseHTTPRequestHandler):
 
 
 def hub(folder):
-    """A handler that answers as Hugging Face's hub does for one revision of a repository, with the files of a folder."""
+    """A handler that answers as Hugging Face's hub does for one revision of a repository, made of a folder's files."""
 
     class Hub(_Silent):
         def do_HEAD(self):
