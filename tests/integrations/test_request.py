@@ -96,8 +96,9 @@ def test_a_small_image_keeps_its_size_under_a_limit(dense, handed):
 
 def test_a_video(dense, handed):
     answer = dense.inference_video(VIDEO, "Describe this video.")
-    moves = "First a pink diamond moves right, then a green circle moves right, then a red triangle moves down."
-    assert answer == moves and dense.stats()["finish_reason"] == "stop"
+    moves = "First a pink diamond moves right, then a green circle moves right, then a red triangle moves down"
+    assert answer.startswith(moves)  # the card is shown for a moment only
+    assert dense.stats()["finish_reason"] == "stop"
     given, asked = handed.processor(), handed.generate()
     assert given["text"] == [chat(CLIP, "Describe this video.")]
     (frames,) = given["videos"]
