@@ -12,7 +12,7 @@ import sys
 if __name__ == "__main__":  # the imports take seconds, and Ctrl-C there would show their insides
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(130)))
 
-from qwen_flags import attention_of, build_parser, given_flags, kind_of, psa_config, triangle_config
+from qwen_flags import VIDEO_FLAGS, attention_of, build_parser, given_flags, kind_of, psa_config, triangle_config
 
 from psa_paddle.integrations.inference import QwenVLInference, check_request
 from psa_paddle.integrations.loading import check_library
@@ -26,7 +26,6 @@ from psa_paddle.utils.quiet import quiet_libraries
 __all__ = ["QwenVLInference", "main"]
 
 PROMPTS = {"image": "请描述这张图片", "video": "请描述这个视频"}
-VIDEO_FLAGS = ("fps", "max_frames")
 MEMORY_ADVICE = "look at less with --max-pixels (for a video --max-frames or --fps too), or take a smaller --model."
 
 

@@ -28,8 +28,6 @@ PSA_FLAGS = (
 )  # fmt: skip
 TRIANGLE_FLAGS = ("num_sink_tokens", "sliding_window_size", "num_last_tokens")
 VIDEO_FLAGS = ("fps", "max_frames")
-
-
 VIDEO_SUFFIXES = (".3gp", ".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ts", ".webm", ".wmv")
 
 
