@@ -113,14 +113,22 @@ def seconds_of(asked) -> float:
     return float(np.asarray(asked["second_per_grid_ts"]).reshape(-1)[0])
 
 
-def test_a_video_with_other_settings(dense, handed):
-    settings = {"fps": np.float32(0.5), "max_pixels": np.int64(40000), "max_frames": np.int16(8)}
+@pytest.mark.parametrize(
+    "settings,length",
+    [({"fps": np.float32(0.2), "max_pixels": np.int64(40000)}, 6), ({"max_frames": np.int16(4)}, 4)],
+    ids=["fps and pixels", "frames"],
+)
+def test_a_video_with_other_settings(settings, length, dense, handed):
     dense.inference_video(str(VIDEO), "Which way?", 2, **settings)
     (frames,), asked = handed.processor()["videos"], handed.generate()
-    assert len(frames) == 8 and frames[0].shape[0] * frames[0].shape[1] <= 40000 and asked["max_new_tokens"] == 2
-    assert seconds_of(asked) == pytest.approx(30 / 4, rel=0.05)
-    dense.inference_video(load_video(VIDEO, fps=0.2), "Which way?", 1)
-    assert seconds_of(handed.generate()) == pytest.approx(30 / 3, rel=0.05)
+    assert len(frames) == length and frames[0].shape[0] * frames[0].shape[1] <= settings.get("max_pixels", 151200)
+    assert asked["max_new_tokens"] == 2 and seconds_of(asked) == pytest.approx(30 / (length / 2), rel=0.05)
+
+
+def test_a_clip_keeps_its_rate(dense, handed):
+    dense.inference_video(load_video(VIDEO, fps=0.3), "Which way?", 1)
+    assert len(handed.processor()["videos"][0]) == 8
+    assert seconds_of(handed.generate()) == pytest.approx(30 / 4, rel=0.05)
 
 
 def test_an_answer_that_is_cut_off_says_so(dense, caplog, capsys):
