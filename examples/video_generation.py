@@ -4,32 +4,41 @@ python examples/video_generation.py --prompt "a red ball rolls down a hill" --us
 python examples/video_generation.py --model wan2.1_1.3b --prompt_file prompts.txt --use_psa --seed 7
 """
 
+# ruff: noqa: E402
+
 from __future__ import annotations
 
 import argparse
 import logging
 import os
+import signal
 import sys
 import time
-import warnings
 from pathlib import Path
 
-os.environ.setdefault("GLOG_minloglevel", "2")
-for notice in ("No ccache found", "Setuptools is replacing distutils"):
-    warnings.filterwarnings("ignore", message=notice)
+if __name__ == "__main__":  # the imports take seconds, and Ctrl-C there would show their insides
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(130)))
 
-import numpy as np  # noqa: E402
-from video_models import FRAMES_PER_LATENT, MODELS, Request, VideoModel, load  # noqa: E402
+import numpy as np
 
-from psa_paddle import Preset, load_preset  # noqa: E402
-from psa_paddle.integrations.ppdiffusers import plug_of, replace_attention_with_psa  # noqa: E402
+from psa_paddle import Preset, load_preset
+from psa_paddle.integrations.ppdiffusers import plug_of, replace_attention_with_psa
+from psa_paddle.utils.command import EXIT_CODES, TERMINATED, run_command
+from psa_paddle.utils.files import as_path, check_file, check_folder, replacing
+from psa_paddle.utils.quiet import quiet_import
 
+with quiet_import():
+    from video_models import FRAMES_PER_LATENT, MODELS, Request, VideoModel, load
+
+MEMORY_ADVICE = "make a smaller video with --width, --height or --num_frames, or take a smaller --model."
 PSA_FLAGS = ("attention_preset", "preset_file", "verbose")
 log = logging.getLogger("psa_paddle")
 
 
 def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--model", choices=tuple(MODELS), default="stub-cogvideox", help="(default: %(default)s)")
     parser.add_argument("--weights", help="folder or hub name of the weights (default: the model's own hub name)")
     what = parser.add_mutually_exclusive_group(required=True)
@@ -53,7 +62,8 @@ def build_parser() -> argparse.ArgumentParser:
 def preset_of(args, section: str) -> Preset | None:
     """The preset that the flags ask for; None without --use_psa."""
     if args.use_psa:
-        return load_preset(section, args.attention_preset, args.preset_file)
+        file = None if args.preset_file is None else as_path(args.preset_file, "--preset_file")
+        return load_preset(section, args.attention_preset, file)
     for name in PSA_FLAGS:
         if getattr(args, name):
             raise ValueError(f"--{name} does nothing without --use_psa; add it.")
@@ -64,7 +74,11 @@ def prompts_of(args) -> list[str]:
     if args.prompt is not None:
         prompts = [args.prompt.strip()]
     else:
-        prompts = [line.strip() for line in args.prompt_file.read_text(encoding="utf-8").splitlines()]
+        try:
+            lines = as_path(args.prompt_file, "--prompt_file").read_text(encoding="utf-8").splitlines()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"--prompt_file '{args.prompt_file}' is not UTF-8 text ({error.reason}).") from None
+        prompts = [line.strip() for line in lines]
     prompts = [prompt for prompt in prompts if prompt]
     if not prompts:
         raise ValueError("no prompt: say what the video shows.")
@@ -101,18 +115,13 @@ def write_mp4(path: Path, frames: np.ndarray, fps: int) -> None:
     """Write frames in [0, 1], [T, H, W, 3], as H.264; beside the target first, so that nothing is left half-written."""
     import av
 
-    part = path.with_name(f"{path.stem}.part.mp4")
-    try:
-        with av.open(str(part), "w", options={"movflags": "faststart"}) as container:
-            stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
-            stream.height, stream.width = frames.shape[1:3]
-            stream.pix_fmt = "yuv420p"
-            for frame in (frames.clip(0, 1) * 255).round().astype(np.uint8):
-                container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
-            container.mux(stream.encode())
-        os.replace(part, path)
-    finally:
-        part.unlink(missing_ok=True)
+    with replacing(path) as part, av.open(str(part), "w", "mp4", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "18"})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        for frame in (frames.clip(0, 1) * 255).round().astype(np.uint8):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(frame, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def summary_of(rows: list[dict], verbose: bool) -> str:
@@ -136,17 +145,17 @@ def run(args) -> None:
     request, preset, prompts = request_of(args, model), preset_of(args, model.section), prompts_of(args)
     if args.weights is not None and model.hub is None:
         raise ValueError(f"--weights does nothing with {args.model}, whose weights are random.")
-    if args.output_dir.exists() and not args.output_dir.is_dir():
-        raise ValueError(f"--output_dir '{args.output_dir}' is a file; name a folder.")
+    output = check_folder(args.output_dir, "--output_dir")
     loaded = load(args.model, args.weights, request.height)
     if model.hub is None:
         log.info("%s is a STUB with random weights: its pictures mean nothing.", args.model)
     if preset is not None:
         log.info("Pyramid Sparse Attention, preset %s of %s: %s", preset.name, preset.model, preset.description)
         replace_attention_with_psa(loaded.transformer, preset, verbose=True if args.verbose else None)
-    plug, folder = plug_of(loaded.transformer), args.output_dir / args.model
+    plug, folder = plug_of(loaded.transformer), output / args.model
     folder.mkdir(parents=True, exist_ok=True)
-    for index, prompt in enumerate(prompts):
+    paths = [check_file(folder / f"video_{index:04d}.mp4", "--output_dir") for index in range(len(prompts))]
+    for index, (prompt, path) in enumerate(zip(prompts, paths, strict=True)):
         if plug is not None:
             plug.reset()
         started = time.perf_counter()
@@ -154,7 +163,6 @@ def run(args) -> None:
         seconds = time.perf_counter() - started
         if plug is not None:
             log.info(summary_of(plug.steps(), args.verbose))
-        path = folder / f"video_{index:04d}.mp4"
         write_mp4(path, frames, model.fps)
         log.info("%s  %d frames of %dx%d, %.1f s", path, len(frames), request.width, request.height, seconds)
 
@@ -167,14 +175,12 @@ def main(argv=None) -> int:
     log.setLevel(logging.INFO)
     log.addHandler(handler)
     try:
-        run(args)
-    except (ValueError, TypeError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
+        return run_command(lambda: run(args), MEMORY_ADVICE)
     finally:
         log.removeHandler(handler)
-    return 0
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))
     sys.exit(main())

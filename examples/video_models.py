@@ -75,7 +75,7 @@ def load(name: str, weights: str | None, height: int) -> Loaded:
     source = weights or MODELS[name].hub
     make = _load_cogvideox if name.startswith("cogvideo") else _load_wan
     try:
-        pipe = make(ppdiffusers, source, usable_dtype("bfloat16"), height)
+        pipe = make(ppdiffusers, source, usable_dtype(None), height)
     except (AttributeError, KeyError, OSError, ValueError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"'{source}' could not be loaded as {name}: {reason}.") from error

@@ -3,10 +3,12 @@
 import logging
 import re
 
-import decord
+import av
 import numpy as np
 import pytest
+from stub_video import StubVideoPipeline
 from video_generation import main, write_mp4
+from video_models import Loaded, Request, load
 
 ASK = ["--prompt", "a red ball", "--width", "160", "--height", "128", "--num_frames", "9", "--num_inference_steps", "4"]
 OWN = """
@@ -31,7 +33,8 @@ def own_presets(folder, verbose="true"):
 
 
 def frames_of(path):
-    return decord.VideoReader(str(path))[:].asnumpy()
+    with av.open(str(path)) as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
 
 
 @pytest.mark.parametrize("model", ["stub-cogvideox", "stub-wan"])
@@ -71,6 +74,58 @@ def test_prompt_file_makes_a_video_a_line_with_seeds_of_their_own(tmp_path, caps
     assert np.array_equal(frames[1], frames[3])
     assert not np.array_equal(frames[0], frames[1]) and not np.array_equal(frames[1], frames[2])
     assert "sparsity" not in capsys.readouterr().out
+
+
+def test_each_video_has_statistics_of_its_own(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("video_generation.write_mp4", lambda *given: None)
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red ball\na blue box\n", encoding="utf-8")
+    tiny = ["--width", "32", "--height", "32", "--num_frames", "5", "--num_inference_steps", "2"]
+    assert main(["--prompt_file", str(prompts), *tiny, "--output_dir", str(tmp_path), "--use_psa"]) == 0
+    printed = capsys.readouterr().out
+    assert printed.count("over all 2 steps") == 2 and printed.count("run 1 ") == 4 and "run 2" not in printed
+
+
+def test_the_flags_reach_the_model(tmp_path, monkeypatch):
+    asked, written = [], []
+
+    def load(name, weights, height):
+        transformer = StubVideoPipeline("stub-wan").transformer
+        frames = np.zeros((9, 48, 32, 3), np.float32)
+        asked.append((name, weights, height))
+        return Loaded(transformer, lambda *given: asked.append(given) or frames)
+
+    monkeypatch.setattr("video_generation.load", load)
+    monkeypatch.setattr("video_generation.write_mp4", lambda path, frames, fps: written.append((path, frames, fps)))
+    sizes = ["--width", "32", "--height", "48", "--num_frames", "9"]
+    flags = [*sizes, "--num_inference_steps", "3", "--guidance_scale", "2.5", "--seed", "7", "--weights", "there"]
+    out = ["--output_dir", str(tmp_path)]
+    assert main(["--prompt", " a red ball ", "--model", "wan2.1_1.3b", *flags, *out]) == 0
+    assert asked == [("wan2.1_1.3b", "there", 48), ("a red ball", Request(32, 48, 9, 3, 2.5), 7)]
+    ((path, frames, fps),) = written
+    assert path == tmp_path / "wan2.1_1.3b" / "video_0000.mp4" and frames.shape == (9, 48, 32, 3) and fps == 16
+    assert main(["--prompt", "a red ball", "--model", "wan2.1_14b", *out]) == 0
+    assert asked[2:] == [("wan2.1_14b", None, 720), ("a red ball", Request(1280, 720, 81, 50, 5.0), 42)]
+
+
+def test_a_stub_makes_what_is_asked():
+    loaded = load("stub-cogvideox", None, 32)
+    frames = [
+        loaded.generate("a", Request(32, 48, 5, 2, guidance), seed) for guidance, seed in ((1, 0), (6, 0), (6, 1))
+    ]
+    assert all(f.shape == (5, 48, 32, 3) for f in frames)
+    assert not np.allclose(frames[0], frames[1]) and not np.allclose(frames[1], frames[2])
+
+
+def test_colours_and_rate_of_a_file(tmp_path):
+    frames = np.zeros((4, 32, 48, 3), np.float32)
+    frames[..., 0], frames[..., 2] = 0.8, 0.2  # more red than blue
+    write_mp4(tmp_path / "a.mp4", frames, 5)
+    with av.open(str(tmp_path / "a.mp4")) as container:
+        stream = container.streams.video[0]
+        shown = [frame.to_ndarray(format="rgb24") for frame in container.decode(stream)]
+        assert float(stream.average_rate) == 5 and len(shown) == 4
+    assert np.abs(shown[2].mean((0, 1)) - [204, 0, 51]).max() < 12
 
 
 def test_a_file_that_cannot_be_written_leaves_nothing(tmp_path):
@@ -115,6 +170,15 @@ def test_refuses_a_file_as_folder_and_a_missing_prompt_file(tmp_path, capsys):
     assert main(["--prompt_file", str(file), *ASK[2:], "--output_dir", str(tmp_path / "out")]) == 2
     assert "no prompt" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_in_the_place_of_a_video_is_refused_before_any_is_made(tmp_path, capsys, monkeypatch):
+    monkeypatch.setattr("video_generation.write_mp4", lambda *given: pytest.fail("a video was made"))
+    prompts = tmp_path / "prompts.txt"
+    prompts.write_text("a red ball\na blue box\n", encoding="utf-8")
+    (tmp_path / "stub-cogvideox" / "video_0001.mp4").mkdir(parents=True)
+    assert main(["--prompt_file", str(prompts), *ASK[2:], "--output_dir", str(tmp_path)]) == 2
+    assert "video_0001.mp4' is a folder" in capsys.readouterr().err
 
 
 def test_leaves_the_log_as_it_was(tmp_path):

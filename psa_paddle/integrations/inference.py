@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import resource
 import sys
 import threading
@@ -13,16 +14,22 @@ import paddle
 
 from ..config import AttentionConfig
 from ..trianglemix import TriangleMixConfig
+from ..utils.files import as_path, check_folder
 from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, Clip, load_image, load_video
 from ..utils.psa_logger import PSALogger
+from ..utils.quiet import quiet_libraries
 from .choice import AttentionChoice
 from .generation import TokenClock, cached_generation
 from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
 from .qwen2_5_vl import plug_of, replace_attention
-from .summary import audit_lines, layer_line, totals
+from .report import format_stats
+from .request import chat, check_images, check_positions, check_request, image_limits
+from .summary import totals
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
+END_TOKENS = ["<|im_end|>", "<|endoftext|>"]
+log = logging.getLogger("psa_paddle")
 
 
 def demo_folder() -> str:
@@ -32,18 +39,12 @@ def demo_folder() -> str:
     return str(DEMO)
 
 
-def check_request(prompt: str, max_tokens: int) -> None:
-    """Refuse a question that cannot be asked."""
-    if not isinstance(prompt, str):
-        raise TypeError(f"prompt must be a string, got {type(prompt).__name__}.")
-    if not prompt.strip():
-        raise ValueError("prompt is empty; ask something about the input.")
-    if "<|" in prompt and "|>" in prompt:
-        raise ValueError("prompt contains a special token such as <|image_pad|>; remove it, images are added for you.")
-    if isinstance(max_tokens, bool) or not isinstance(max_tokens, int):
-        raise TypeError(f"max_tokens must be an integer, got {max_tokens!r}.")
-    if max_tokens < 1:
-        raise ValueError(f"max_tokens must be at least 1, got {max_tokens}.")
+def check_cache(cache_dir) -> str:
+    """The folder for downloads; it may be read-only, when all is there already."""
+    path = as_path(cache_dir, "cache_dir")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"cache_dir '{path}' is a file; name a folder.")
+    return str(path)
 
 
 class QwenVLInference:
@@ -51,11 +52,13 @@ class QwenVLInference:
 
     Args:
         model_name: a folder with a Hugging Face checkpoint, a hub name, or ``"demo"`` for the bundled tiny one.
-        dtype: bfloat16, float16 or float32; what the device lacks falls back with a warning.
+        dtype: bfloat16, float16 or float32; what the device lacks falls back with a warning. None: bfloat16, or the
+            best that the device has.
         use_psa: prefill with Pyramid Sparse Attention.
         psa_config: ``AttentionConfig()`` by default.
         cache_dir: where downloaded weights are kept.
-        log_dir: folder for a sparsity log of every request (needs sparse attention).
+        log_dir: folder for a sparsity log of every request (needs sparse attention); a log that cannot be written is
+            an error in Python's logging and costs no answer.
         library: ``"paddleformers"``, ``"paddlemix"``, or ``"auto"`` for the first of them that is installed.
         attention: ``"dense"``, ``"psa"`` (as ``use_psa``), ``"trianglemix"`` in chosen layers and dense elsewhere, or
             ``"mix"``: TriangleMix in chosen layers and PSA in the others.
@@ -68,7 +71,7 @@ class QwenVLInference:
     def __init__(
         self,
         model_name: str = DEFAULT_MODEL,
-        dtype: str = "bfloat16",
+        dtype: str | None = None,
         use_psa: bool = False,
         psa_config: AttentionConfig | None = None,
         cache_dir: str | None = None,
@@ -79,6 +82,8 @@ class QwenVLInference:
         triangle_config: TriangleMixConfig | None = None,
         triangle_layers: list[int] | None = None,
     ):
+        if not isinstance(use_psa, (bool, np.bool_)):
+            raise TypeError(f"use_psa must be True or False, got {use_psa!r}.")
         if use_psa and attention not in (None, "psa"):
             raise ValueError(f"use_psa=True is attention='psa', but attention is {attention!r}; give one of them.")
         attention, choice = attention or ("psa" if use_psa else "dense"), None
@@ -89,11 +94,13 @@ class QwenVLInference:
         elif log_dir is not None or any(x is not None for x in settings):
             raise ValueError("psa_config, triangle_* and log_dir do nothing without use_psa=True or attention=...")
         self.library = check_library(library)
-        self.model_name = model_name
+        self.model_name = str(as_path(model_name, "model_name"))
+        self.log_dir = None if log_dir is None else check_folder(log_dir, "log_dir")
+        cache_dir = None if cache_dir is None else check_cache(cache_dir)
         self.dtype = usable_dtype(dtype)
-        self.log_dir = log_dir
-        folder = demo_folder() if model_name == "demo" else model_name
-        self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
+        folder = demo_folder() if self.model_name == "demo" else self.model_name
+        with quiet_libraries(self.library):
+            self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
         if choice is not None:
             replace_attention(self.model, choice)
         self._last: dict | None = None
@@ -117,11 +124,8 @@ class QwenVLInference:
         self, paths, prompt: str, max_tokens: int = 512, *, max_pixels=None, streamer=None
     ) -> str:
         """Answer a prompt about several images, in order; max_pixels: the most pixels of each."""
-        check_request(prompt, max_tokens)
-        if not isinstance(paths, (list, tuple)) or not paths:
-            raise ValueError("give a list of at least one image.")
-        images = [load_image(path) for path in paths]
-        limits = {} if max_pixels is None else {"images_kwargs": {"min_pixels": 28 * 28, "max_pixels": max_pixels}}
+        max_tokens, limits = check_request(prompt, max_tokens, streamer), image_limits(max_pixels)
+        images = [load_image(path) for path in check_images(paths)]
         text = self._prompt_text(["image"] * len(images), prompt)
         with self._one_request:
             inputs = self.processor(text=[text], images=images, return_tensors="pd", **limits)
@@ -142,7 +146,7 @@ class QwenVLInference:
 
         fps: frames a second to look at; max_pixels: the most pixels of a frame; max_frames: the most frames.
         """
-        check_request(prompt, max_tokens)
+        max_tokens = check_request(prompt, max_tokens, streamer)
         clip = path if isinstance(path, Clip) else load_video(path, fps, max_pixels, max_frames)
         text = self._prompt_text(["video"], prompt)
         settings = {"fps": clip.fps, "do_resize": False, "return_tensors": "pd"}
@@ -151,16 +155,16 @@ class QwenVLInference:
             return self._generate(inputs, max_tokens, streamer)
 
     def _prompt_text(self, kinds: list[str], prompt: str) -> str:
-        content = [{"type": kind} for kind in kinds] + [{"type": "text", "text": prompt}]
-        messages = [{"role": "user", "content": content}]
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self.processor.apply_chat_template(chat(kinds, prompt), tokenize=False, add_generation_prompt=True)
 
     def _generate(self, inputs, max_tokens: int, streamer) -> str:
         tokenizer, plug = self.processor.tokenizer, plug_of(self.model)
+        lengths = self._lengths(inputs["input_ids"])
+        check_positions(lengths["sequence_length"], max_tokens, self.model.config)
         on_gpu = paddle.get_device().startswith("gpu")
         if on_gpu:
             paddle.device.cuda.reset_max_memory_allocated()
-        ends = tokenizer.convert_tokens_to_ids(["<|im_end|>", "<|endoftext|>"])
+        ends = tokenizer.convert_tokens_to_ids(END_TOKENS)
         with ExitStack() as stack:
             stack.enter_context(paddle.no_grad())
             if plug is None:
@@ -179,12 +183,30 @@ class QwenVLInference:
                 streamer=clock,
             )
         memory = paddle.device.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
-        self._last = {**clock.timings(), **self._lengths(inputs["input_ids"]), "peak_memory_bytes": memory}
+        new = ids[0].tolist()
+        reason = "stop" if set(new) & set(ends) else "length"
+        self._last = {**clock.timings(), "finish_reason": reason, **lengths, "peak_memory_bytes": memory}
+        if reason == "length":
+            log.warning("the answer was cut off after %d tokens; a larger max_tokens gives the rest.", max_tokens)
         if plug is not None and self.log_dir is not None:
-            with PSALogger(self.log_dir, plug.choice) as logger:
-                for layer, call in plug.calls:
-                    logger.log(layer, call)
-        return tokenizer.decode(ids[0].tolist(), skip_special_tokens=True).strip()
+            try:
+                self.write_log(self.log_dir)
+            except OSError as error:
+                log.error("the sparsity log could not be written to '%s' (%s).", self.log_dir, error)
+        return tokenizer.decode(new, skip_special_tokens=True).strip()
+
+    def write_log(self, log_dir) -> None:
+        """Write the sparsity log of the last request, JSON lines and a summary, into a folder, made when needed.
+
+        Raises:
+            OSError: it cannot be written. ValueError: attention is dense.
+        """
+        plug = plug_of(self.model)
+        if plug is None:
+            raise ValueError("a model with dense attention has no sparsity log.")
+        with PSALogger(log_dir, plug.choice) as logger:
+            for layer, call in plug.calls:
+                logger.log(layer, call)
 
     def _lengths(self, input_ids) -> dict:
         config, ids = self.model.config, input_ids.numpy()
@@ -192,7 +214,8 @@ class QwenVLInference:
         return {"sequence_length": ids.size, "vision_tokens": vision, "text_tokens": ids.size - vision}
 
     def stats(self) -> dict:
-        """What the last request did, in plain types: lengths in tokens, seconds, bytes, sparsity of every layer.
+        """What the last request did, in plain types: lengths in tokens, seconds, bytes, why the answer ended
+        (``finish_reason``: ``"stop"``, or ``"length"`` when max_tokens cut it off), sparsity of every layer.
 
         Raises:
             RuntimeError: before the first request.
@@ -213,38 +236,7 @@ class QwenVLInference:
         print(format_stats(self.stats()))
 
 
-def describe_attention(s: dict) -> str:
-    """Which layers do what, in words."""
-    if "triangle_layers" not in s:
-        return s["attention"]
-    others = "PSA" if s["attention"] == "mix" else "dense"
-    return (
-        f"{s['attention']}: TriangleMix in layers {', '.join(map(str, s['triangle_layers']))}, {others} in the others"
-    )
-
-
 def peak_resident_bytes() -> int:
     """Peak resident memory of the process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
-
-
-def format_stats(s: dict) -> str:
-    """``QwenVLInference.stats()`` as a few lines of text."""
-    speed = "-" if s["decode_tokens_per_s"] is None else f"{s['decode_tokens_per_s']:.1f} tokens/s"
-    lines = [
-        f"Model       {s['model']}  ({s['library']}, {s['device']}, {s['dtype']})",
-        f"Prompt      {s['sequence_length']} tokens: {s['vision_tokens']} vision, {s['text_tokens']} text",
-        f"Prefill     {s['ttft_s']:.2f} s to the first token",
-        f"Decode      {speed}, {s['new_tokens']} tokens",
-        f"Memory      {s['peak_memory_bytes'] / 2**20:.0f} MiB at the peak",
-    ]
-    if s["attention"] == "dense":
-        return "\n".join([*lines, "Attention   dense (no --use-psa)"])
-    lines += [
-        f"Attention   {describe_attention(s)}",
-        f"Sparsity    {s['average_sparsity']:.1%} of the attention work was skipped, on average over the layers",
-        f"Layers      {s['layers_sparse']} sparse, {s['layers_dense']} dense, backend {'/'.join(s['backends'])}",
-    ]
-    lines += [f"Dense       {count} calls: {reason}" for reason, count in s["dense_reasons"].items()]
-    return "\n".join([*lines, *audit_lines(s), *map(layer_line, s["layers"])])

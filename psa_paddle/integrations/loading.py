@@ -9,11 +9,13 @@ import logging
 import tempfile
 import threading
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import paddle
 
 from ..config import AttentionConfig
+from .hub import HubError, load_by_name
 
 DTYPES = ("bfloat16", "float16", "float32")
 LIBRARIES = ("paddleformers", "paddlemix")
@@ -24,21 +26,24 @@ _LOADING = threading.Lock()  # both libraries keep what they are loading in the 
 log = logging.getLogger("psa_paddle")
 
 
-def usable_dtype(dtype: str) -> str:
-    """``dtype``, or the nearest one that the current device computes in; says so when it differs.
+def usable_dtype(dtype: str | None) -> str:
+    """``dtype``, or the nearest one that the current device computes in, and a warning when it differs; None: the best
+    one for the device.
 
     Raises:
         ValueError: not bfloat16, float16 or float32.
     """
-    if dtype not in DTYPES:
+    if dtype not in (None, *DTYPES):
         raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {dtype!r}.")
-    if dtype != "float32" and not paddle.get_device().startswith("gpu"):
-        log.warning("%s is not supported on this device (%s); using float32.", dtype, paddle.get_device())
-        return "float32"
-    if dtype == "bfloat16" and not paddle.amp.is_bfloat16_supported():
-        log.warning("bfloat16 is not supported on this GPU; using float16.")
-        return "float16"
-    return dtype
+    if not paddle.get_device().startswith("gpu"):
+        best, where = "float32", f"device ({paddle.get_device()})"
+    elif dtype in (None, "bfloat16") and not paddle.amp.is_bfloat16_supported():
+        best, where = "float16", "GPU"
+    else:
+        return dtype or "bfloat16"
+    if dtype not in (None, best):
+        log.warning("%s is not supported on this %s; using %s.", dtype, where, best)
+    return best
 
 
 def check_backend(config: AttentionConfig) -> None:
@@ -103,10 +108,12 @@ def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddl
 
         load = paddlemix_loading.load
     else:
-        load = _load_paddleformers
+        load = partial(load_by_name, _load_paddleformers)
     try:
         with _LOADING:
             model, processor = load(name, dtype, cache_dir)
+    except HubError:
+        raise
     except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"model '{name}' could not be loaded: {reason}.") from error

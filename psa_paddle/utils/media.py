@@ -7,6 +7,7 @@ import os
 import tempfile
 from contextlib import contextmanager
 from dataclasses import dataclass
+from numbers import Integral, Real
 from pathlib import Path
 from urllib.parse import urlparse
 
@@ -53,7 +54,7 @@ def local_file(source, kind: str, max_bytes: int):
         with tempfile.TemporaryDirectory(prefix="psa_paddle_") as folder:
             yield _download(source, kind, max_bytes, Path(folder))
         return
-    path = Path(source)
+    path = Path(os.path.expanduser(source))
     if not path.exists():
         raise MediaError(f"{kind} '{source}' does not exist; check the path.")
     if path.is_dir():
@@ -121,11 +122,11 @@ def load_image(source, max_bytes: int = IMAGE_BYTES) -> Image.Image:
 
 def check_sampling(fps: float, max_frames: int, max_pixels: int) -> None:
     """Refuse sampling settings that leave no frame or no pixel."""
-    if isinstance(fps, bool) or not isinstance(fps, (int, float)) or not 0 < fps <= 1000:
-        raise MediaError(f"fps must be a number above 0, got {fps!r}.")
-    if isinstance(max_frames, bool) or not isinstance(max_frames, int) or max_frames < FRAME_PAIR:
+    if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps <= 1000:
+        raise MediaError(f"fps must be a number above 0 and at most 1000, got {fps!r}.")
+    if isinstance(max_frames, bool) or not isinstance(max_frames, Integral) or max_frames < FRAME_PAIR:
         raise MediaError(f"max_frames must be an integer of at least {FRAME_PAIR}, got {max_frames!r}.")
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, int) or max_pixels < FACTOR**2:
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, Integral) or max_pixels < FACTOR**2:
         raise MediaError(f"max_pixels must be an integer of at least {FACTOR**2}, got {max_pixels!r}.")
 
 
@@ -143,6 +144,7 @@ def load_video(
         MediaError: settings that make no sense, or a file that is not a video, has no frames or is truncated.
     """
     check_sampling(fps, max_frames, max_pixels)
+    fps, max_pixels, max_frames = float(fps), int(max_pixels), int(max_frames)  # NumPy's numbers stop here
     with local_file(source, "video", max_bytes) as path:
         if mp4_is_cut_off(path):
             raise MediaError(f"video '{source}' is truncated: the file ends before its own index says; copy it again.")

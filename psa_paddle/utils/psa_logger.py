@@ -3,19 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from datetime import datetime
 from pathlib import Path
 
 from ..audit import error_figures, error_warning
 from ..stats import CallStats
-
-
-def write_json(path: Path, text: str) -> None:
-    """Write beside the target and rename, so that a reader never sees half a file."""
-    part = path.with_name(path.name + ".part")
-    part.write_text(text, encoding="utf-8")
-    os.replace(part, path)
+from .files import write_text
 
 
 def call_record(layer_idx: int, call: CallStats) -> dict:
@@ -97,8 +90,8 @@ class PSALogger:
         """Write both files; a second flush rewrites them with what came since."""
         records = [call_record(layer, call) for layer, call in self._calls]
         lines = "".join(json.dumps(r) + "\n" for r in records)
-        write_json(self.log_dir / f"{self.name}.jsonl", lines)
-        write_json(self.log_dir / f"{self.name}_summary.json", json.dumps(self.summary(records), indent=2) + "\n")
+        write_text(self.log_dir / f"{self.name}.jsonl", lines)
+        write_text(self.log_dir / f"{self.name}_summary.json", json.dumps(self.summary(records), indent=2) + "\n")
 
     def __enter__(self) -> PSALogger:
         return self

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from psa_paddle import AttentionConfig, CallStats
-from psa_paddle.utils.psa_logger import PSALogger, call_record, write_json
+from psa_paddle.utils.psa_logger import PSALogger, call_record
 
 # 2 samples of 3 heads; 20 pairs of blocks in all
 SPARSE = CallStats("eager", "sparse", "", ((10, 20), (30, 40)), [np.array([[2.0, 4, 6], [1, 1, 2]])], [12, 8])
@@ -76,16 +76,6 @@ def test_logs_without_a_name_do_not_share_one(tmp_path):
 def test_layers_are_in_the_order_of_their_numbers(tmp_path):
     logger = PSALogger(tmp_path, AttentionConfig())
     assert list(logger.summary([call_record(layer, DENSE) for layer in (10, 9, 2)])["layers"]) == ["2", "9", "10"]
-
-
-def test_a_file_is_whole_or_not_there(tmp_path, monkeypatch):
-    target = tmp_path / "summary.json"
-    write_json(target, "第一")
-    assert target.read_text(encoding="utf-8") == "第一" and [p.name for p in tmp_path.iterdir()] == ["summary.json"]
-    seen = []
-    monkeypatch.setattr("os.replace", lambda part, path: seen.append((part.read_text(encoding="utf-8"), path)))
-    write_json(target, "second")
-    assert seen == [("second", target)] and target.read_text(encoding="utf-8") == "第一"
 
 
 def test_a_path_below_a_file_is_refused(tmp_path):

@@ -1,0 +1,65 @@
+"""What the command lines share: exit codes, one sentence on stderr, Ctrl-C, terminals without Chinese."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+
+from .network import chain, network_error
+
+BAD_INPUT, NO_MEMORY, NO_NETWORK, NOT_WRITTEN = 2, 3, 4, 5
+INTERRUPTED, READER_LEFT, TERMINATED = 130, 141, 143  # 128 and the signal's number, as shells have it
+EXIT_CODES = f"""exit codes:
+  0    done
+  {BAD_INPUT}    bad input or settings
+  {NO_MEMORY}    not enough memory
+  {NO_NETWORK}    the network or a hub failed
+  {NOT_WRITTEN}    answered, but a file beside the answer was not written
+  {INTERRUPTED}  Ctrl-C"""
+
+
+class NotWritten(Exception):
+    """A file beside the answer could not be written; the answer is out."""
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, says that memory ran out, on the host or on a GPU."""
+    return any(isinstance(one, MemoryError) or "out of memory" in str(one).lower() for one in chain(error))
+
+
+def run_command(run: Callable[[], None], memory_advice: str) -> int:
+    """Call ``run`` and return the exit status; what went wrong is one line on stderr.
+
+    memory_advice: what to do when memory runs out. Errors that are neither of the input, nor of the memory or the
+    network, are defects and keep their traceback.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows \u4e00 instead of nothing
+    try:
+        run()
+        sys.stdout.flush()
+        return 0
+    except KeyboardInterrupt:
+        return _say("interrupted", INTERRUPTED)
+    except NotWritten as error:
+        return _say(f"error: {error}", NOT_WRITTEN)
+    except BrokenPipeError:  # the reader of stdout has left, as in "... | head"
+        return _say("", READER_LEFT)
+    except (MemoryError, OSError, RuntimeError, SystemError, TypeError, ValueError) as error:
+        if out_of_memory(error):
+            return _say(f"error: not enough memory; {memory_advice}", NO_MEMORY)
+        if isinstance(error, (RuntimeError, SystemError)):
+            raise
+        return _say(f"error: {error}", NO_NETWORK if network_error(error) else BAD_INPUT)
+
+
+def _say(words: str, status: int) -> int:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
+    if words:
+        print(words, file=sys.stderr)
+    return status
