@@ -16,6 +16,7 @@ from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, Clip, load_i
 from ..utils.psa_logger import PSALogger
 from .choice import AttentionChoice
 from .generation import TokenClock, cached_generation
+from .linear_memory import use_linear_memory
 from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
 from .qwen2_5_vl import plug_of, replace_attention
 from .summary import totals
@@ -93,6 +94,8 @@ class QwenVLInference:
         self.log_dir = log_dir
         folder = demo_folder() if model_name == "demo" else model_name
         self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
+        if self.library == "paddleformers":
+            use_linear_memory(self.model, text=choice is None)
         if choice is not None:
             replace_attention(self.model, choice)
         self._last: dict | None = None
@@ -143,7 +146,9 @@ class QwenVLInference:
         clip = path if isinstance(path, Clip) else load_video(path, fps, max_pixels, max_frames)
         text = self._prompt_text(["video"], prompt)
         inputs = self.processor(text=[text], videos=[clip.frames], fps=clip.fps, do_resize=False, return_tensors="pd")
-        return self._generate(inputs, max_tokens, streamer)
+        answer = self._generate(inputs, max_tokens, streamer)
+        self._last["frame_times_s"] = clip.times
+        return answer
 
     def _prompt_text(self, kinds: list[str], prompt: str) -> str:
         content = [{"type": kind} for kind in kinds] + [{"type": "text", "text": prompt}]
