@@ -69,23 +69,25 @@ def clip_frame(second: float, size=CLIP_SIZE) -> np.ndarray:
 
 
 def write_clip(
-    path, codec="libx264", form=None, pix="yuv420p", times=None, size=CLIP_SIZE, options=None, container=None, last=1.0
-):
+    path, codec="libx264", form=None, pix="yuv420p", times=None, size=CLIP_SIZE, options=None, container=None, last=1.0,
+    frames=None,
+):  # fmt: skip
     """Six seconds at 8 frames a second, or frames at ``times``, the last of which stays ``last`` seconds.
 
-    options: of the codec; container: of the file.
+    options: of the codec; container: of the file; frames: uint8 [T, H, W, 3] instead of ``clip_frame``'s.
     """
     uneven = times is not None
     times = np.arange(6 * RATE) / RATE if times is None else times
+    frames = [clip_frame(second, size) for second in times] if frames is None else frames
     unit = Fraction(1, 1000 if uneven else RATE)
     colorspace = 1 if options and "bt709" in str(options) else None
     with av.open(str(path), "w", format=form, options=container or {}) as file:
         stream = file.add_stream(codec, rate=RATE, options={"threads": "1", **(options or {})})
-        stream.height, stream.width, stream.pix_fmt = *size, pix
+        stream.height, stream.width, stream.pix_fmt = *frames[0].shape[:2], pix
         stream.codec_context.time_base = unit
         packets = []
-        for second in times:
-            frame = av.VideoFrame.from_ndarray(clip_frame(second, size), format="rgb24")
+        for second, pixels in zip(times, frames, strict=True):
+            frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), format="rgb24")
             frame = frame.reformat(format=pix, dst_colorspace=colorspace)
             frame.time_base, frame.pts = unit, round(second / unit)
             packets += stream.encode(frame)
