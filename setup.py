@@ -22,7 +22,7 @@ setup(
     install_requires=[
         "numpy",
         "paddleformers==1.2.0",
-        "av>=14.4",
+        "av>=17.1",
         "pillow>=11",
         "pyyaml",
         "requests>=2.32",
