@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-SECONDS_A_CASE = 20
+SECONDS_A_CASE = 60
 
 
 @pytest.fixture(autouse=True)
@@ -19,7 +19,7 @@ def nothing_left_behind(tmp_path_factory, monkeypatch):
     yield
     assert time.monotonic() - started < SECONDS_A_CASE
     assert list(folder.iterdir()) == []
-    deadline = time.monotonic() + 5  # a server's own threads end a little later
+    deadline = time.monotonic() + 20  # a server's own threads end a little later
     while any(now > then for now, then in zip(in_use(), before, strict=True)):
         assert time.monotonic() < deadline, "a file or a thread is left"
         time.sleep(0.01)

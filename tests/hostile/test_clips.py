@@ -1,11 +1,14 @@
 """Clips of every container and codec show at each time what was drawn for it, or are refused with a sentence."""
 
 import io
+import subprocess
+import sys
 
 import av
 import numpy as np
 import pytest
 from PIL import Image
+from shared_demo import ROOT
 from shared_media import (
     BLACK,
     CLIP_SIZE,
@@ -177,9 +180,11 @@ def test_transparent_gif_lies_on_white(tmp_path):
     assert_quarters(clip.frames[1], (WHITE, GREEN) * 2)
 
 
-def test_single_frame(tmp_path):
-    clip = load_video(write_clip(tmp_path / "one.mp4", times=[0]))
-    assert len(clip.frames) == 2
+@pytest.mark.parametrize("name,codec,form,fps", [("one.mp4", "libx264", "mp4", 2), ("one.flv", "flv", "flv", 16)])
+def test_single_frame(name, codec, form, fps, tmp_path):
+    """Also one of a file that does not say how long it stays: as long as one frame at its rate."""
+    clip = load_video(write_clip(tmp_path / name, codec, form, times=[0]))
+    assert len(clip.frames) == 2 and clip.fps == pytest.approx(fps)
     assert_clip(clip, [0, 0])
 
 
@@ -294,6 +299,28 @@ def test_streams_that_may_end_anywhere_play_up_to_their_end(name, clip_of, tmp_p
 def test_garbage_after_the_end_is_ignored(clip_of, tmp_path):
     (tmp_path / "a.mp4").write_bytes(clip_of("h264.mp4").read_bytes() + b"-- appended by a mail program --\n")
     assert_clip(load_video(tmp_path / "a.mp4", fps=1))
+
+
+MEASURE = """
+import resource, sys
+from psa_paddle.utils.media import load_video
+load_video("demo/sample.mp4", fps=0.1)
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+clip = load_video(sys.argv[1], fps=1, max_pixels=50_000)
+print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024, len(clip.frames))
+"""
+
+
+def test_long_film_in_little_memory(tmp_path):
+    """200 frames of 1280x720 are 527 MiB of RGB; only those looked at are kept, and they are small."""
+    times = np.arange(200) / 10
+    frames = [clip_frame(second, (720, 1280)) for second in range(6)]
+    path = write_clip(
+        tmp_path / "a.mkv", "mpeg4", times=times, frames=[frames[int(t) % 6] for t in times], options={"g": "100"}
+    )
+    done = subprocess.run([sys.executable, "-c", MEASURE, str(path)], cwd=ROOT, capture_output=True, text=True)
+    mebibytes, count = map(int, done.stdout.split())
+    assert count == 20 and mebibytes < 100
 
 
 def test_corner_is_black():

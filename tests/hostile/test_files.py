@@ -4,6 +4,7 @@ import os
 import socket
 from pathlib import Path
 
+import numpy as np
 import pytest
 from shared_media import picture
 
@@ -111,20 +112,18 @@ def test_what_is_no_name(kind, source):
 @pytest.mark.parametrize(
     "pixels,error,words",
     [
-        ("float64 [4, 4, 3]", TypeError, "must be uint8"),
-        ("uint16 [4, 4]", TypeError, "must be uint8"),
-        ("uint8 [4]", MediaError, r"must be \[H, W\]"),
-        ("uint8 [4, 4, 2]", MediaError, r"must be \[H, W\]"),
-        ("uint8 [3, 4, 4, 3]", MediaError, r"must be \[H, W\]"),
-        ("uint8 [0, 4, 3]", MediaError, r"must be \[H, W\]"),
+        (np.zeros((4, 4, 3)), TypeError, "must be uint8"),
+        (np.zeros((4, 4), np.uint16), TypeError, "must be uint8"),
+        (np.zeros(4, np.uint8), MediaError, r"must be \[H, W\]"),
+        (np.zeros((4, 4, 2), np.uint8), MediaError, r"must be \[H, W\]"),
+        (np.zeros((3, 4, 4, 3), np.uint8), MediaError, r"must be \[H, W\]"),
+        (np.zeros((0, 4, 3), np.uint8), MediaError, r"must be \[H, W\]"),
     ],
+    ids=lambda x: f"{x.dtype} {list(x.shape)}" if isinstance(x, np.ndarray) else "",
 )
 def test_array_that_is_no_picture(pixels, error, words):
-    import numpy as np
-
-    dtype, shape = pixels.split(" ", 1)
     with pytest.raises(error, match=words):
-        load_image(np.zeros(eval(shape), dtype))
+        load_image(pixels)
 
 
 def test_a_film_is_no_picture_and_says_what_it_is():

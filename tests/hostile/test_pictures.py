@@ -3,6 +3,7 @@
 import io
 import zlib
 
+import infer_qwen2_5_vl_psa
 import numpy as np
 import pytest
 from PIL import Image
@@ -203,6 +204,13 @@ def test_thin_images_are_refused_by_name(size, tmp_path):
     for source, name in ((tmp_path / "thin.png", "thin.png"), (Image.new("RGB", size), "the PIL image")):
         with pytest.raises(MediaError, match=rf"{name}.* is too thin \({size[0]}x{size[1]}\)"):
             load_image(source)
+
+
+def test_a_thin_image_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch, capsys):
+    Image.new("RGB", (10_000, 10)).save(tmp_path / "thin.png")
+    monkeypatch.setattr(infer_qwen2_5_vl_psa, "QwenVLInference", None)
+    assert infer_qwen2_5_vl_psa.main(["--model", "demo", "--type", "image", "--input", str(tmp_path / "thin.png")]) == 2
+    assert "thin.png' is too thin (10000x10)" in capsys.readouterr().err
 
 
 def with_nan() -> Image.Image:

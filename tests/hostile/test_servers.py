@@ -213,20 +213,20 @@ def test_a_killed_download_leaves_nothing(how, tmp_path):
             self.end_headers()
             self.wfile.write(bytes(4 << 20))
             sent.set()
-            go_on.wait(20)
+            go_on.wait(60)
 
     with serving(Slow) as address:
         environment = {**os.environ, "TMPDIR": str(tmp_path)}
         child = subprocess.Popen(
             [sys.executable, "-c", CHILD, f"{address}/a.mp4"], env=environment, stderr=subprocess.PIPE
         )
-        assert sent.wait(20)
-        deadline = time.monotonic() + 10
+        assert sent.wait(40)
+        deadline = time.monotonic() + 30
         while not any("psa" in name or "/#" in name or "deleted" in name for name in open_names(child.pid)):
             assert time.monotonic() < deadline
             time.sleep(0.02)
         child.send_signal(how)
-        child.wait(10)
+        child.wait(30)
         child.stderr.close()
         go_on.set()
     assert child.returncode != 0 and list(tmp_path.iterdir()) == []

@@ -33,7 +33,11 @@ class Film:
 
     def __init__(self, file, name: str):
         self._file, self._name, self._container = file, name, None
-        first = self._read_index()
+        try:
+            first = self._read_index()
+        except BaseException:
+            self._close()
+            raise
         self._turns = round(first.rotation / 90) % 4
         self.height, self.width = (first.width, first.height) if self._turns % 2 else (first.height, first.width)
 

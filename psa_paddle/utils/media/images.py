@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import struct
-import warnings
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
@@ -40,10 +39,8 @@ def load_image(source, max_bytes: int = IMAGE_BYTES) -> Image.Image:
         if kind.family in ("sound", "other"):
             raise MediaError(f"{name} is {kind.name}, not an image file; JPEG, PNG and WebP work.")
         try:
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore")  # of odd metadata and many pixels: neither is for the one who asks
-                with Image.open(file) as image:
-                    return _decode(image, name)
+            with Image.open(file) as image:
+                return _decode(image, name)
         except (UnidentifiedImageError, SyntaxError):
             what = "" if kind.family == "unknown" else f" that can be read here ({kind.name})"
             raise MediaError(f"{name} is not an image file{what}; JPEG, PNG and WebP work.") from None
