@@ -20,11 +20,7 @@ demo: .venv/.run
 			--prompt "$$prompt" --max-tokens 64 --use-psa --stream || exit 1; \
 	done
 
-.venv/.video: .venv/.run
-	$(BIN)/python -m pip install -q -r requirements.txt -e '.[video]'
-	touch $@
-
-video-demo: .venv/.video
+video-demo: .venv/.run
 	$(BIN)/python examples/video_generation.py --prompt "a red ball rolls down a hill" --use_psa
 
 test: .venv/.dev

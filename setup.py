@@ -19,12 +19,19 @@ setup(
     package_data={"psa_paddle": ["configs/*.yaml"]},
     python_requires=">=3.10,<3.13",
     # Paddle itself comes from requirements.txt or the gpu extra: a CPU and a GPU build exclude each other.
-    install_requires=["numpy", "paddleformers==1.2.0", "decord>=0.6", "pillow", "pyyaml", "requests"],
+    install_requires=[
+        "numpy",
+        "paddleformers==1.2.0",
+        "av>=17.1",
+        "pillow>=11",
+        "pyyaml",
+        "requests>=2.32",
+        "urllib3>=2.2",
+    ],  # fmt: skip
     extras_require={
         "bench": ["matplotlib>=3.8"],
         "gpu": ["paddlepaddle-gpu>=3.2.2", "triton>=3.5"],
-        "torch": ["torch>=2.11", "transformers>=5.3", "av"],
-        "video": ["av>=12"],
-        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "triton==3.6.0", "av>=12"],
+        "torch": ["torch>=2.11", "transformers>=5.3"],
+        "dev": ["pytest>=8", "hypothesis>=6", "ruff>=0.9", "triton==3.6.0"],
     },
 )

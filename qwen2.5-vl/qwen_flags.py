@@ -124,7 +124,7 @@ def build_parser() -> argparse.ArgumentParser:
     )
     psa.add_argument("--query-block", type=int, help="rows of a query block: 64 or 128")
     psa.add_argument("--key-block", type=int, help="keys of a key block: 32, 64 or 128")
-    psa.add_argument("--xattn-stride", type=int, help="keys of which the importance estimate takes one: 1, 2, 4, 8, 16 or 32")
+    psa.add_argument("--xattn-stride", type=int, help="the importance estimate takes one of so many keys: 1 to 32")
     psa.add_argument("--mask-mode", choices=tuple(MASK_MODES), help="how blocks are ranked into levels")
     psa.add_argument("--mask-ratios", metavar="R", help="LEVEL:FROM-TO,..., for example 1:0-0.6,2:0.6-0.8,0:0.8-1")
     psa.add_argument(

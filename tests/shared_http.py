@@ -1,7 +1,9 @@
 """Servers on this machine for the tests of downloads."""
 
 import http.server
+import socketserver
 import threading
+import time
 from contextlib import contextmanager
 from functools import partial
 
@@ -33,17 +35,48 @@ class Stream(http.server.BaseHTTPRequestHandler):
         pass
 
 
+class Raw(socketserver.BaseRequestHandler):
+    """Reads a request, sends ``parts`` as they are, ``pause`` seconds apart, and hangs up."""
+
+    parts, pause = (), 0.0
+
+    def handle(self):
+        self.request.settimeout(10)
+        data = b""
+        while b"\r\n\r\n" not in data:
+            more = self.request.recv(4096)
+            if not more:
+                return
+            data += more
+        try:
+            for part in self.parts:
+                self.request.sendall(part)
+                time.sleep(self.pause)
+        except OSError:
+            pass  # the client hung up, as it should
+
+
+class _Server(http.server.ThreadingHTTPServer):
+    def handle_error(self, *args):
+        pass  # a client that hangs up is what these tests are about
+
+
 @contextmanager
 def serving(handler):
     """Address of a server with this handler, up for the block."""
-    with http.server.ThreadingHTTPServer(("127.0.0.1", 0), handler) as httpd:
-        thread = threading.Thread(target=httpd.serve_forever)
+    with _Server(("127.0.0.1", 0), handler) as httpd:
+        thread = threading.Thread(target=partial(httpd.serve_forever, poll_interval=0.02))
         thread.start()
         try:
             yield f"http://127.0.0.1:{httpd.server_port}"
         finally:
             httpd.shutdown()
             thread.join()
+
+
+def answering(*parts: bytes, pause: float = 0.0):
+    """A handler that sends these bytes, whatever it is asked."""
+    return type("Answer", (Raw,), {"parts": parts, "pause": pause})
 
 
 def folder(path):

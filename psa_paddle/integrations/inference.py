@@ -20,6 +20,7 @@ from ..utils.psa_logger import PSALogger
 from ..utils.quiet import quiet_libraries
 from .choice import AttentionChoice
 from .generation import TokenClock, cached_generation
+from .linear_memory import use_linear_memory
 from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
 from .qwen2_5_vl import plug_of, replace_attention
 from .report import format_stats
@@ -101,6 +102,8 @@ class QwenVLInference:
         folder = demo_folder() if self.model_name == "demo" else self.model_name
         with quiet_libraries(self.library):
             self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
+        if self.library == "paddleformers":
+            use_linear_memory(self.model, text=choice is None)
         if choice is not None:
             replace_attention(self.model, choice)
         self._last: dict | None = None
@@ -152,7 +155,9 @@ class QwenVLInference:
         settings = {"fps": clip.fps, "do_resize": False, "return_tensors": "pd"}
         with self._one_request:
             inputs = self.processor(text=[text], videos=[clip.frames], **settings)
-            return self._generate(inputs, max_tokens, streamer)
+            answer = self._generate(inputs, max_tokens, streamer)
+            self._last["frame_times_s"] = clip.times
+        return answer
 
     def _prompt_text(self, kinds: list[str], prompt: str) -> str:
         return self.processor.apply_chat_template(chat(kinds, prompt), tokenize=False, add_generation_prompt=True)

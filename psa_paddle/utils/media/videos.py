@@ -1,0 +1,99 @@
+"""Clips: the frames that a viewer would see at evenly spread moments."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from numbers import Real
+
+import numpy as np
+
+from .animations import Animation, is_animation
+from .complete import refuse_cut_off
+from .errors import MediaError, shown
+from .films import Film
+from .kinds import HEAD_BYTES, kind_of
+from .sampling import (
+    DEFAULT_MAX_FRAMES,
+    DEFAULT_VIDEO_PIXELS,
+    FACTOR,
+    FRAME_PAIR,
+    check_sampling,
+    fit_frame,
+    frames_at,
+    sample_times,
+)
+from .sources import VIDEO_BYTES, open_source
+
+
+@dataclass
+class Clip:
+    """Frames uint8 [T, H, W, 3], T even, H and W multiples of 28; fps: frames a second of these frames; times: seconds
+    from the start of the video at which each is seen, i / fps unless given.
+
+    Raises:
+        TypeError, MediaError: frames or a rate that the model cannot take.
+    """
+
+    frames: np.ndarray
+    fps: float
+    times: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.frames, np.ndarray) or self.frames.dtype != np.uint8:
+            raise TypeError("a clip's frames must be a uint8 array [T, H, W, 3].")
+        shape = self.frames.shape
+        if (
+            len(shape) != 4
+            or shape[3] != 3
+            or 0 in shape
+            or shape[0] % FRAME_PAIR
+            or any(n % FACTOR for n in shape[1:3])
+        ):
+            raise MediaError(
+                f"a clip's frames must be [T, H, W, 3], T even, H and W multiples of 28, got {list(shape)}."
+            )
+        if isinstance(self.fps, bool) or not isinstance(self.fps, Real) or not 0 < self.fps < float("inf"):
+            raise MediaError(f"a clip's fps must be a number above 0, got {self.fps!r}.")
+        self.fps = float(self.fps)
+        self.times = [float(t) for t in self.times] or [i / self.fps for i in range(shape[0])]
+        if len(self.times) != shape[0]:
+            raise MediaError(f"a clip of {shape[0]} frames needs as many times, got {len(self.times)}.")
+
+
+def load_video(
+    source,
+    fps: float = 1.0,
+    max_pixels: int = DEFAULT_VIDEO_PIXELS,
+    max_frames: int = DEFAULT_MAX_FRAMES,
+    max_bytes: int = VIDEO_BYTES,
+) -> Clip:
+    """Sample a video or an animated picture, a file or an http(s) URL, evenly in time: ``fps`` frames a second, at most
+    ``max_frames``, each scaled so that it has at most ``max_pixels`` pixels and sides that are multiples of 28.
+
+    Raises:
+        MediaError: settings that make no sense, or a file that is not a video, has no frames, is damaged or truncated.
+    """
+    check_sampling(fps, max_frames, max_pixels)
+    with open_source(source, "video", max_bytes) as file:
+        name = f"video '{shown(source)}'"
+        kind = kind_of(file.read(HEAD_BYTES))
+        file.seek(0)
+        if kind.family in ("sound", "other"):
+            raise MediaError(f"{name} is {kind.name}, not a video; MP4, MKV and WebM work.")
+        refuse_cut_off(file, name)
+        if kind.family == "image" and not is_animation(file):
+            raise MediaError(f"{name} is {kind.name} that does not move; ask about it as an image.")
+        with (Animation if kind.family == "image" else Film)(file, name) as film:
+            return _sample(film, name, float(fps), max_pixels, max_frames)
+
+
+def _sample(film, name: str, fps: float, max_pixels: int, max_frames: int) -> Clip:
+    times = sample_times(film.stamps, film.end, fps, max_frames)
+    numbers = frames_at(film.stamps, times)
+    height, width = fit_frame(film.height, film.width, max_pixels, f"{name}: a frame")
+    frames = np.empty((len(times), height, width, 3), np.uint8)
+    numbers = np.array(numbers)
+    for number, picture in film.pictures(np.unique(numbers).tolist(), height, width):
+        frames[numbers == number] = picture
+    interval = (film.end - film.stamps[0]) / len(times)
+    return Clip(frames, 1.0 / interval, times)
