@@ -43,12 +43,9 @@ def test_planted_values_are_asked_for_at_the_end_of_a_prompt():
     assert len(found.ids) == 700
     body, question = found.ids[: -found.question], found.ids[-found.question :]
     assert (question >= 1000).all()
-    lines = {
-        line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in written(body[body >= 1000]).split("\n") if line
-    }
-    asked = {line.rpartition(" ")[0]: line.rpartition(" ")[2] for line in written(question).split("\n") if line}
-    assert len(lines) == 4 and lines == asked
-    assert all(key.startswith("The code of ") for key in lines)
+    planted, asked = pairs(body[body >= 1000]), pairs(question)
+    assert len(planted) == 4 and planted == asked and list(planted) != list(asked)
+    assert all(key.startswith("The code of ") for key in planted)
     assert written(found.ids[found.answers]) == "".join(f" {value}" for value in asked.values())
     rest = body[body < 1000]
     np.testing.assert_array_equal(rest, np.arange(len(rest)))
