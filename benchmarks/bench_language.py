@@ -3,7 +3,8 @@
     python benchmarks/language_model.py --seconds 520 --out lm.pt --held held.pt          # trains the model
     python benchmarks/bench_language.py lm.pt held.pt --out rows.json                     # every setting, 8k to 64k
     python benchmarks/bench_language.py lm.pt held.pt --lengths 32768 --settings balanced "*-level1" \\
-        --config '{"preset": "fast", "key_block": 32}' --config '{"mask_mode": "topk", "mask_ratios": {"1": [0, 0.1], "0": [0.1, 1]}}'
+        --config 'fast32={"preset": "fast", "key_block": 32}' \\
+        --config '{"mask_mode": "topk", "mask_ratios": {"1": [0, 0.1], "0": [0.1, 1]}}'
 
 The model reads documents that it never saw, once densely and once with every setting in all layers, whatever the
 length (``dense_below`` 0). Columns, over positions 4,096 and up:
@@ -91,9 +92,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--files", type=int, default=8, help="documents held out (8)")
     parser.add_argument("--prompts", type=int, default=2, help="for retrieval, of each file and length (2)")
     parser.add_argument("--settings", nargs="*", default=["*"], help='names, or patterns such as "balanced*" (all)')
-    parser.add_argument("--config", action="append", default=[], metavar="JSON",
-                        help="one more setting: AttentionConfig's fields that differ from those of its \"preset\" "
-                             "(balanced), or a list of them, one for each layer")  # fmt: skip
+    parser.add_argument("--config", action="append", default=[], metavar="[NAME=]JSON",
+                        help='one more setting: the fields of AttentionConfig that differ from its "preset" '
+                             "(balanced), or a list of such objects, one for each layer")  # fmt: skip
     parser.add_argument("--mix-layers", type=int, nargs="+", help="of mix, in place of those found by measuring")
     parser.add_argument("--seed", type=int, default=0, help="of the planted lines")
     parser.add_argument("--out", type=Path, help="also write the rows there, as JSON")

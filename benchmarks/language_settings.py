@@ -5,6 +5,7 @@ from __future__ import annotations
 import fnmatch
 import json
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
@@ -121,21 +122,22 @@ def _config(fields, text: str) -> AttentionConfig:
 
 
 def parse_config(text: str, layers: int) -> Setting:
-    """A setting from JSON: an object of ``AttentionConfig``'s fields, which change the preset that "preset" names (the
-    default one without it), or a list of such objects, one for each of the model's layers.
+    """A setting from ``[NAME=]JSON``: an object of ``AttentionConfig``'s fields, which change the preset that "preset"
+    names (the default one without it), or a list of such objects, one for each of the model's layers.
 
     Raises:
         ValueError: no JSON, no such field, a value that the configuration refuses, or another number of layers.
     """
+    name, content = re.fullmatch(r"(?:([^=\[{\"]+)=)?(.*)", text, re.DOTALL).groups()
     try:
-        read = json.loads(text)
+        read = json.loads(content)
     except json.JSONDecodeError as error:
         raise ValueError(f"--config is not JSON ({error}): {text}") from None
+    name = name or content.replace('"', "")
     if isinstance(read, list):
         if len(read) != layers:
             raise ValueError(f"--config lists {len(read)} layers where the model has {layers}.")
         configs = [_config(fields, text) for fields in read]
-        return Setting("by layer", text, lambda layer: configs[layer])
+        return Setting(name, content, lambda layer: configs[layer])
     config = _config(read, text)
-    name = ", ".join(f"{key} {json.dumps(value)}" for key, value in read.items()).replace('"', "")
-    return everywhere(name or DEFAULT_PRESET, describe(config), config)
+    return everywhere(name, describe(config), config)
