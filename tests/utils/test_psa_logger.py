@@ -18,6 +18,7 @@ SPARSE_RECORD = {
     "reason": "",
     "sparsity": 0.733333,
     "per_head_density": [0.15, 0.25, 0.4],
+    "audit": None,
     "lengths": [[10, 20], [30, 40]],
 }
 DENSE_RECORD = {
@@ -27,6 +28,7 @@ DENSE_RECORD = {
     "reason": "shorter than 9 keys",
     "sparsity": 0.0,
     "per_head_density": [],
+    "audit": None,
     "lengths": [[5, 6]],
 }
 
