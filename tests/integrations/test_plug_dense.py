@@ -221,6 +221,7 @@ def test_padding_with_a_hole_behind_it_is_no_padding(attention):
     dense = real_logits(model, inputs)
     with psa_attention_in(model, TINY_SPARSE):
         assert np.array_equal(real_logits(model, inputs), dense) and reasons(model) == {"attention mask"}
+        assert {call.lengths for _, call in plug_of(model).calls} == {((100, 100), (100, 100))}
 
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
@@ -281,6 +282,29 @@ def test_another_model_with_a_language_model_is_refused():
     assert model.model.language_model is not None
     with pytest.raises(TypeError, match="Qwen2_5_VLForConditionalGeneration, got GlmOcrForConditionalGeneration"):
         replace_attention_with_psa(model)
+
+
+def test_a_model_without_media_tokens_is_refused():
+    model = tiny_model()
+    del model.config.__dict__["video_token_id"]
+    with pytest.raises(TypeError, match="expected PaddleFormers' Qwen2_5_VLForConditionalGeneration"):
+        replace_attention_with_psa(model)
+
+
+def test_chunks_of_a_padded_batch_stay_sparse():
+    """The mask has a column for every key so far, the cache's too."""
+    model, inputs, cache = tiny_model(), tiny_prompts([120, 90]), DynamicCache()
+    ids, mask = inputs["input_ids"], inputs["attention_mask"]
+    with paddle.no_grad(), psa_attention_in(model, TINY_SPARSE):
+        for start, stop in ((0, 50), (50, 120)):
+            places = paddle.arange(start, stop).expand([3, 2, stop - start])
+            inside = {"position_ids": places, "attention_mask": mask[:, :stop]}
+            model(ids[:, start:stop], past_key_values=cache, use_cache=True, **inside)
+        assert reasons(model) == {""}
+        assert [call.lengths for _, call in plug_of(model).calls[::LAYERS]] == [
+            ((50, 50), (20, 20)),
+            ((70, 120), (70, 90)),
+        ]
 
 
 def test_a_cache_given_to_the_unplugged_model_is_not_trimmed_twice():
