@@ -18,6 +18,7 @@ def f(stride_k, stride_v, n: int = 3):
         raise ValueError(f"{n + 1} is too small: {n}")
     n = n * stride_k
     g(n, stride_v)
+    max(n, stride_v), isinstance(n, int), g(n, 1)
     return n if n else 1.5, run(x=True, num_warps=4)
 '''
 PLANTED = [
@@ -33,6 +34,8 @@ PLANTED = [
     ("sibling", "n = n * stride_v"),
     ("arguments", "g(stride_v, n)"),
     ("sibling", "g(n, stride_k)"),
+    ("sibling", "max(n, stride_k), isinstance(n, int), g(n, 1)"),
+    ("constant", "max(n, stride_v), isinstance(n, int), g(n, 2)"),
     ("condition", "return n if (not (n)) else 1.5, run(x=True, num_warps=4)"),
     ("constant", "return n if n else 1.6500000000000001, run(x=True, num_warps=4)"),
     ("constant", "return n if n else 1.5, run(x=False, num_warps=4)"),

@@ -94,6 +94,14 @@ class Libcuda:
         return call
 
 
+def test_gluon_is_that_of_one_release(monkeypatch):
+    from psa_paddle import bridge
+
+    for version, has in {"3.6.0": True, "3.6.1+git12": True, "3.5.1": False, "3.7.0": False, "4.6": False}.items():
+        monkeypatch.setattr(triton, "__version__", version)
+        assert bridge.has_gluon() == has, version
+
+
 @pytest.fixture
 def fake_gpu(monkeypatch):
     """The driver on a machine without CUDA: Triton's C module, libcuda and Paddle's stream replaced."""
@@ -240,6 +248,18 @@ def test_a_call_that_differs_in_tensors_alone_is_not_searched_for():
         ((7, 3, 1), [5, 2.0, 32]),
     ]
     assert all(launch[1] is x for launch in kernel.compiled.launches)
+
+
+def test_remembers_so_many_calls_and_then_forgets_them(monkeypatch):
+    from psa_paddle.bridge import run as module
+
+    monkeypatch.setattr(module, "MOST", 3)
+    monkeypatch.setattr(module, "_COMPILED", {})
+    kernel, kept = Searched(), []
+    for n in range(1, 8):
+        module.run(kernel, (1,), 0, {"n": n, "x": paddle.zeros([4])})
+        kept.append(len(module._COMPILED))
+    assert kept == [1, 2, 3, 1, 2, 3, 1]
 
 
 @pytest.mark.parametrize(

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from kernels.kernel_cases import Case, host_qkv
 
-from psa_paddle import kernels
+from psa_paddle import bridge, kernels
 from psa_paddle.kernels import triangle
 
 CASE = Case(lq=96, lk=128, group=2, hkv=2, batch=2)
@@ -62,6 +62,10 @@ LAUNCHERS = {
         m["q"], m["k"], **XATTN, **TOPK, **blocks(m), method="pooling", text_length=0, cap=m["cap"],
         kv_start=m["kv_start"],
     ),
+    "select_blocks, one level": lambda m: kernels.select_blocks(
+        m["q"], m["k"], **XATTN, intervals=((1, 0.0, 1.0),), mode="topk", **blocks(m), method="xattn", text_length=0,
+        kv_start=m["kv_start"],
+    ),
     "select_fwd, xattn": lambda m: kernels.select_fwd(
         m["scores"], m["tops"], m["tile"], m["cap"], lq=96, lk=128, **TOPK, **blocks(m),
         query_stride=m.get("query_stride", 16), kv_start=m["kv_start"],
@@ -78,7 +82,7 @@ LAUNCHERS = {
 }  # fmt: skip
 
 Q, K, V = host_qkv(CASE)
-QK = ("psa_fwd", "attend_fwd", "triangle_fwd", "xattn_fwd", "pooling_fwd", "select_blocks")
+QK = ("psa_fwd", "attend_fwd", "triangle_fwd", "xattn_fwd", "pooling_fwd", "select_blocks", "select_blocks, one level")
 KV = ("psa_fwd", "attend_fwd", "triangle_fwd", "pyramid_fwd", "means_fwd")
 BLOCK = ("psa_fwd", "attend_fwd", "xattn_fwd", "pooling_fwd", "select_blocks", "select_fwd, map", "lists_from_levels")
 PADDED = (*dict.fromkeys((*QK, *KV)), "select_fwd, xattn", "select_fwd, map", "lists_from_levels")
@@ -147,8 +151,6 @@ def test_takes_what_fits(right, launcher):
 
 @pytest.mark.parametrize("launcher, name", CASES, ids=[f"{a}-{b}" for a, b in CASES])
 def test_refuses_before_any_launch(right, launcher, name, monkeypatch):
-    from psa_paddle import bridge
-
     _, changes, error, words = MISFITS[name]
     monkeypatch.setattr(bridge, "launch", lambda *a, **b: pytest.fail("launched"))
     with pytest.raises(error, match=words) as caught:
@@ -156,9 +158,26 @@ def test_refuses_before_any_launch(right, launcher, name, monkeypatch):
     assert str(caught.value).endswith(".") and "\n" not in str(caught.value)
 
 
-def test_another_device_is_refused(right, monkeypatch):
-    from psa_paddle import bridge
+ELSEWHERE = [
+    *((launcher, "v") for launcher in KV),
+    *((launcher, "q") for launcher in QK),
+    *((launcher, "kv_start") for launcher in PADDED),
+    *(("attend_fwd", name) for name in ("out", "pooled", "means", "lists", "counts", "levels")),
+    *((launcher, "cap") for launcher in SELECT),
+    ("triangle_fwd", "out"),
+    ("select_fwd, xattn", "tops"),
+    ("permute_tokens", "order"),
+    ("restore_tokens", "order"),
+    ("cluster_tokens", "base"),
+]
 
-    monkeypatch.setattr(bridge, "device", lambda x: "gpu:0" if x is right["v"] else "cpu")
-    with pytest.raises(ValueError, match="v must be on the device of k, cpu, got gpu:0"):
-        LAUNCHERS["pyramid_fwd"](right)
+
+@pytest.mark.parametrize("launcher, name", ELSEWHERE, ids=[f"{a}-{b}" for a, b in ELSEWHERE])
+def test_refuses_what_is_on_another_device(right, launcher, name, monkeypatch):
+    given = {**right, "out": np.zeros_like(right["q"])}
+    x = getattr(right["found"], name) if name in ("lists", "counts", "levels") and "attend" in launcher else given[name]
+    there = x[1] if isinstance(x, tuple) else x
+    monkeypatch.setattr(bridge, "device", lambda x: "gpu:0" if x is there else "cpu")
+    monkeypatch.setattr(bridge, "launch", lambda *a, **b: pytest.fail("launched"))
+    with pytest.raises(ValueError, match="must be on the device of .*cpu, got gpu:0"):
+        LAUNCHERS[launcher](given)

@@ -19,8 +19,18 @@ ARITHMETIC = {
     ast.BitOr: ("|", "&"), ast.Pow: ("**", "*"),
 }  # fmt: skip
 LOGIC = {ast.And: ("and", "or"), ast.Or: ("or", "and")}
-# Keywords that steer speed and change no result.
-SPEED = {"num_warps", "num_stages", "maxnreg", "disable_licm"}
+# Keywords that steer speed or are a check on the side, and calls whose arguments nobody exchanges or may be exchanged.
+QUIET = {"num_warps", "num_stages", "maxnreg", "disable_licm", "strict"}
+ASKING = {"isinstance", "hasattr", "getattr", "setattr"}
+SYMMETRIC = {"min", "max", "minimum", "maximum"}
+
+
+DEFINITIONS = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef)
+
+
+def callee(function: ast.expr) -> str:
+    """The last name of what is called."""
+    return getattr(function, "attr", getattr(function, "id", ""))
 
 
 @dataclass(frozen=True)
@@ -51,6 +61,7 @@ class _Finder(ast.NodeVisitor):
         self.found: list[Fault] = []
         self.names: list[set[str]] = []  # identifiers of the functions around
         self.attributes: set[str] = set()
+        self.called: set[str] = set()  # names and attributes that are called: they stand for each other only
 
     def at(self, node) -> tuple[int, int]:
         return (
@@ -90,6 +101,8 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Module(self, node) -> None:
         self.attributes = {n.attr for n in ast.walk(node) if isinstance(n, ast.Attribute)}
+        functions = [n.func for n in ast.walk(node) if isinstance(n, ast.Call)]
+        self.called = {callee(f) for f in functions} | {n.name for n in ast.walk(node) if isinstance(n, DEFINITIONS)}
         self.visit_body(node.body)
 
     def visit_ClassDef(self, node) -> None:
@@ -167,15 +180,20 @@ class _Finder(ast.NodeVisitor):
     visit_While = visit_IfExp = visit_If
 
     def visit_Call(self, node) -> None:
+        name = callee(node.func)
+        if name in ASKING:
+            return
         for left, right in zip(node.args, node.args[1:], strict=False):
-            if not isinstance(left, ast.Starred) and not isinstance(right, ast.Starred):
+            kinds = [isinstance(x, ast.Constant | ast.List | ast.Tuple | ast.JoinedStr) for x in (left, right)]
+            starred = isinstance(left, ast.Starred) or isinstance(right, ast.Starred)
+            if not starred and kinds[0] == kinds[1] and name not in SYMMETRIC:
                 start, end = self.at(left)[0], self.at(right)[1]
                 middle = self.source[self.at(left)[1] : self.at(right)[0]].decode()
                 self.add("arguments", start, end, self.text(right) + middle + self.text(left))
         self.generic_visit(node)
 
     def visit_keyword(self, node) -> None:
-        if node.arg not in SPEED:
+        if node.arg not in QUIET:
             self.generic_visit(node)
 
     def visit_Constant(self, node) -> None:
@@ -187,15 +205,19 @@ class _Finder(ast.NodeVisitor):
         elif isinstance(value, float) and abs(value) > 1e-6:
             self.add("constant", start, end, repr(value * 1.1))
 
+    def siblings(self, name: str, names: set[str]) -> list[str]:
+        found = siblings(name, names) if len(name) > 1 or name.isalpha() else set()
+        return sorted(x for x in found if (x in self.called) == (name in self.called) and x.strip("_"))
+
     def visit_Name(self, node) -> None:
         if isinstance(node.ctx, ast.Load) and self.names:
-            for other in sorted(siblings(node.id, self.names[-1])):
+            for other in self.siblings(node.id, self.names[-1]):
                 self.add("sibling", *self.at(node), other)
 
     def visit_Attribute(self, node) -> None:
         if isinstance(node.ctx, ast.Load):
             start, end = self.at(node)[1] - len(node.attr), self.at(node)[1]
-            for other in sorted(siblings(node.attr, self.attributes)):
+            for other in self.siblings(node.attr, self.attributes):
                 self.add("sibling", start, end, other)
         self.generic_visit(node)
 

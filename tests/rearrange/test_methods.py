@@ -202,6 +202,31 @@ def test_refuses(case):
         call()
 
 
+def test_clusters_and_iterations_of_a_first_and_a_later_call():
+    asked = []
+
+    class Backend:
+        __name__ = "spy"
+
+        @staticmethod
+        def cluster_tokens(x, base, **more):
+            asked.append((more["n_clusters"], more["iterations"], more["state"]))
+            return base, "centres"
+
+    def call(clusters, length):
+        clusters.order(paddle.zeros([1, 1, length, 4]), None, Backend(), first=0, n=length)
+
+    clusters = TokenClusters()
+    for length in (256, 256, 257, 512, 100):
+        call(clusters, length)
+    assert asked == [(1, 8, None), (1, 2, "centres"), (2, 8, None), (2, 8, None), (1, 8, None)]
+    asked.clear()
+    few = TokenClusters(7)
+    call(few, 300)
+    call(few, 5)
+    assert [one[0] for one in asked] == [7, 5]
+
+
 @pytest.mark.parametrize(
     "name, place, module",
     [("auto", True, "kernels"), ("auto", False, "eager"), ("triton", False, "kernels"), ("eager", True, "eager")],
