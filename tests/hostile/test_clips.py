@@ -7,6 +7,7 @@ import sys
 import av
 import numpy as np
 import pytest
+from av.stream import Disposition
 from PIL import Image
 from shared_demo import ROOT
 from shared_media import (
@@ -219,6 +220,28 @@ def with_sound(path, picture: bool):
     return path
 
 
+def test_a_rate_that_no_camera_has(tmp_path):
+    """A bare stream that claims 1,000 frames a second is played at the usual 25."""
+    clip = load_video(write_clip(tmp_path / "raw.h264", form="h264", times=np.arange(48) / 8), fps=12.5)
+    assert len(clip.frames) == 24 and clip.fps == pytest.approx(12.5)
+    assert_clip(clip, [i / 4 for i in range(24)])
+
+
+def with_cover(path):
+    """Sound with the picture of its album."""
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("aac", rate=44_100, layout="mono")
+        cover = container.add_stream("mjpeg", rate=1)
+        cover.height, cover.width, cover.pix_fmt = *CLIP_SIZE, "yuvj420p"
+        cover.disposition = Disposition.attached_pic
+        container.mux(cover.encode(av.VideoFrame.from_ndarray(clip_frame(0), format="rgb24")))
+        noise = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")
+        noise.sample_rate, noise.pts = 44_100, 0
+        container.mux(sound.encode(noise))
+        container.mux(sound.encode())
+    return path
+
+
 def cut(name, share=0.5):
     return lambda clip_of, folder: clip_of(name).read_bytes()[: int(clip_of(name).stat().st_size * share)]
 
@@ -233,6 +256,15 @@ def holed(name, start, stop):
         return bytes(data)
 
     return make
+
+
+def hollow(clip_of, folder):
+    """Four of its six pictures are zeros."""
+    path = write_clip(folder / "hollow.mov", "png", pix="rgb24", times=range(6))
+    data = bytearray(path.read_bytes())
+    pictures = [at for at in range(len(data)) if data.startswith(b"\x89PNG", at)]
+    data[pictures[1] : pictures[5]] = bytes(pictures[5] - pictures[1])
+    return bytes(data)
 
 
 def still(form):
@@ -263,10 +295,12 @@ REFUSED = {
     "the head of an mkv": (cut("h264.mkv", 0.02), "truncated"),
     "an mp4 without its data": (holed("faststart.mp4", 0.5, 1), "damaged|no frame"),
     "an mkv of noise": (holed("h264.mkv", 0.1, 0.99), "damaged|no frame"),
+    "a film with a hole": (hollow, "nothing can be decoded at second 2.0"),
     "a jpeg": (still("JPEG"), "a JPEG picture that does not move; ask about it as an image"),
     "a png": (still("PNG"), "a PNG picture that does not move"),
     "a gif that does not move": (still("GIF"), "a GIF picture that does not move"),
     "sound in an mkv": (lambda c, d: with_sound(d / "sound.mka", picture=False).read_bytes(), "sound but no picture"),
+    "an album's cover": (lambda c, d: with_cover(d / "album.mp4").read_bytes(), "sound but no picture"),
     "a thin film": (thin, "too thin"),
     "a playlist": (lambda c, d: b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1:9/a.ts\n", "a playlist"),
     "a list of files": (lambda c, d: b"ffconcat version 1.0\nfile /etc/passwd\n", "a text file"),
@@ -285,6 +319,17 @@ def test_refused(name, clip_of, tmp_path, capfd):
         load_video(tmp_path / "film.mp4", fps=2)
     assert "film.mp4" in str(caught.value) and "\n" not in str(caught.value)
     assert capfd.readouterr() == ("", "")  # no line of a decoder
+
+
+def test_a_list_of_files_in_disguise_opens_none_of_them(clip_of, tmp_path, monkeypatch):
+    """FFmpeg would play the clip that the list names."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "private.mp4").write_bytes(clip_of("h264.mp4").read_bytes())
+    (tmp_path / "film.mp4").write_bytes(b"ffconcat version 1.0\n# \x01\nfile private.mp4\n")
+    with av.open(io.BytesIO((tmp_path / "film.mp4").read_bytes())) as container:
+        assert container.format.name == "concat"
+    with pytest.raises(MediaError, match="no video"):
+        load_video(tmp_path / "film.mp4")
 
 
 @pytest.mark.parametrize("name", ["raw.h264", "h264.ts", "live.mkv"])

@@ -206,6 +206,19 @@ def test_thin_images_are_refused_by_name(size, tmp_path):
             load_image(source)
 
 
+@pytest.mark.parametrize("name", ["half a png", "half a tiff", "real numbers with a NaN"])
+def test_pil_image_that_cannot_be_read(name):
+    with pytest.raises(MediaError, match="the PIL image (cannot be decoded|has values)"):
+        load_image(Image.open(io.BytesIO(REFUSED[name][0]())))
+
+
+def test_closed_pil_image():
+    image = Image.open(io.BytesIO(saved(picture(), "PNG")))
+    image.close()
+    with pytest.raises(MediaError, match="the PIL image cannot be decoded"):
+        load_image(image)
+
+
 def test_a_thin_image_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch, capsys):
     Image.new("RGB", (10_000, 10)).save(tmp_path / "thin.png")
     monkeypatch.setattr(infer_qwen2_5_vl_psa, "QwenVLInference", None)

@@ -127,7 +127,6 @@ FRAMES = np.zeros((2, 28, 56, 3), np.uint8)
         ((FRAMES, 0), MediaError, "fps must be a number above 0"),
         ((FRAMES, float("inf")), MediaError, "fps must be a number above 0"),
         ((FRAMES, "2"), MediaError, "fps must be a number above 0"),
-        ((FRAMES, 1.0, [0.0]), MediaError, "needs as many times, got 1"),
     ],
 )
 def test_refuses_clips(arguments, error, words):
@@ -135,5 +134,5 @@ def test_refuses_clips(arguments, error, words):
         Clip(*arguments)
 
 
-def test_clip_without_times_has_even_ones():
+def test_times_of_a_clip_are_even():
     assert Clip(np.concatenate([FRAMES] * 2), 4).times == [0, 0.25, 0.5, 0.75]

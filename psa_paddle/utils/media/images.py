@@ -45,11 +45,17 @@ def load_image(source, max_bytes: int = IMAGE_BYTES) -> Image.Image:
             what = "" if kind.family == "unknown" else f" that can be read here ({kind.name})"
             raise MediaError(f"{name} is not an image file{what}; JPEG, PNG and WebP work.") from None
         except Image.DecompressionBombError:
-            raise MediaError(f"{name} has more than {MAX_PIXELS:,} pixels; scale it down first.") from None
-        except MediaError:
-            raise
-        except (OSError, ValueError, struct.error) as error:
-            raise MediaError(f"{name} cannot be decoded ({_words(error)}); it may be truncated.") from None
+            raise _too_large(name) from None
+        except (OSError, struct.error) as error:
+            raise _damaged(name, error) from None
+
+
+def _too_large(name: str) -> MediaError:
+    return MediaError(f"{name} has more than {MAX_PIXELS:,} pixels; scale it down first.")
+
+
+def _damaged(name: str, error: Exception) -> MediaError:
+    return MediaError(f"{name} cannot be decoded ({_words(error)}); it may be truncated.")
 
 
 def _words(error: Exception) -> str:
@@ -69,8 +75,13 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         raise MediaError(f"{name} has no pixels.")
     check_aspect(image.height, image.width, name)
     if image.width * image.height > MAX_PIXELS:
-        raise Image.DecompressionBombError
-    return to_rgb(upright(image), name)
+        raise _too_large(name)
+    try:
+        return to_rgb(upright(image), name)
+    except MediaError:
+        raise
+    except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
+        raise _damaged(name, error) from None
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from numbers import Real
 
 import numpy as np
@@ -27,8 +27,8 @@ from .sources import VIDEO_BYTES, open_source
 
 @dataclass
 class Clip:
-    """Frames uint8 [T, H, W, 3], T even, H and W multiples of 28; fps: frames a second of these frames; times: seconds
-    from the start of the video at which each is seen, i / fps unless given.
+    """Frames uint8 [T, H, W, 3], T even, H and W multiples of 28; fps: frames a second of these frames, evenly spaced
+    from the first one on, as the model is told.
 
     Raises:
         TypeError, MediaError: frames or a rate that the model cannot take.
@@ -36,12 +36,11 @@ class Clip:
 
     frames: np.ndarray
     fps: float
-    times: list[float] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         if not isinstance(self.frames, np.ndarray) or self.frames.dtype != np.uint8:
             raise TypeError("a clip's frames must be a uint8 array [T, H, W, 3].")
-        shape = self.frames.shape
+        shape = list(self.frames.shape)
         if (
             len(shape) != 4
             or shape[3] != 3
@@ -49,15 +48,15 @@ class Clip:
             or shape[0] % FRAME_PAIR
             or any(n % FACTOR for n in shape[1:3])
         ):
-            raise MediaError(
-                f"a clip's frames must be [T, H, W, 3], T even, H and W multiples of 28, got {list(shape)}."
-            )
+            raise MediaError(f"a clip's frames must be [T, H, W, 3], T even, H and W multiples of 28, got {shape}.")
         if isinstance(self.fps, bool) or not isinstance(self.fps, Real) or not 0 < self.fps < float("inf"):
             raise MediaError(f"a clip's fps must be a number above 0, got {self.fps!r}.")
         self.fps = float(self.fps)
-        self.times = [float(t) for t in self.times] or [i / self.fps for i in range(shape[0])]
-        if len(self.times) != shape[0]:
-            raise MediaError(f"a clip of {shape[0]} frames needs as many times, got {len(self.times)}.")
+
+    @property
+    def times(self) -> list[float]:
+        """Seconds from the start of the video at which each frame is seen."""
+        return [i / self.fps for i in range(len(self.frames))]
 
 
 def load_video(
@@ -96,4 +95,4 @@ def _sample(film, name: str, fps: float, max_pixels: int, max_frames: int) -> Cl
     for number, picture in film.pictures(np.unique(numbers).tolist(), height, width):
         frames[numbers == number] = picture
     interval = (film.end - film.stamps[0]) / len(times)
-    return Clip(frames, 1.0 / interval, times)
+    return Clip(frames, 1.0 / interval)
