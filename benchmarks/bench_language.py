@@ -48,9 +48,12 @@ def table_line(row: dict) -> str:
     def percent(value) -> str:
         return "-" if value is None else f"{100 * value:.1f}"
 
+    def error(value) -> str:
+        return "" if value is None else f" ± {value:.4f}"
+
     return "| " + " | ".join([
-        f"{row['length']}", row["setting"], f"{row['density']:.3f}", f"{row['loss']:+.4f} ± {row['loss_error']:.4f}",
-        f"{100 * row['worse']:.2f}", f"{row['kl']:.4f} ± {row['kl_error']:.4f}",
+        f"{row['length']}", row["setting"], f"{row['density']:.3f}", f"{row['loss']:+.4f}{error(row['loss_error'])}",
+        f"{100 * row['worse']:.2f}", f"{row['kl']:.4f}{error(row['kl_error'])}",
         "-" if row["copies"] is None else f"{row['copies']:+.4f}", percent(row["retrieval"]),
     ]) + " |"  # fmt: skip
 

@@ -68,8 +68,8 @@ def make_prompt(text, length: int, pairs: int, encode: Callable[[str], list[int]
     return Prompt(np.array(ids, np.int64), places, len(question))
 
 
-def mean_and_error(values) -> tuple[float, float]:
-    """Mean over files and its standard error; nan for the error of one file."""
+def mean_and_error(values) -> tuple[float, float | None]:
+    """Mean over files and its standard error, which one file does not have."""
     values = np.asarray(values, np.float64)
-    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else np.nan
-    return float(values.mean()), float(error)
+    error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
+    return float(values.mean()), error

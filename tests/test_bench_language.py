@@ -62,7 +62,7 @@ def test_a_prompt_that_cannot_be_is_refused(length, tokens):
 def test_error_of_the_mean_over_files():
     mean, error = language_tasks.mean_and_error([1.0, 2.0, 3.0, 6.0])
     assert mean == 3.0 and error == pytest.approx(np.sqrt(14 / 3 / 4))
-    assert np.isnan(language_tasks.mean_and_error([1.0])[1])
+    assert language_tasks.mean_and_error([1.0]) == (1.0, None)
 
 
 def test_share_of_level_one_is_found_for_a_density():
@@ -142,6 +142,8 @@ def test_table_lines():
            "dense_retrieval": 0.755}  # fmt: skip
     want = "| 8192 | fast | 0.123 | -0.0013 ± 0.0004 | 1.23 | 0.0500 ± 0.0010 | - | 50.0 |"
     assert bench_language.table_line(row) == want
+    one_file = bench_language.table_line({**row, "loss_error": None, "kl_error": None})
+    assert one_file == "| 8192 | fast | 0.123 | -0.0013 | 1.23 | 0.0500 | - | 50.0 |"
     assert bench_language.dense_line(row) == "| 8192 | dense | 1.000 | 1.6000 | | | | 75.5 |"
     assert {line.count("|") for line in (want, bench_language.dense_line(row))} == {len(bench_language.COLUMNS) + 1}
 
