@@ -12,7 +12,7 @@ import triton.language as tl
 
 from .. import bridge
 from . import tuning
-from .common import LOG2E, ceil_div, check_kv_start, check_tensor, next_power_of_2, sample_span, stride_args
+from .common import LOG2E, ceil_div, check_inputs, check_out, next_power_of_2, sample_span, stride_args
 from .triangle import _attend_run, _load_queries
 
 PROGRAMS = 256  # that have keys to read, about
@@ -129,18 +129,9 @@ def audit_fwd(q, k, v, out, *, scale: float, causal: bool, rows: int, kv_start=N
     Raises:
         TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, no rows.
     """
-    for name, x in (("q", q), ("k", k), ("v", v), ("out", out)):
-        check_tensor(name, x)
-    check_kv_start(kv_start, q.shape[0])
+    check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=causal)
     (b, h, lq, d), (hkv, lk), dtype = q.shape, k.shape[1:3], bridge.dtype_name(q)
-    if {bridge.dtype_name(x) for x in (k, v, out)} != {dtype}:
-        raise TypeError(f"q, k, v and out must have one dtype, got {q.dtype}, {k.dtype}, {v.dtype} and {out.dtype}.")
-    if list(k.shape) != list(v.shape) or list(k.shape) != [b, hkv, lk, d] or h % hkv:
-        raise ValueError(f"q {list(q.shape)}, k {list(k.shape)} and v {list(v.shape)} do not fit together.")
-    if causal and lq > lk:
-        raise ValueError(f"causal attention needs as many keys as queries, got {lq} and {lk}.")
-    if list(out.shape) != ([b, lq, h, d] if heads_last else [b, h, lq, d]):
-        raise ValueError(f"out {list(out.shape)} is not the output of q {list(q.shape)}.")
+    check_out(out, [b, lq, h, d] if heads_last else [b, h, lq, d], q)
     if rows < 1:
         raise ValueError(f"rows must be at least 1, got {rows}.")
     strides, to = stride_args(q=q, k=k, v=v), stride_args(o=out)

@@ -50,9 +50,10 @@ def test_the_summary_counts_calls_by_layer(tmp_path):
     assert json.loads((tmp_path / "a/b/run_summary.json").read_text()) == {
         "calls": 3,
         "average_sparsity": 0.244444,
+        "audit_warning": "",
         "layers": {
-            "0": {"calls": 1, "sparse": 0, "sparsity": 0.0},
-            "4": {"calls": 2, "sparse": 1, "sparsity": 0.366667},
+            "0": {"calls": 1, "sparse": 0, "sparsity": 0.0, "audit": None},
+            "4": {"calls": 2, "sparse": 1, "sparsity": 0.366667, "audit": None},
         },
         "config": config.as_dict(),
     }
