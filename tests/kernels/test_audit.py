@@ -117,9 +117,9 @@ def test_splits_cover_the_keys_and_stay_few():
 
 
 REFUSED = {
-    "dtypes": (dict(out="float16"), {}, TypeError, "one dtype"),
-    "another output": (dict(lq=30), {}, ValueError, "not the output"),
-    "heads last": ({}, {"heads_last": True}, ValueError, "not the output"),
+    "dtypes": (dict(out="float16"), {}, ValueError, "out must be float32"),
+    "another output": (dict(lq=30), {}, ValueError, "out must be"),
+    "heads last": ({}, {"heads_last": True}, ValueError, "out must be"),
     "no rows": ({}, {"rows": 0}, ValueError, "at least 1"),
 }
 
