@@ -171,6 +171,7 @@ def test_the_clock_passes_everything_on_and_times_new_tokens_alone(model):
     with cached_generation(model):
         tokens = generate(model, inputs, streamer=clock)
     assert listener.heard == [inputs["input_ids"][0].tolist(), *([t] for t in tokens[0])] and listener.ended == 1
+    assert len(clock.times) == len(tokens[0]) and clock.times == sorted(clock.times)
     clock.times = [0.5, 0.75, 1.0, 1.5]
     assert clock.timings() == {"ttft_s": 0.5, "decode_tokens_per_s": 3.0, "new_tokens": 4}
     clock.times = [0.5]

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -13,6 +14,7 @@ from paddleformers.transformers.qwen2_5_vl.configuration import Qwen2_5_VLConfig
 from safetensors.numpy import load_file, save_file
 from shared_demo import ROOT
 
+from psa_paddle.integrations import loading
 from psa_paddle.integrations.loading import load_qwen2_5_vl
 
 CHECKPOINT = ROOT / "demo" / "checkpoint"
@@ -149,10 +151,21 @@ def test_a_load_that_fails_leaves_nothing_behind(tmp_path, demo, weights):
     assert processor.tokenizer.padding_side == "left"
 
 
-def test_two_threads_load(demo):
-    with ThreadPoolExecutor(2) as pool:
-        models = list(pool.map(lambda _: load_qwen2_5_vl(str(CHECKPOINT), "float32")[0], range(2)))
-    assert all(np.array_equal(logits(model), logits(demo[0])) for model in models)
+def test_threads_load_one_after_another(monkeypatch):
+    """Paddle keeps the metadata of what it is loading in the process."""
+    inside, most = [], []
+
+    def slow(*_):
+        inside.append(1)
+        time.sleep(0.1)
+        most.append(len(inside))
+        inside.pop()
+        raise OSError("nothing here")
+
+    monkeypatch.setattr(loading, "_load_paddleformers", slow)
+    with ThreadPoolExecutor(3) as pool:
+        loads = [pool.submit(load_qwen2_5_vl, "Some/Model", "float32") for _ in range(3)]
+    assert most == [1] * 3 and all(isinstance(load.exception(), ValueError) for load in loads)
 
 
 def test_the_dtype_is_the_one_that_was_asked_for():
