@@ -179,3 +179,13 @@ def test_estimate_block_importance_sums_to_the_groups():
     assert scores.shape == (1, 4, 8, 16)
     assert scores.sum(-1) == pytest.approx(np.full((1, 4, 8), 4.0), rel=1e-5)
     assert (scores[:, :, 0, 2:] == 0).all()
+
+
+@pytest.mark.parametrize("method", ["xattn", "pooling"])
+def test_pairs_that_nobody_may_see_have_no_importance_at_all(method):
+    q, k, _ = (paddle.to_tensor(x) for x in smooth_qkv(200, 300, 2, 1, 32))
+    config = AttentionConfig(query_block=64, key_block=32, importance_method=method)
+    found = estimate_block_importance(q, k, config).numpy()
+    for i in range(4):
+        n_valid = (min((i + 1) * 64, 200) - 1 + 100) // 32 + 1
+        assert (found[..., i, n_valid:] == 0).all() and (found[..., i, :n_valid] > 0).all()

@@ -172,6 +172,20 @@ def test_asks_the_device_for_what_it_is(fake_gpu):
     assert fake_gpu.driver.driver_of(1).get_current_device() == 1
 
 
+def test_a_paddle_tensor_is_of_its_devices_architecture(fake_gpu):
+    """Of a kernel that is compiled, not interpreted."""
+    from triton.runtime.jit import JITFunction
+
+    from psa_paddle import bridge
+
+    place = types.SimpleNamespace(gpu_device_id=lambda: 1, is_gpu_place=lambda: True)
+    x, kernel = type("Tensor", (), {"__module__": "paddle"})(), JITFunction(_double_kernel.fn)
+    x.place = place
+    assert bridge.arch(x, kernel) == 91 and bridge.multiprocessors(x, kernel) == 132
+    assert bridge.device(x) == "gpu:1"
+    assert bridge.device(paddle.zeros([1])) == bridge.device(np.zeros(1)) == "cpu"
+
+
 def test_launches_in_the_devices_own_context(fake_gpu):
     for device in (0, 1, 0):
         fake_gpu.driver.launch_on(device, Recorder(), (1,), {})

@@ -222,3 +222,15 @@ def test_refuses(case):
     call, error, words = REFUSED[case]
     with pytest.raises(error, match=words):
         call()
+
+
+def test_one_query_whose_heads_have_masks_of_their_own(monkeypatch):
+    """Heads that share a key head share a product only where they share a mask."""
+    (query, key, value), arrays = heads_last(1, 150, 4, 2, 32)
+    masks = np.where(np.random.default_rng(0).random((1, 4, 1, 150)) < 0.5, 0.0, -np.inf).astype(np.float32)
+    products, attend = [], ascend._block_attention
+    monkeypatch.setattr(ascend, "_block_attention", lambda q, *more: products.append(q.shape[0]) or attend(q, *more))
+    assert close(kernel(query, key, value, paddle.to_tensor(masks), 0.2), softmax_values(*arrays, masks, 0.2))
+    shared = masks[:, :1]
+    assert close(kernel(query, key, value, paddle.to_tensor(shared), 0.2), softmax_values(*arrays, shared, 0.2))
+    assert products == [1, 1, 1, 1, 2, 2]

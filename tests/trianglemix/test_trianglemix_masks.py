@@ -214,3 +214,9 @@ def test_refuses(case):
     call, error, words = REFUSED[case]
     with pytest.raises(error, match=words):
         call()
+
+
+def test_the_defaults_are_the_published_ones():
+    config = TriangleMixConfig()
+    assert (config.num_sink_tokens, config.sliding_window_size, config.num_last_tokens) == (4, 32, 64)
+    assert config.num_triangle_layers is None and config.triangle_layer_indices is None
