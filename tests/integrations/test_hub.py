@@ -67,6 +67,15 @@ def test_says_what_to_do_and_which_hub(load, source, place, monkeypatch, tmp_pat
         load_by_name(load, "Qwen/Qwen2.5-VL-7B-Instruct", "float32", str(tmp_path))
 
 
+def test_the_copy_is_sought_where_downloads_are_kept(monkeypatch, tmp_path):
+    sought = []
+    monkeypatch.delenv("DOWNLOAD_SOURCE", raising=False)
+    monkeypatch.setattr(hub, "earlier_copy", lambda *given: sought.append(given))
+    with pytest.raises(HubError):
+        load_by_name(unreachable, "a/b", "float32", str(tmp_path))
+    assert sought == [("a/b", str(tmp_path))]
+
+
 def test_another_error_is_left_alone(tmp_path):
     def load(name, dtype, cache_dir):
         raise OSError("not a valid model identifier")

@@ -192,6 +192,11 @@ def test_statistics_are_of_the_last_request(sparse):
     assert calls == {((stats["sequence_length"], stats["sequence_length"]),)}
 
 
+@pytest.mark.parametrize("attention,sparse", [("dense", 0), ("psa", 1), ("trianglemix", 0), ("mix", 1)])
+def test_which_attentions_use_psa(attention, sparse):
+    assert QwenVLInference.use_psa.fget(SimpleNamespace(attention=attention)) == sparse
+
+
 @pytest.mark.parametrize("nested", [True, False], ids=["text_config", "flat"])
 def test_a_prompt_beyond_the_positions_is_refused(nested):
     text = SimpleNamespace(max_position_embeddings=100)
