@@ -25,7 +25,7 @@ from shared_media import (
     write_clip,
 )
 
-from psa_paddle.utils.media import MediaError, load_video
+from psa_paddle.utils.media import MediaError, animations, load_video
 
 UNEVEN = [*np.arange(0, 2, 0.04), 2.0, 3.0, 4.0, 5.0]  # 25 frames a second for two seconds, then one
 FORMATS = {
@@ -181,6 +181,13 @@ def test_transparent_gif_lies_on_white(tmp_path):
     assert_quarters(clip.frames[1], (WHITE, GREEN) * 2)
 
 
+def test_animation_of_too_many_pixels(tmp_path, monkeypatch):
+    path = write_animation(tmp_path / "a.gif", [500] * 3)
+    monkeypatch.setattr(animations, "MAX_WORK", 2 * 84 * 112)
+    with pytest.raises(MediaError, match="has 3 frames of 112x84; scale it down first"):
+        load_video(path)
+
+
 @pytest.mark.parametrize("name,codec,form,fps", [("one.mp4", "libx264", "mp4", 2), ("one.flv", "flv", "flv", 16)])
 def test_single_frame(name, codec, form, fps, tmp_path):
     """Also one of a file that does not say how long it stays: as long as one frame at its rate."""
@@ -288,9 +295,14 @@ REFUSED = {
     "most of an mkv": (cut("h264.mkv", 0.97), "truncated"),
     "half a webm": (cut("vp9.webm"), "truncated"),
     "half an avi": (cut("mpeg4.avi"), "truncated"),
+    "an avi without its last bytes": (lambda c, d: c("mpeg4.avi").read_bytes()[:-4], "truncated"),
     "half a gif": (lambda c, d: write_animation(d / "b.gif", [500] * 6).read_bytes()[:-40], "truncated"),
     "half a webp": (lambda c, d: write_animation(d / "b.webp", [500] * 6).read_bytes()[:-40], "truncated"),
     "half an apng": (lambda c, d: write_animation(d / "b.png", [500] * 6).read_bytes()[:-300], "truncated"),
+    "an mp4 of 64-bit lengths, cut off": (
+        lambda c, d: b"\0\0\0\x10ftypisom\0\0\0\0" + b"\0\0\0\1mdat" + (10_000).to_bytes(8, "big") + bytes(100),
+        "truncated: the file ends",
+    ),
     "the head of an mp4": (cut("faststart.mp4", 0.01), "truncated"),
     "the head of an mkv": (cut("h264.mkv", 0.02), "truncated"),
     "an mp4 without its data": (holed("faststart.mp4", 0.5, 1), "damaged|no frame"),

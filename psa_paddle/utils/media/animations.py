@@ -16,13 +16,11 @@ MAX_WORK = 1 << 35  # pixels of all frames: minutes of decoding
 
 
 def is_animation(file) -> bool:
-    """Whether a picture has frames that follow each other; leaves the file at its start."""
+    """Whether a picture has frames that follow each other."""
     try:
         return Image.open(file, formats=FORMATS).is_animated
     except Exception:  # decoders raise whatever damaged bytes lead to
         return False
-    finally:
-        file.seek(0)
 
 
 class Animation:
