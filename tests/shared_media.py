@@ -18,6 +18,36 @@ SECONDS = (RED, GREEN, BLUE, (220, 220, 30), (30, 200, 200), (200, 40, 200))  # 
 CLIP_SIZE = (84, 112)
 RATE = 8
 
+UNEVEN = [*np.arange(0, 2, 0.04), 2.0, 3.0, 4.0, 5.0]  # 25 frames a second for two seconds, then one
+FORMATS = {
+    "h264.mp4": {}, "h264.mkv": {}, "h264.mov": {}, "h264.ts": {"form": "mpegts"}, "h264.flv": {"form": "flv"},
+    "h264.avi": {"form": "avi"}, "h264.3gp": {"form": "3gp"}, "h264.m4v": {"form": "mp4"}, "raw.h264": {"form": "h264"},
+    "fragmented.mp4": {"container": {"movflags": "frag_keyframe+empty_moov"}, "options": {"g": "8"}},
+    "faststart.mp4": {"container": {"movflags": "faststart"}},
+    "live.mkv": {"container": {"live": "1"}},
+    "many keys.mp4": {"options": {"g": "4"}}, "one key.mp4": {"options": {"g": "1000", "sc_threshold": "0"}},
+    "open gop.mp4": {"options": {"x264-params": "open-gop=1:keyint=8:scenecut=0"}},
+    "no b-frames.mp4": {"options": {"bf": "0"}},
+    "444.mp4": {"pix": "yuv444p"}, "10 bits.mp4": {"pix": "yuv420p10le"},
+    "rgb.mp4": {"codec": "libx264rgb", "pix": "rgb24"},
+    "bt709.mp4": {"options": {"colorspace": "bt709"}},
+    "hevc.mp4": {"codec": "libx265"}, "hevc.mkv": {"codec": "libx265"},
+    "hevc.ts": {"codec": "libx265", "form": "mpegts"},
+    "raw.hevc": {"codec": "libx265", "form": "hevc"},
+    "av1.mp4": {"codec": "libsvtav1"}, "av1.mkv": {"codec": "libsvtav1"}, "av1.webm": {"codec": "libsvtav1"},
+    "av1.ivf": {"codec": "libsvtav1", "form": "ivf"},
+    "vp9.webm": {"codec": "libvpx-vp9"}, "vp9.mp4": {"codec": "libvpx-vp9"}, "vp8.webm": {"codec": "libvpx"},
+    "mpeg4.avi": {"codec": "mpeg4", "form": "avi"}, "mpeg4.mp4": {"codec": "mpeg4"}, "mpeg4.mkv": {"codec": "mpeg4"},
+    "mpeg4.m4v": {"codec": "mpeg4", "form": "m4v"},
+    "mjpeg.avi": {"codec": "mjpeg", "form": "avi", "pix": "yuvj420p"},
+    "mjpeg.mov": {"codec": "mjpeg", "pix": "yuvj420p"},
+    "prores.mov": {"codec": "prores_ks", "pix": "yuv422p10le"}, "ffv1.mkv": {"codec": "ffv1", "pix": "bgr0"},
+    "qtrle.mov": {"codec": "qtrle", "pix": "rgb24"}, "raw.avi": {"codec": "rawvideo", "form": "avi", "pix": "bgr24"},
+    "wmv.asf": {"codec": "wmv2", "form": "asf"}, "flv1.flv": {"codec": "flv", "form": "flv"},
+    "uneven.mkv": {"times": UNEVEN}, "uneven.mp4": {"times": UNEVEN},
+    "uneven.webm": {"times": UNEVEN, "codec": "libvpx-vp9"},
+}  # fmt: skip
+
 
 def quarters(colours=QUARTERS, height=48, width=64, dtype=np.uint8) -> np.ndarray:
     """[height, width, C] (or [height, width] of scalars) whose quarters have the four colours."""
@@ -123,3 +153,20 @@ def assert_clip(clip, seconds=None, within: float = 6.0, turned: int = 0) -> Non
         frame = frame.astype(float)
         assert frame.shape == wanted.shape, f"{frame.shape}, not {wanted.shape}"
         assert np.abs(frame - wanted).mean() <= within, f"another picture than second {second:.2f}'s"
+
+
+def with_sound(path, picture: bool):
+    with av.open(str(path), "w") as container:
+        sound = container.add_stream("pcm_s16le", rate=8000, layout="mono")
+        film = container.add_stream("libx264", rate=1, options={"threads": "1"}) if picture else None
+        if picture:
+            film.height, film.width, film.pix_fmt = *CLIP_SIZE, "yuv420p"
+        noise = av.AudioFrame.from_ndarray(np.zeros((1, 8000), np.int16), format="s16", layout="mono")
+        noise.sample_rate, noise.pts = 8000, 0
+        container.mux(sound.encode(noise))
+        if picture:
+            for second in range(2):
+                container.mux(film.encode(av.VideoFrame.from_ndarray(clip_frame(second), format="rgb24")))
+            container.mux(film.encode())
+        container.mux(sound.encode())
+    return path

@@ -6,8 +6,9 @@ import threading
 import time
 
 import pytest
+from shared_media import FORMATS, write_clip
 
-SECONDS_A_CASE = 60
+SECONDS_A_CASE = 180  # of a machine with much else to do
 
 
 @pytest.fixture(autouse=True)
@@ -28,3 +29,15 @@ def nothing_left_behind(tmp_path_factory, monkeypatch):
 def in_use() -> tuple[int, int]:
     """Numbers of open files and of threads."""
     return len(os.listdir("/proc/self/fd")), threading.active_count()
+
+
+@pytest.fixture(scope="session")
+def clip_of(tmp_path_factory):
+    """Path of a clip of a format, written once."""
+    folder = tmp_path_factory.mktemp("clips")
+
+    def make(name):
+        path = folder / name
+        return path if path.exists() else write_clip(path, **FORMATS[name])
+
+    return make

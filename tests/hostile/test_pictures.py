@@ -22,7 +22,7 @@ from shared_media import (
     quarters,
 )
 
-from psa_paddle.utils.media import MediaError, load_image
+from psa_paddle.utils.media import MediaError, images, load_image
 
 GRAY16 = quarters((0, 21845, 43690, 65535), dtype=np.uint16)
 CLEAR = np.dstack([quarters(), quarters((0, 255, 255, 255))])  # the red quarter is transparent
@@ -210,6 +210,13 @@ def test_thin_images_are_refused_by_name(size, tmp_path):
 def test_pil_image_that_cannot_be_read(name):
     with pytest.raises(MediaError, match="the PIL image (cannot be decoded|has values)"):
         load_image(Image.open(io.BytesIO(REFUSED[name][0]())))
+
+
+def test_pil_image_of_too_many_pixels(monkeypatch):
+    monkeypatch.setattr(images, "MAX_PIXELS", 48 * 64)
+    assert load_image(picture()).size == (64, 48)
+    with pytest.raises(MediaError, match="the PIL image has more than 3,072 pixels"):
+        load_image(picture().resize((65, 48)))
 
 
 def test_closed_pil_image():

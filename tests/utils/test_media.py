@@ -49,6 +49,7 @@ def test_moments_are_even_and_start_with_the_first_frame():
     assert len(sample_times(film, 30.0, 100.0, 768)) == 240  # no more than there are
     assert len(sample_times(film[:239], 29.875, 100.0, 768)) == 240  # an even number, none left out
     assert len(sample_times([0, 10, 20], 30.0, 1.0, 768)) == 4
+    assert len(sample_times([0, 0, 1, 2], 3.0, 100.0, 768)) == 4  # two frames at one moment
 
 
 def test_a_moment_shows_the_frame_that_has_come_last():

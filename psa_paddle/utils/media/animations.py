@@ -5,46 +5,38 @@ from __future__ import annotations
 import itertools
 
 import numpy as np
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 
-from .errors import MediaError, shown
+from .errors import MediaError
 from .images import MAX_PIXELS, to_rgb
 
 FORMATS = ("GIF", "WEBP", "PNG", "AVIF")
 SHORTEST, INSTEAD = 0.01, 0.1  # browsers show a frame of at most 10 ms for 100 ms
 MAX_WORK = 1 << 35  # pixels of all frames: minutes of decoding
-BROKEN = (OSError, EOFError, ValueError, SyntaxError)
 
 
 def is_animation(file) -> bool:
-    """Whether a picture has frames that follow each other; leaves the file at its start."""
+    """Whether a picture has frames that follow each other."""
     try:
         return Image.open(file, formats=FORMATS).is_animated
-    except (UnidentifiedImageError, Image.DecompressionBombError, *BROKEN):
+    except Exception:  # decoders raise whatever damaged bytes lead to
         return False
-    finally:
-        file.seek(0)
 
 
 class Animation:
     """An animated picture, with ``Film``'s attributes and methods.
 
     Raises:
-        MediaError: too many pixels, or a file that is truncated.
+        MediaError: too many pixels. Whatever Pillow raises: a file that is truncated.
     """
 
     def __init__(self, file, name: str):
         self._image, self._name = Image.open(file, formats=FORMATS), name
-        try:
-            self.width, self.height = self._image.size
-            count = self._image.n_frames
-            if self.width * self.height > MAX_PIXELS or self.width * self.height * count > MAX_WORK:
-                raise MediaError(f"{name} has {count} frames of {self.width}x{self.height}; scale it down first.")
-            seconds = [self._seconds(number) for number in range(count)]
-        except MediaError:
-            raise
-        except BROKEN as error:
-            raise self._damaged(error) from None
+        self.width, self.height = self._image.size
+        count = self._image.n_frames
+        if self.width * self.height > MAX_PIXELS or self.width * self.height * count > MAX_WORK:
+            raise MediaError(f"{name} has {count} frames of {self.width}x{self.height}; scale it down first.")
+        seconds = [self._seconds(number) for number in range(count)]
         ends = list(itertools.accumulate(seconds))
         self.stamps, self.end = np.array([0.0, *ends[:-1]]), ends[-1]
 
@@ -63,12 +55,6 @@ class Animation:
     def pictures(self, numbers: list[int], height: int, width: int):
         """Yield (number, uint8 [height, width, 3]) of each frame of ``numbers``."""
         for number in numbers:
-            try:
-                self._image.seek(number)
-                picture = to_rgb(self._image.copy(), self._name)
-            except BROKEN as error:
-                raise self._damaged(error) from None
+            self._image.seek(number)
+            picture = to_rgb(self._image.copy(), self._name)
             yield number, np.asarray(picture.resize((width, height), Image.Resampling.BICUBIC))
-
-    def _damaged(self, error: Exception) -> MediaError:
-        return MediaError(f"{self._name} is truncated or damaged ({shown(str(error)).rstrip('.')}).")

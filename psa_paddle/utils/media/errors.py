@@ -12,6 +12,14 @@ class MediaError(ValueError):
     """An input that cannot be used, with what to do about it."""
 
 
+def refusal(name: str, error: Exception) -> Exception:
+    """The sentence for what a decoder raised; a refusal, and a lack of memory, as they are."""
+    if isinstance(error, (MediaError, MemoryError)):
+        return error
+    words = getattr(error, "strerror", None) or str(error) or type(error).__name__
+    return MediaError(f"{name} cannot be decoded ({shown(words.splitlines()[0]).rstrip('.')}); it may be truncated.")
+
+
 def shown(source) -> str:
     """A path or URL as a sentence may print it: without user name, password and query, on one line, not too long."""
     text = str(source)

@@ -19,6 +19,20 @@ USUAL_RATE = 25.0  # frames a second of a stream that does not say
 MAX_RATE = 480
 FAR = 1.0  # seconds: where no frame this near can be decoded, the file is damaged
 WHITE = 255
+BROKEN = (av.FFmpegError, OSError)  # some of FFmpeg's errors have no class of PyAV's
+
+
+class _Bytes:
+    """A file without a name, whose ``seek`` answers -1, as FFmpeg expects, to a place that damaged bytes made up."""
+
+    def __init__(self, file):
+        self._file, self.read, self.tell = file, file.read, file.tell
+
+    def seek(self, offset: int, whence: int = 0) -> int:
+        try:
+            return self._file.seek(offset, whence)
+        except (OSError, OverflowError):
+            return -1
 
 
 class Film:
@@ -57,8 +71,8 @@ class Film:
         self._close()
         self._file.seek(0)
         try:
-            self._container = av.open(self._file, options={"format_whitelist": FORMATS})
-        except (av.FFmpegError, ValueError) as error:
+            self._container = av.open(_Bytes(self._file), options={"format_whitelist": FORMATS})
+        except (*BROKEN, ValueError) as error:
             raise MediaError(
                 f"{self._name} cannot be decoded: it is truncated, damaged or no video ({_words(error)})."
             ) from None
@@ -107,7 +121,7 @@ class Film:
         """Packets up to the end of the file, or to where it cannot be read on."""
         try:
             yield from self._container.demux(stream)
-        except av.FFmpegError:
+        except BROKEN:
             return
 
     def pictures(self, numbers: list[int], height: int, width: int):
@@ -143,7 +157,7 @@ class Film:
         if mark > self._marks[0]:
             try:
                 self._container.seek(mark, stream=stream)
-            except av.FFmpegError:
+            except BROKEN:
                 return self._decode(self._open())
             frames = self._decode(stream)
             first = next(frames, None)
@@ -191,7 +205,7 @@ def _decoded(packet):
         return
     try:
         yield from packet.decode()
-    except av.FFmpegError:
+    except BROKEN:
         return
 
 

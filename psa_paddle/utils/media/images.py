@@ -7,7 +7,7 @@ import struct
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from .errors import MediaError, shown
+from .errors import MediaError, refusal, shown
 from .kinds import HEAD_BYTES, kind_of
 from .sampling import check_aspect
 from .sources import IMAGE_BYTES, open_source
@@ -46,20 +46,12 @@ def load_image(source, max_bytes: int = IMAGE_BYTES) -> Image.Image:
             raise MediaError(f"{name} is not an image file{what}; JPEG, PNG and WebP work.") from None
         except Image.DecompressionBombError:
             raise _too_large(name) from None
-        except (OSError, struct.error) as error:
-            raise _damaged(name, error) from None
+        except Exception as error:  # decoders raise whatever damaged bytes lead to
+            raise refusal(name, error) from None
 
 
 def _too_large(name: str) -> MediaError:
     return MediaError(f"{name} has more than {MAX_PIXELS:,} pixels; scale it down first.")
-
-
-def _damaged(name: str, error: Exception) -> MediaError:
-    return MediaError(f"{name} cannot be decoded ({_words(error)}); it may be truncated.")
-
-
-def _words(error: Exception) -> str:
-    return shown((str(error).splitlines() or [type(error).__name__])[0].rstrip("."))
 
 
 def _from_array(pixels: np.ndarray) -> Image.Image:
@@ -78,10 +70,8 @@ def _decode(image: Image.Image, name: str) -> Image.Image:
         raise _too_large(name)
     try:
         return to_rgb(upright(image), name)
-    except MediaError:
-        raise
-    except (OSError, EOFError, SyntaxError, ValueError, struct.error) as error:
-        raise _damaged(name, error) from None
+    except Exception as error:  # decoders raise whatever damaged bytes lead to
+        raise refusal(name, error) from None
 
 
 def upright(image: Image.Image) -> Image.Image:

@@ -9,7 +9,7 @@ import numpy as np
 
 from .animations import Animation, is_animation
 from .complete import refuse_cut_off
-from .errors import MediaError, shown
+from .errors import MediaError, refusal, shown
 from .films import Film
 from .kinds import HEAD_BYTES, kind_of
 from .sampling import (
@@ -79,11 +79,14 @@ def load_video(
         file.seek(0)
         if kind.family in ("sound", "other"):
             raise MediaError(f"{name} is {kind.name}, not a video; MP4, MKV and WebM work.")
-        refuse_cut_off(file, name)
-        if kind.family == "image" and not is_animation(file):
-            raise MediaError(f"{name} is {kind.name} that does not move; ask about it as an image.")
-        with (Animation if kind.family == "image" else Film)(file, name) as film:
-            return _sample(film, name, float(fps), max_pixels, max_frames)
+        try:
+            refuse_cut_off(file, name)
+            if kind.family == "image" and not is_animation(file):
+                raise MediaError(f"{name} is {kind.name} that does not move; ask about it as an image.")
+            with (Animation if kind.family == "image" else Film)(file, name) as film:
+                return _sample(film, name, float(fps), max_pixels, max_frames)
+        except Exception as error:  # decoders raise whatever damaged bytes lead to
+            raise refusal(name, error) from None
 
 
 def _sample(film, name: str, fps: float, max_pixels: int, max_frames: int) -> Clip:
