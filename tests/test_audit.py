@@ -15,7 +15,9 @@ from psa_paddle.stats import CallStats, merge_calls
 
 LENGTH, ROWS = 2048, 64
 RATIOS = {1: (0.0, 0.05), 0: (0.05, 1.0)}
-CONFIG = AttentionConfig(mask_mode="topk", mask_ratios=RATIOS, text_length=32, dense_below=0, audit_rows=ROWS)
+CONFIG = AttentionConfig(
+    mask_mode="topk", mask_ratios=RATIOS, block_means=True, text_length=32, dense_below=0, audit_rows=ROWS
+)
 
 
 def tensors(*arrays):

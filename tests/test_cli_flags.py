@@ -103,7 +103,7 @@ PSA = {
         ["--mask-ratios", "1:0-0.5,0:0.5-1"],
         AttentionConfig(mask_ratios={1: (0.0, 0.5), 0: (0.5, 1.0)}),
     ),
-    "--block-means": (["--no-block-means"], AttentionConfig(block_means=False)),
+    "--block-means": (["--block-means"], AttentionConfig(block_means=True)),
     "--text-length": (["--text-length", "20"], AttentionConfig(text_length=20)),
     "--backend": (["--backend", "eager"], AttentionConfig(backend="eager")),
 }

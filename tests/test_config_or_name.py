@@ -86,7 +86,7 @@ def test_the_plugs_choice_refuses_what_is_no_configuration():
 
 
 NUMPY = dict(
-    query_block=np.int64(64), key_block=np.int32(32), xattn_stride=np.uint8(8), xattn_terms=np.int16(2),
+    query_block=np.int64(64), key_block=np.int32(32), importance_method="xattn", xattn_stride=np.uint8(8), xattn_terms=np.int16(2),
     text_length=np.int64(7), warmup_steps=np.int64(0), dense_below=np.int64(0), sim_2x_threshold=np.float32(0.5),
     causal=np.bool_(False), block_means=np.True_,
     mask_ratios={np.int64(1): (np.float32(0), np.float64(0.5)), 0: (0.5, 1)},
@@ -105,17 +105,17 @@ def test_numpys_numbers_are_numbers():
 
 
 ALLOWED = {
-    "query_block": (64, 128), "key_block": (32, 64, 128), "xattn_stride": (4, 8, 16, 32),
+    "query_block": (64, 128), "key_block": (32, 64, 128), "xattn_stride": (1, 2, 4, 8, 16, 32),
     "xattn_query_stride": (4, 8, 16, 32), "xattn_terms": (1, 2, 4, 8, 16, 32), "sim_2x_threshold": (-1.0, 1.0),
     "sim_4x_threshold": (-1.0, 1.0), "sim_8x_threshold": (-1.0, 1.0), "text_length": (0, 1, None),
     "dense_below": (0, 1, None), "warmup_steps": (0, 1), "backend": ("auto", "eager", "triton"),
-    "importance_method": ("xattn", "pooling"), "mask_mode": ("energybound", "topk", "topk_sqrt"),
+    "importance_method": ("peak", "xattn", "pooling"), "mask_mode": ("energybound", "topk", "topk_sqrt"),
 }  # fmt: skip
 
 
 @pytest.mark.parametrize("name", ALLOWED)
 def test_takes_every_documented_value(name):
-    base = {"xattn_stride": 32, "xattn_query_stride": 32, "xattn_terms": 1}
+    base = {"importance_method": "xattn", "xattn_stride": 32, "xattn_query_stride": 32, "xattn_terms": 1}
     for value in ALLOWED[name]:
         assert getattr(AttentionConfig(**{**base, name: value}), name) == value
 
@@ -123,7 +123,7 @@ def test_takes_every_documented_value(name):
 WRONG = [
     ({"sim_2x_threshold": 1.01}, ValueError, "cosine"),
     ({"sim_4x_threshold": -1.01}, ValueError, "cosine"),
-    ({"xattn_stride": 33}, ValueError, "xattn_stride must be one of 4, 8, 16, 32, got 33"),
+    ({"xattn_stride": 33}, ValueError, "xattn_stride must be one of 1, 2, 4, 8, 16, 32, got 33"),
     ({"mask_ratios": {1: (0.0,), 0: (0.5, 1.0)}}, TypeError, "pair of numbers"),
     ({"key_block": 64.0}, TypeError, "key_block must be an integer, got 64.0"),
     ({"key_block": np.float64(64)}, TypeError, "key_block must be an integer"),

@@ -143,7 +143,7 @@ def test_refuses():
 
 
 def test_refuses_text_of_another_attention(model):
-    with psa_attention_in(model, SPARSE), pytest.raises(ValueError, match="must be 'sdpa', it is 'psa'"):
+    with psa_attention_in(model, SPARSE), pytest.raises(ValueError, match="must be 'sdpa', it is 'psa[+]sdpa'"):
         use_linear_memory(model, text=True)
     assert names(model)[0] == "sdpa"
 

@@ -92,6 +92,9 @@ def test_a_request_that_fails_lets_the_next_one_in(inference, requests):
         def put(self, value):
             raise KeyboardInterrupt
 
+        def end(self):
+            pass
+
     want = requests[0](inference)
     with pytest.raises(KeyboardInterrupt):
         inference.inference_image(Image.new("RGB", (112, 112)), QUESTIONS[0], 4, streamer=Stop())
