@@ -15,10 +15,16 @@ VIDEO, IMAGE = str(ROOT / "demo" / "sample.mp4"), str(ROOT / "demo" / "sample.jp
 DEMO = ["--model", "demo", "--prompt", "请描述这个视频"]
 
 
+def take_interrupts():
+    """Also where the tests run in the background of a shell, which lets its children ignore Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 def start(script, *flags, **surroundings):
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **surroundings}
     command = [sys.executable, str(script), *flags]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, env=environment, encoding="utf-8")
+    pipes = dict(stdout=subprocess.PIPE, stderr=subprocess.PIPE, encoding="utf-8")
+    return subprocess.Popen(command, env=environment, preexec_fn=take_interrupts, **pipes)
 
 
 def run(script, *flags, **surroundings):
