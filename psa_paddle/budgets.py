@@ -51,6 +51,7 @@ class Budgets:
     def __post_init__(self) -> None:
         if not isinstance(self.config, AttentionConfig):
             raise TypeError(f"config must be an AttentionConfig, got {type(self.config).__name__}.")
+        object.__setattr__(self, "config", self.config.replace(budgets=None, block_means=False))
         if not isinstance(self.factors, (list, tuple)) or not self.factors:
             raise ValueError("factors must hold a list of factors for each layer.")
         factors = tuple(check_budgets(layer, self.config.mask_mode) for layer in self.factors)
@@ -92,6 +93,10 @@ class Budgets:
                 f"the budgets are for {self.layers} layers of {self.heads} query heads ({self.model}), but this model "
                 f"has {layers} of {heads}; calibrate it."
             )
+
+    def summary(self) -> dict:
+        """Whose, what for, and what they multiply, in plain types."""
+        return {"model": self.model, "target": dict(self.target), "factors": [list(layer) for layer in self.factors]}
 
     def as_dict(self) -> dict:
         """Plain types, for JSON."""
@@ -152,11 +157,11 @@ class Budgets:
         settings = dict(values["config"])
         settings["mask_ratios"] = {int(level): bounds for level, bounds in settings["mask_ratios"].items()}
         rest = ("model", "factors", "block_means", "triangle_layers", "triangle", "target", "measured", "curves")
-        found = cls(config=AttentionConfig(**settings), **{name: values[name] for name in rest})
-        if (found.layers, found.heads) != (values["layers"], values["heads"]):
-            raise ValueError(
-                f"it says {values['layers']} layers of {values['heads']} heads, but its factors are others"
-            )
+        config = AttentionConfig(**settings, block_means=False)
+        found = cls(config=config, **{name: values[name] for name in rest})
+        shape = values["layers"], values["heads"]
+        if (found.layers, found.heads) != shape:
+            raise ValueError(f"it says {shape[0]} layers of {shape[1]} heads, but its factors are others")
         return found
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import resource
 import sys
 from contextlib import ExitStack
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
+from ..budgets import Budgets, load_budgets
 from ..config import AttentionConfig
 from ..trianglemix import TriangleMixConfig
 from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, Clip, load_image, load_video
@@ -59,6 +61,7 @@ class QwenVLInference:
         attention: ``"dense"``, ``"psa"`` (as ``use_psa``), ``"trianglemix"`` in chosen layers and dense elsewhere, or
             ``"mix"``: TriangleMix in chosen layers and PSA in the others.
         triangle_config, triangle_layers: TriangleMix's pattern and layers, see ``AttentionChoice``.
+        budgets: what each layer and head may keep: the path of a file that calibrate_psa.py wrote, or ``Budgets``.
 
     Raises:
         ValueError, TypeError: a model, dtype or configuration that cannot be used, in one sentence.
@@ -77,16 +80,20 @@ class QwenVLInference:
         attention: str | None = None,
         triangle_config: TriangleMixConfig | None = None,
         triangle_layers: list[int] | None = None,
+        budgets: Budgets | str | os.PathLike | None = None,
     ):
         if use_psa and attention not in (None, "psa"):
             raise ValueError(f"use_psa=True is attention='psa', but attention is {attention!r}; give one of them.")
         attention, choice = attention or ("psa" if use_psa else "dense"), None
-        settings = (psa_config, triangle_config, triangle_layers)
+        budgets = None if budgets is None else load_budgets(budgets)
+        settings = (psa_config, triangle_config, triangle_layers, budgets)
         if attention != "dense":
             choice = AttentionChoice(attention, *settings)
             check_backend(choice.psa)
         elif log_dir is not None or any(x is not None for x in settings):
-            raise ValueError("psa_config, triangle_* and log_dir do nothing without use_psa=True or attention=...")
+            raise ValueError(
+                "psa_config, triangle_*, budgets and log_dir do nothing without use_psa=True or attention=..."
+            )
         self.library = check_library(library)
         self.model_name = model_name
         self.dtype = usable_dtype(dtype)
@@ -217,6 +224,16 @@ def describe_attention(s: dict) -> str:
     )
 
 
+def describe_budgets(budgets: dict) -> str:
+    """Whose and what for, and how unequal, in words."""
+    means = [sum(layer) / len(layer) for layer in budgets["factors"]]
+    target = ", ".join(f"{name} {value:g}" for name, value in budgets["target"].items())
+    return (
+        f"calibrated on {budgets['model']} for {target}; layers keep {min(means):.2f} (layer {means.index(min(means))}) "
+        f"to {max(means):.2f} (layer {means.index(max(means))}) times the shares"
+    )
+
+
 def peak_resident_bytes() -> int:
     """Peak resident memory of the process."""
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
@@ -235,8 +252,10 @@ def format_stats(s: dict) -> str:
     ]
     if s["attention"] == "dense":
         return "\n".join([*lines, "Attention   dense (no --use-psa)"])
+    lines += [f"Attention   {describe_attention(s)}"]
+    if s["config"].get("budgets"):
+        lines += [f"Budgets     {describe_budgets(s['config']['budgets'])}"]
     lines += [
-        f"Attention   {describe_attention(s)}",
         f"Sparsity    {s['average_sparsity']:.1%} of the attention work was skipped, on average over the layers",
         f"Layers      {s['layers_sparse']} sparse, {s['layers_dense']} dense, backend {'/'.join(s['backends'])}",
     ]

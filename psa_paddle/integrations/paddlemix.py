@@ -135,12 +135,7 @@ class MixPlug(Plug):
 
     def _attend_padded(self, q, k, v):
         """Decoding of a left-padded batch, dense: PaddleMIX's SDPA and flash classes would attend to the padding."""
-        everything = self.config
-        self.config = everything.replace(dense_below=k.shape[2] + 1)
-        try:
-            return self._sparse(q, k, v, None)
-        finally:
-            self.config = everything
+        return self._sparse(q, k, v, None, self.config.replace(dense_below=k.shape[2] + 1))
 
 
 def replace_attention(model, choice: AttentionChoice):
@@ -151,7 +146,8 @@ def replace_attention(model, choice: AttentionChoice):
     """
     if not is_paddlemix_qwen(model):
         raise TypeError(f"expected PaddleMIX's Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
-    choice.check_layers(len(model.model.layers))
+    layers = model.model.layers
+    choice.check_layers(len(layers), layers[0].self_attn.num_heads)
     restore_attention(model)
     MixPlug(model, choice)
     return model
