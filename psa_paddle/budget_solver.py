@@ -12,7 +12,7 @@ from .config import AttentionConfig, sqrt_bound
 from .geometry import Geometry
 
 EXPONENTS = (0.3, 3.0)  # of a loss curve; a steeper or flatter one is noise
-LEAST_LOSS = 1e-9  # nats; below it two losses are equal
+LEAST_LOSS = 1e-7  # nats; below it two losses are equal
 UNIFORM = 0.25  # part of a share that everybody gets: what was measured on a few samples holds only roughly elsewhere
 FACTORS = (1e-4, 1e4)
 

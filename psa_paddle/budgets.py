@@ -43,10 +43,10 @@ class Budgets:
     factors: tuple[tuple[float, ...], ...]
     block_means: tuple[bool, ...]
     triangle_layers: tuple[int, ...] | None = None
-    triangle: Mapping | None = None
-    target: Mapping = field(default_factory=dict)
-    measured: Mapping = field(default_factory=dict)
-    curves: Mapping = field(default_factory=dict)
+    triangle: Mapping | None = field(default=None, hash=False)
+    target: Mapping = field(default_factory=dict, hash=False)
+    measured: Mapping = field(default_factory=dict, hash=False)
+    curves: Mapping = field(default_factory=dict, hash=False)
 
     def __post_init__(self) -> None:
         if not isinstance(self.config, AttentionConfig):

@@ -63,7 +63,7 @@ def calibrate_budgets(
             out of reach at their lengths; both a density and a loss, or a loss that no density reaches.
     """
     config = AttentionConfig() if config is None else config
-    _check(config, density, loss, answer_tokens)
+    check_calibration(config, density, loss, answer_tokens)
     with DivergenceMeter(model, config, triangle) as meter:
         for sample in samples:
             meter.add(sample, answer_tokens)
@@ -75,7 +75,8 @@ def calibrate_budgets(
         return work.result(name, loss)
 
 
-def _check(config, density, loss, answer_tokens) -> None:
+def check_calibration(config: AttentionConfig, density=None, loss=None, answer_tokens: int = 1) -> None:
+    """Refuse what ``calibrate_budgets`` cannot do whatever the model; errors as there."""
     if not isinstance(config, AttentionConfig):
         raise TypeError(f"config must be an AttentionConfig, got {type(config).__name__}.")
     density_of(config, [(1024, 0)])  # refuses shares that are not by rank
@@ -99,9 +100,7 @@ class _Calibration:
         self.layers, self.heads = meter.layers, meter.heads
         self.skips = any(level == 0 for level, _, _ in config.intervals)
         plain = config.replace(block_means=False)
-        self.least = 1.001 * max(
-            least_density(plain.replace(block_means=m), meter.lengths) for m in (False, self.skips)
-        )
+        self.least = 1.001 * least_density(plain.replace(block_means=self.skips), meter.lengths)
         if not self.least < target < 1:
             raise ValueError(
                 f"a density of {target:.3g} is out of reach: on these samples the first block, the diagonal and the "

@@ -20,6 +20,7 @@ from .choice import AttentionChoice
 from .generation import TokenClock, cached_generation
 from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
 from .qwen2_5_vl import plug_of, replace_attention
+from .samples import image_inputs, video_inputs
 from .summary import totals
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -126,10 +127,7 @@ class QwenVLInference:
         if not isinstance(paths, (list, tuple)) or not paths:
             raise ValueError("give a list of at least one image.")
         images = [load_image(path) for path in paths]
-        limits = {} if max_pixels is None else {"images_kwargs": {"min_pixels": 28 * 28, "max_pixels": max_pixels}}
-        text = self._prompt_text(["image"] * len(images), prompt)
-        inputs = self.processor(text=[text], images=images, return_tensors="pd", **limits)
-        return self._generate(inputs, max_tokens, streamer)
+        return self._generate(image_inputs(self.processor, images, prompt, max_pixels), max_tokens, streamer)
 
     def inference_video(
         self,
@@ -148,14 +146,7 @@ class QwenVLInference:
         """
         check_request(prompt, max_tokens)
         clip = path if isinstance(path, Clip) else load_video(path, fps, max_pixels, max_frames)
-        text = self._prompt_text(["video"], prompt)
-        inputs = self.processor(text=[text], videos=[clip.frames], fps=clip.fps, do_resize=False, return_tensors="pd")
-        return self._generate(inputs, max_tokens, streamer)
-
-    def _prompt_text(self, kinds: list[str], prompt: str) -> str:
-        content = [{"type": kind} for kind in kinds] + [{"type": "text", "text": prompt}]
-        messages = [{"role": "user", "content": content}]
-        return self.processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+        return self._generate(video_inputs(self.processor, clip, prompt), max_tokens, streamer)
 
     def _generate(self, inputs, max_tokens: int, streamer) -> str:
         tokenizer, plug = self.processor.tokenizer, plug_of(self.model)
@@ -227,10 +218,11 @@ def describe_attention(s: dict) -> str:
 def describe_budgets(budgets: dict) -> str:
     """Whose and what for, and how unequal, in words."""
     means = [sum(layer) / len(layer) for layer in budgets["factors"]]
+    least, most = min(means), max(means)
     target = ", ".join(f"{name} {value:g}" for name, value in budgets["target"].items())
     return (
-        f"calibrated on {budgets['model']} for {target}; layers keep {min(means):.2f} (layer {means.index(min(means))}) "
-        f"to {max(means):.2f} (layer {means.index(max(means))}) times the shares"
+        f"calibrated on {budgets['model']} for {target}; the factors are {least:.2f} (layer {means.index(least)}) to "
+        f"{most:.2f} (layer {means.index(most)})"
     )
 
 
