@@ -12,7 +12,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from ..budget_solver import density_of, factor_for, fit, least_density, scaled, share_out
+from ..budget_solver import LEAST_LOSS, density_of, factor_for, fit, least_density, scaled, share_out
 from ..budgets import Budgets
 from ..config import AttentionConfig
 from ..trianglemix import TriangleMixConfig
@@ -130,7 +130,7 @@ class _Calibration:
         low, mid, high = self.shares
         for layer in range(self.layers):
             losses = [self._loss({layer: self._layer_config(mid, m)}) for m in (False, True)[: 1 + self.skips]]
-            means = self.skips and losses[1] < (1 - MEANS_MUST_SAVE) * losses[0]
+            means = self.skips and max(losses[1], LEAST_LOSS) < (1 - MEANS_MUST_SAVE) * max(losses[0], LEAST_LOSS)
             ends = [self._loss({layer: self._layer_config(share, means)}) for share in (low, high)]
             self.means.append(means)
             self.curves.append([ends[0], losses[means], ends[1]])
@@ -149,7 +149,7 @@ class _Calibration:
         losses = np.array([curve[1] for curve in self.curves])
         order = np.argsort(-losses)
         held = np.cumsum(losses[order]) - losses[order]
-        return sorted(order[held < MOST_OF_LOSS * losses.sum()].tolist())
+        return sorted(order[(held < MOST_OF_LOSS * losses.sum()) & (losses[order] > LEAST_LOSS)].tolist())
 
     def as_curves(self) -> dict:
         """What ``share_out`` takes, and what TriangleMix lost in each layer."""
