@@ -6,6 +6,8 @@ is done, counted in pairs of blocks as ``CallStats`` counts it.
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from .config import AttentionConfig, sqrt_bound
@@ -37,19 +39,24 @@ def density_of(config: AttentionConfig, lengths, factor: float = 1.0) -> float:
     return float(np.mean([_density(config, *length, factor) for length in lengths]))
 
 
-def _density(config: AttentionConfig, tokens: int, text: int, factor: float) -> float:
-    geo = Geometry(tokens, tokens, config.query_block, config.key_block, config.causal)
+@lru_cache(maxsize=64)
+def _counts(geo: Geometry, text: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Key blocks of each query block: all, those that means may stand for, those that stay at level 1."""
     rows = range(geo.n_i)
     n, n_free, n_means = (np.array([count(i) for i in rows]) for count in (geo.n_valid, geo.n_free, geo.n_means))
-    first_text = (tokens - text) // geo.key_block
-    forced = 1 + n - np.clip(np.minimum(n_free, first_text), 1, n)
+    forced = 1 + n - np.clip(np.minimum(n_free, (geo.lk - text) // geo.key_block), 1, n)
     if text:
-        forced = np.where([geo.rows(i)[1] > tokens - text for i in rows], n, forced)
+        forced = np.where([geo.rows(i)[1] > geo.lq - text for i in rows], n, forced)
+    return n, n_means, forced
+
+
+def _density(config: AttentionConfig, tokens: int, text: int, factor: float) -> float:
+    n, n_means, forced = _counts(Geometry(tokens, tokens, config.query_block, config.key_block, config.causal), text)
     mean = n_means / n / config.key_block if config.block_means else np.zeros(len(n))
     work, done = forced.astype(float), forced
     ends = [end for _, _, end in config.intervals[:-1]]
     if config.mask_mode == "topk_sqrt":
-        counts = [np.ceil(np.sqrt(sqrt_bound(end, geo.key_block) * factor**2 * n)) for end in ends]
+        counts = [np.ceil(np.sqrt(sqrt_bound(end, config.key_block) * factor**2 * n)) for end in ends]
     else:
         counts = [np.ceil(end * factor * n) for end in ends]
     for (level, _, _), count in zip(config.intervals, [*counts, n], strict=True):
