@@ -50,7 +50,8 @@ def calibrate_budgets(
         samples: what the processor returns for one prompt (batch 1, no padding), long enough to run sparse. A few of
             the length and kind that will be asked.
         config: with shares by rank (``"topk"``, ``"topk_sqrt"``); ``AttentionConfig()`` by default.
-        density: the share of dense attention's work to keep; by default what ``config`` keeps of the samples.
+        density: the share of dense attention's work to keep, as ``density_of`` counts it; by default what ``config``
+            keeps of the samples. What was kept indeed stands in ``measured``.
         loss: instead, the divergence (nats a token) to stay below: the smallest density that does is measured.
         heads: tell heads apart.
         triangle: also measure this pattern in every layer, and name the layers that lose no more with it.
