@@ -105,6 +105,7 @@ def compile_calls(arch: int, calls) -> list[dict]:
     fakes = dict(
         launch=launch,
         empty=lambda shape, dtype, like: ShapeOnly(shape, dtype),
+        constant=lambda values, dtype, like: ShapeOnly((len(values),), dtype),
         arch=lambda x, kernel: arch,
         device=lambda x: "gpu:0",
         multiprocessors=lambda x, kernel: 132,
@@ -120,9 +121,11 @@ def compile_calls(arch: int, calls) -> list[dict]:
 
 
 def pipeline(
-    arch: int, dim: int, dtype: str, causal: bool, key_block: int, padded: bool, method: str, preset: str | None = None
-) -> list[dict]:
-    """All kernels of one call: of a preset, or of all levels, block means and the similarity cap."""
+    arch: int, dim: int, dtype: str, causal: bool, key_block: int, padded: bool, method: str, preset: str | None = None,
+    budgets: bool = False,
+) -> list[dict]:  # fmt: skip
+    """All kernels of one call: of a preset, with budgets or without, or of all levels, block means and the similarity
+    cap."""
     choice = dict(intervals=INTERVALS, mode="energybound", means=True, thresholds=(0.75, 0.7, 0.7))
     choice.update(method=method, strides=(8, 2) if method == "peak" else (16, 4))
     if preset:
@@ -130,6 +133,8 @@ def pipeline(
         method = config.importance_method
         choice = dict(intervals=config.intervals, mode=config.mask_mode, means=config.uses_means, thresholds=None,
                       method=method, strides=(config.xattn_query_stride, config.xattn_stride))  # fmt: skip
+    if budgets:
+        choice["budgets"] = tuple(1 + head / HEADS for head in range(HEADS))
     q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
     start = ShapeOnly((1,), "int32") if padded else None
     n_i, n_j = LENGTH // 128, LENGTH // key_block
@@ -218,6 +223,7 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("--key-block", type=int, nargs="+", default=[64])
     parser.add_argument("--method", nargs="+", default=["xattn"])
     parser.add_argument("--preset", choices=("quality", "balanced", "fast"), help="its levels and its estimate")
+    parser.add_argument("--budgets", action="store_true", help="a preset with a factor for each head")
     parser.add_argument("--bidirectional", action="store_true")
     parser.add_argument("--padded", action="store_true")
     parser.add_argument(
@@ -229,6 +235,8 @@ def main(argv=None) -> list[dict]:
     parser.add_argument("--portable", action="store_true", help="the portable attention kernel on Hopper, too")
     parser.add_argument("--json", action="store_true")
     args = parser.parse_args(argv)
+    if args.budgets and not args.preset:
+        parser.error("--budgets needs --preset.")
     rows = []
     if args.portable:
         mock.patch.object(bridge, "has_gluon", lambda: False).start()
@@ -246,7 +254,8 @@ def main(argv=None) -> list[dict]:
         for dim, dtype, block, method in (
             () if args.attend_grid or args.triangle or args.audit or args.tokens else every
         ):
-            rows += pipeline(arch, dim, dtype, not args.bidirectional, block, args.padded, method, args.preset)
+            choice = args.preset, args.budgets
+            rows += pipeline(arch, dim, dtype, not args.bidirectional, block, args.padded, method, *choice)
     if args.json:
         print(json.dumps(rows))
         return rows

@@ -47,6 +47,8 @@ def check_qkv(q, k, v, config: AttentionConfig) -> None:
         raise ValueError(f"head dimension {d} is not supported; use one of {', '.join(map(str, HEAD_DIMS))}.")
     if min(b, lq, k.shape[2]) < 1:
         raise ValueError(f"q {list(q.shape)} and k {list(k.shape)} must not be empty.")
+    if config.budgets is not None and len(config.budgets) != h:
+        raise ValueError(f"budgets must hold a factor for each of the {h} query heads, got {len(config.budgets)}.")
     if config.causal and lq > k.shape[2]:
         raise ValueError(f"causal attention needs as many keys as queries; got {lq} queries and {k.shape[2]} keys.")
 

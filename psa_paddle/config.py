@@ -6,8 +6,9 @@ Source: PSA (arXiv:2512.04025), sections 3.2 (pyramid levels) and 3.3 (level ass
 from __future__ import annotations
 
 import dataclasses
+import math
 import numbers
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
@@ -86,8 +87,31 @@ def check_mask_ratios(ratios: Mapping) -> tuple[tuple[int, float, float], ...]:
 
 
 def sqrt_bound(end: float, key_block: int) -> float:
-    """``topk_sqrt``: among n blocks, rank r is past an interval's ``end`` where r * r >= this * n, in float64."""
+    """``topk_sqrt``: among n blocks, rank r is past an interval's ``end`` where r * r >= this * n, in float64; with a
+    budget of f where r * r >= (this * (f * f)) * n."""
     return end * end * SQRT_KEYS / key_block
+
+
+def check_budgets(budgets, mask_mode: str) -> tuple[float, ...] | None:
+    """The factors as floats, or None.
+
+    Raises:
+        TypeError: not a sequence of numbers. ValueError: none, one that is not positive and finite, or levels that do
+            not go by rank.
+    """
+    if budgets is None:
+        return None
+    plain = isinstance(budgets, Sequence) and not isinstance(budgets, str)
+    if not plain or not all(isinstance(x, numbers.Real) and not isinstance(x, bool) for x in budgets):
+        raise TypeError(f"budgets must be a factor for each query head, such as (0.5, 2.0), got {budgets!r}.")
+    factors = tuple(float(x) for x in budgets)
+    if not factors or not all(x > 0 and math.isfinite(x) for x in factors):
+        raise ValueError(f"budgets must be positive factors, one for each query head, got {factors}.")
+    if MASK_MODES[mask_mode] == "energybound":
+        raise ValueError(
+            f"budgets multiply shares by rank and mean nothing in mask_mode '{mask_mode}'; use 'topk' or 'topk_sqrt'."
+        )
+    return factors
 
 
 @dataclass(frozen=True)
@@ -105,6 +129,8 @@ class AttentionConfig:
             many times, 0 is skipped.
         block_means: a skipped block, full and wholly visible, takes part by one key and one value, the means of its
             own; that key stands for key_block keys (ln key_block added to its logit).
+        budgets: for ``"topk"`` and ``"topk_sqrt"``, a factor for each query head that multiplies the ends of
+            mask_ratios, so that some heads keep more than others; what passes 1 is the whole row. None: all alike.
         importance_method: ``"peak"`` (one of ``xattn_query_stride`` queries against one of ``xattn_stride`` keys; a
             block counts with its largest logit), ``"xattn"`` (sums over blocks, arXiv:2503.16428) or ``"pooling"``
             (sampled tokens).
@@ -131,6 +157,7 @@ class AttentionConfig:
     mask_mode: str = _DEFAULT["mask_mode"]
     mask_ratios: Mapping[int, tuple[float, float]] = field(default_factory=lambda: _DEFAULT["mask_ratios"], hash=False)
     block_means: bool = _DEFAULT["block_means"]
+    budgets: tuple[float, ...] | None = None
     importance_method: str = _DEFAULT["importance_method"]
     xattn_stride: int = _DEFAULT["xattn_stride"]
     xattn_query_stride: int = _DEFAULT["xattn_query_stride"]
@@ -178,6 +205,7 @@ class AttentionConfig:
             )
         check_mask_ratios(self.mask_ratios)
         object.__setattr__(self, "mask_mode", MASK_MODES[self.mask_mode])
+        object.__setattr__(self, "budgets", check_budgets(self.budgets, self.mask_mode))
         ratios = {int(level): tuple(float(x) for x in bounds) for level, bounds in self.mask_ratios.items()}
         object.__setattr__(self, "mask_ratios", MappingProxyType(ratios))
 

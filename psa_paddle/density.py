@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 from .config import AttentionConfig, sqrt_bound
@@ -31,22 +33,40 @@ def density(config: AttentionConfig | str, tokens: int, question: int = QUESTION
         raise ValueError("tokens must be at least 1, got 0.")
     if config.mask_mode == "energybound":
         raise ValueError("by share of importance, what is kept depends on the tensors: measure it with return_stats.")
-    geo = Geometry(tokens, tokens, config.query_block, config.key_block, config.causal)
-    ends = [hi for _, _, hi in config.intervals[:-1]]
+    return float(np.mean([head_density(config, tokens, question, factor) for factor in config.budgets or (1.0,)]))
+
+
+@lru_cache(maxsize=64)
+def _counts(geo: Geometry, text: int) -> tuple[np.ndarray, np.ndarray]:
+    """Key blocks of each query block: all, and those that stay at level 1."""
+    rows = range(geo.n_i)
+    n, n_free = (np.array([count(i) for i in rows]) for count in (geo.n_valid, geo.n_free))
+    forced = 1 + n - np.clip(np.minimum(n_free, (geo.lk - text) // geo.key_block), 1, n)
+    if text:
+        forced = np.where([geo.rows(i)[1] > geo.lq - text for i in rows], n, forced)
+    return n, forced
+
+
+def head_density(config: AttentionConfig, tokens: int, text: int, factor: float = 1.0) -> float:
+    """``density`` of a head whose budget is ``factor``."""
+    n, forced = _counts(Geometry(tokens, tokens, config.query_block, config.key_block, config.causal), text)
     mean = 1 / config.key_block if config.block_means else 0.0
-    costs = np.array([1 / level if level else mean for level, _, _ in config.intervals])
-    work = 0.0
-    for i in range(geo.n_i):
-        n = geo.n_valid(i)
-        rank = np.arange(n)
-        if config.mask_mode == "topk_sqrt":
-            passed = [rank * rank >= sqrt_bound(end, geo.key_block) * n for end in ends]
-        else:
-            passed = [rank / n >= end for end in ends]
-        cost = costs[np.sum(passed, axis=0, dtype=int)] if ends else np.full(n, costs[0])
-        forced = (rank == 0) | (rank >= geo.n_free(i))
-        if question:
-            forced |= ((rank + 1) * geo.key_block > tokens - question) | (geo.rows(i)[1] > tokens - question)
-        cost[: forced.sum()] = 1.0
-        work += cost.sum()
-    return float(work / geo.n_pairs())
+    work, done = forced.astype(float), forced
+    ends = [end for _, _, end in config.intervals[:-1]]
+    counts = [_ranks_below(config, end, factor, n) for end in ends]
+    for (level, _, _), count in zip(config.intervals, [*counts, n], strict=True):
+        upto = np.clip(count, done, n)
+        work += (upto - done) * (1.0 / level if level else mean)
+        done = upto
+    return float(work.sum() / n.sum())
+
+
+def _ranks_below(config: AttentionConfig, end: float, factor: float, n: np.ndarray) -> np.ndarray:
+    """How many ranks of rows of ``n`` blocks lie before an interval ends, by the operator's own comparison."""
+    if config.mask_mode == "topk_sqrt":
+        bound = sqrt_bound(end, config.key_block) * (factor * factor) * n
+        count, past = np.ceil(np.sqrt(bound)), lambda rank: rank * rank >= bound
+    else:
+        count, past = np.ceil(end * factor * n), lambda rank: rank / n >= end * factor
+    count = np.where((count > 0) & past(count - 1), count - 1, count)  # roots and products round
+    return np.where(past(count), count, count + 1)

@@ -15,6 +15,7 @@ def kernel_arguments(config: AttentionConfig, scale: float) -> dict:
         "key_block": config.key_block,
         "intervals": config.intervals,
         "mode": config.mask_mode,
+        "budgets": config.budgets,
         "method": config.importance_method,
         "strides": (config.xattn_query_stride, config.xattn_stride),
         "terms": config.xattn_terms,

@@ -141,12 +141,13 @@ def key_similarity_cap(k, key_block: int, thresholds: dict):
     return cap
 
 
-def select_levels(importance, cap, intervals, mode, lq, lk, query_block, key_block, causal, text_length):
+def select_levels(importance, cap, intervals, mode, lq, lk, query_block, key_block, causal, text_length, budgets=None):
     """Level map, int [H, nI, nJ]; invalid pairs are 0.
 
     A row's valid blocks are sorted by importance, descending and stable. ``topk``: rank / n picks the interval;
     ``topk_sqrt``: rank / n does, with every end times sqrt(8192 / (n key_block)); ``energybound``: the share of
-    importance before the block does. Then the similarity cap, then the forced level 1.
+    importance before the block does. By rank, every end is multiplied by its head's factor in ``budgets``. Then the
+    similarity cap, then the forced level 1.
     """
     h, n_i, n_j = importance.shape
     valid, free = block_grid(lq, lk, query_block, key_block, causal)
@@ -158,7 +159,10 @@ def select_levels(importance, cap, intervals, mode, lq, lk, query_block, key_blo
             mass = importance[head, i, order]
             before = np.concatenate([[0.0], np.cumsum(mass)[:-1]]) / max(mass.sum(), np.finfo(float).tiny)
             n = len(order)
-            ends = [hi * hi * SQRT_KEYS / key_block * n if mode == "topk_sqrt" else hi for _, _, hi in intervals]
+            f = 1.0 if budgets is None else budgets[head]
+            ends = [
+                hi * hi * SQRT_KEYS / key_block * (f * f) * n if mode == "topk_sqrt" else hi * f for *_, hi in intervals
+            ]
             for rank, j in enumerate(order):
                 x = {"topk": rank / n, "topk_sqrt": rank * rank, "energybound": before[rank]}[mode]
                 level = next((intervals[c][0] for c, end in enumerate(ends[:-1]) if x < end), intervals[-1][0])

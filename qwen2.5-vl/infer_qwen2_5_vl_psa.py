@@ -12,7 +12,16 @@ import sys
 if __name__ == "__main__":  # the imports take seconds, and Ctrl-C there would show their insides
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(130)))
 
-from qwen_flags import VIDEO_FLAGS, attention_of, build_parser, given_flags, kind_of, psa_config, triangle_config
+from qwen_flags import (
+    VIDEO_FLAGS,
+    attention_of,
+    budgets_of,
+    build_parser,
+    given_flags,
+    kind_of,
+    psa_config,
+    triangle_config,
+)
 
 from psa_paddle.integrations.inference import QwenVLInference, check_request
 from psa_paddle.integrations.loading import check_library
@@ -90,7 +99,9 @@ def run(args, kind: str) -> None:
     """Check everything, load the model, answer, and then write what was asked for beside the answer."""
     prompt = PROMPTS[kind] if args.prompt is None else args.prompt
     check_request(prompt, args.max_tokens)
-    choice = dict(attention=attention_of(args), psa_config=psa_config(args), triangle_config=triangle_config(args))
+    budgets = budgets_of(args)
+    settings = dict(psa_config=psa_config(args, budgets), triangle_config=triangle_config(args, budgets))
+    choice = dict(attention=attention_of(args), budgets=budgets, **settings)
     if args.stats_json is not None:
         args.stats_json = check_file(args.stats_json, "--stats-json")
     if args.log_dir is not None:

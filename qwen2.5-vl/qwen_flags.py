@@ -8,6 +8,7 @@ import os
 from pathlib import Path
 from urllib.parse import urlparse
 
+from psa_paddle.budgets import Budgets, load_budgets
 from psa_paddle.config import AUDIT_ROWS, BACKENDS, DEFAULT_PRESET, MASK_MODES, PRESETS, AttentionConfig
 from psa_paddle.integrations.choice import ATTENTIONS
 from psa_paddle.integrations.inference import DEFAULT_MODEL
@@ -122,6 +123,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"{', '.join(PRESETS)} (default: {DEFAULT_PRESET}); the flags below change single settings of it",
     )
+    psa.add_argument("--budgets", metavar="FILE", help="what each layer and head may keep, from calibrate_psa.py")
     psa.add_argument("--query-block", type=int, help="rows of a query block: 64 or 128")
     psa.add_argument("--key-block", type=int, help="keys of a key block: 32, 64 or 128")
     psa.add_argument("--xattn-stride", type=int, help="the importance estimate takes one of so many keys: 1 to 32")
@@ -155,8 +157,19 @@ def given_flags(args, names) -> dict:
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
-def psa_config(args) -> AttentionConfig | None:
-    """The configuration that the flags ask for; None where attention is dense."""
+def budgets_of(args) -> Budgets | None:
+    """The budgets of the file that the flags name."""
+    if args.budgets is None:
+        return None
+    if attention_of(args) not in ("psa", "mix"):
+        raise ValueError("--budgets does nothing without --use-psa or --attention mix; add one.")
+    if args.block_means is not None:
+        raise ValueError("--budgets says for each layer whether means take part; drop --block-means or --budgets.")
+    return load_budgets(args.budgets)
+
+
+def psa_config(args, budgets: Budgets | None = None) -> AttentionConfig | None:
+    """The configuration that the flags ask for, over that of the budgets; None where attention is dense."""
     attention, given = attention_of(args), given_flags(args, PSA_FLAGS)
     useless = {"dense": [*given, *given_flags(args, ["log_dir"])], "trianglemix": set(given) - {"backend", "audit"}}
     for name in useless.get(attention, ()):
@@ -167,15 +180,19 @@ def psa_config(args) -> AttentionConfig | None:
         given["audit_rows"] = given.pop("audit")
     if "mask_ratios" in given:
         given["mask_ratios"] = parse_ratios(given["mask_ratios"])
+    if budgets is not None and "preset" not in given:
+        return budgets.config.replace(**given)
     return AttentionConfig.preset(given.pop("preset", DEFAULT_PRESET), **given)
 
 
-def triangle_config(args) -> TriangleMixConfig | None:
-    """The pattern and the layers that the flags ask for; None where no layer takes it."""
+def triangle_config(args, budgets: Budgets | None = None) -> TriangleMixConfig | None:
+    """The pattern and the layers that the flags ask for; None where no layer takes it, or the budgets say which."""
     given = given_flags(args, (*TRIANGLE_FLAGS, "triangle_layers"))
     if attention_of(args) not in ("trianglemix", "mix"):
         for name in given:
             raise ValueError(f"--{name.replace('_', '-')} does nothing without --attention trianglemix or mix; add it.")
+        return None
+    if not given and budgets is not None and budgets.triangle_layers:
         return None
     if "triangle_layers" not in given:
         raise ValueError("--attention trianglemix and mix need --triangle-layers, for example 14-27.")

@@ -5,6 +5,7 @@ import logging
 import re
 from pathlib import Path
 
+import calibrate_psa
 import infer_qwen2_5_vl_psa as script
 import pytest
 from infer_qwen2_5_vl_psa import main
@@ -62,7 +63,7 @@ def ask(monkeypatch):
 
 def test_defaults(ask, capsys):
     model = ask("--input", IMAGE)
-    wanted = {"cache_dir": None, "library": "paddleformers", "attention": "dense"}
+    wanted = {"cache_dir": None, "library": "paddleformers", "attention": "dense", "budgets": None}
     assert model.made == ((DEFAULT_MODEL, None), {**wanted, "psa_config": None, "triangle_config": None})
     assert model.asked == ("image", ([IMAGE], "请描述这张图片", 512), {"max_pixels": None, "streamer": None})
     out = capsys.readouterr().out
@@ -232,10 +233,14 @@ def test_help_says_the_exit_codes(capsys):
 
 
 def test_the_readme_lists_every_flag():
-    rows = re.findall(r"^\| (`--.*?) \|", (ROOT / "qwen2.5-vl" / "README.md").read_text(encoding="utf-8"), re.M)
-    written = {flag for row in rows for flag in re.findall(r"--[\w-]+", row)}
-    flags = {flag for action in build_parser()._actions for flag in action.option_strings if flag.startswith("--")}
-    assert written == flags - {"--help"}
+    """Those of the question, and after them what calibrate_psa.py has beside them."""
+    parts = (ROOT / "qwen2.5-vl" / "README.md").read_text(encoding="utf-8").split("calibrate_psa.py --type")
+    written = [set(re.findall(r"--[\w-]+", " ".join(re.findall(r"^\| (`--.*?) \|", p, re.M)))) for p in parts]
+    flags = [
+        {flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")} - {"--help"}
+        for parser in (build_parser(), calibrate_psa.build_parser())
+    ]
+    assert written[0] == flags[0] and written[1] <= flags[1] and not flags[1] - written[1] - flags[0]
 
 
 def test_leaves_the_log_as_it_was(ask):

@@ -38,6 +38,13 @@ BAD = [
     ({"mask_ratios": {1: (0.2, 0.1), 0: (0.1, 1.0)}}, ValueError, "lo <= hi"),
     ({"mask_ratios": {1: (0.0, 1.2)}}, ValueError, "lo <= hi <= 1"),
     ({"mask_ratios": {1: 0.5}}, TypeError, "pair of numbers"),
+    ({"budgets": ()}, ValueError, "positive factors, one for each query head"),
+    ({"budgets": (1.0, 0.0)}, ValueError, "positive factors"),
+    ({"budgets": (1.0, float("inf"))}, ValueError, "positive factors"),
+    ({"budgets": "12"}, TypeError, "a factor for each query head"),
+    ({"budgets": 2.0}, TypeError, "a factor for each query head"),
+    ({"budgets": (1.0, True)}, TypeError, "a factor for each query head"),
+    ({"budgets": (1.0,), "mask_mode": "energybound"}, ValueError, "mean nothing in mask_mode 'energybound'"),
 ]
 
 

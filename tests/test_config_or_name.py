@@ -87,8 +87,8 @@ def test_the_plugs_choice_refuses_what_is_no_configuration():
 
 NUMPY = dict(
     query_block=np.int64(64), key_block=np.int32(32), importance_method="xattn", xattn_stride=np.uint8(8),
-    xattn_terms=np.int16(2), text_length=np.int64(7), warmup_steps=np.int64(0), dense_below=np.int64(0), sim_2x_threshold=np.float32(0.5),
-    causal=np.bool_(False), block_means=np.True_,
+    xattn_terms=np.int16(2), text_length=np.int64(7), warmup_steps=np.int64(0), dense_below=np.int64(0),
+    sim_2x_threshold=np.float32(0.5), causal=np.bool_(False), block_means=np.True_,
     mask_ratios={np.int64(1): (np.float32(0), np.float64(0.5)), 0: (0.5, 1)},
 )  # fmt: skip
 

@@ -35,11 +35,23 @@ def has_gluon() -> bool:
 
 check_triton(triton.__version__)
 
-from .alloc import arch, device, dtype_name, empty, from_host, interpreting, launch, multiprocessors, strides  # noqa: E402
+from .alloc import (  # noqa: E402
+    arch,
+    constant,
+    device,
+    dtype_name,
+    empty,
+    from_host,
+    interpreting,
+    launch,
+    multiprocessors,
+    strides,
+)
 
 __all__ = [
     "arch",
     "check_triton",
+    "constant",
     "device",
     "dtype_name",
     "empty",

@@ -13,6 +13,8 @@ from .run import run
 TORCH, PADDLE, NUMPY = "torch", "paddle", "numpy"
 _FRAMEWORKS: dict = {}  # type -> framework
 _NAMES: dict = {}  # (framework, dtype) -> its name
+_CONSTANTS: dict = {}  # (values, dtype, framework, device) -> the tensor that holds them
+MOST_CONSTANTS = 1024
 
 
 def framework_of(x) -> str:
@@ -79,6 +81,18 @@ def from_host(array: np.ndarray, like):
     if framework == TORCH:
         return module.tensor(array, device=like.device)
     return module.to_tensor(array, place=like.place)
+
+
+def constant(values: tuple[float, ...], dtype: str, like):
+    """The values as a tensor of ``like``'s framework on ``like``'s device, copied there once; not to be written to."""
+    framework = framework_of(like)
+    device = "host" if framework == NUMPY else str(like.device if framework == TORCH else like.place)
+    key = (values, dtype, framework, device)
+    if key not in _CONSTANTS:
+        if len(_CONSTANTS) >= MOST_CONSTANTS:
+            _CONSTANTS.clear()
+        _CONSTANTS[key] = from_host(np.array(values, dtype), like)
+    return _CONSTANTS[key]
 
 
 def interpreting(kernel) -> bool:

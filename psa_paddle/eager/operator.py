@@ -43,7 +43,14 @@ def select(scores, k, lq: int, config: AttentionConfig):
     """Level map of whole rows, int32 [B, H, nI, nJ], from ``importance``'s result."""
     geo = Geometry(lq, k.shape[2], config.query_block, config.key_block, config.causal)
     return select_levels(
-        scores, _cap(k, config), geo, config.intervals, config.mask_mode, config.forced_text, (0, geo.n_i)
+        scores,
+        _cap(k, config),
+        geo,
+        config.intervals,
+        config.mask_mode,
+        config.forced_text,
+        (0, geo.n_i),
+        config.budgets,
     )
 
 
@@ -66,7 +73,8 @@ def psa_attention(q, k, v, config: AttentionConfig, scale: float):
     parts = []
     for span in _spans(geo, b * h, config):
         scores = block_importance(qf, kf, geo, config, span)
-        levels = select_levels(scores, cap, geo, config.intervals, config.mask_mode, config.forced_text, span)
+        rule = config.intervals, config.mask_mode, config.forced_text
+        levels = select_levels(scores, cap, geo, *rule, span, config.budgets)
         host = levels.numpy()
         work += work_of(host, geo, config.block_means, span[0])
         parts += attend(scaled, pyramid, host, geo, span, k.shape[1], config.block_means)

@@ -24,12 +24,15 @@ def key_similarity_cap(k, key_block: int, thresholds: dict):
     return cap
 
 
-def select_levels(importance, cap, geo: Geometry, intervals, mode: str, text_length: int, span: tuple[int, int]):
+def select_levels(
+    importance, cap, geo: Geometry, intervals, mode: str, text_length: int, span: tuple[int, int], budgets=None
+):
     """Level map of the query blocks ``span``, int32 [B, H, i1 - i0, nJ]; invalid pairs are 0.
 
     importance: float32 [B, H, i1 - i0, nJ]; cap: int32 [B, Hkv, nJ] or None. A row's valid blocks are sorted by
     importance, descending and stable; rank / n (``topk``; ``topk_sqrt`` scales the ends, see ``sqrt_bound``) or the
-    share of importance before the block (``energybound``) falls into one of ``intervals``.
+    share of importance before the block (``energybound``) falls into one of ``intervals``, whose ends, by rank, are
+    multiplied by each head's factor in ``budgets``.
     """
     rows = range(*span)
     n_valid = paddle.to_tensor([geo.n_valid(i) for i in rows]).unsqueeze(-1)
@@ -39,12 +42,15 @@ def select_levels(importance, cap, geo: Geometry, intervals, mode: str, text_len
     mass = paddle.where(valid, importance, paddle.full_like(importance, -1.0))
     order = paddle.argsort(mass, axis=-1, descending=True, stable=True)
     ends = [hi for _, _, hi in intervals[:-1]]
+    if mode != "energybound":  # in float64, as the reference
+        factors = paddle.to_tensor([1.0] if budgets is None else budgets, dtype="float64").reshape([-1, 1, 1])
+        n = n_valid.astype("float64")
     if mode == "topk_sqrt":
         place = (j * j).astype("float64").expand(mass.shape)
-        bounds = [paddle.to_tensor(sqrt_bound(hi, geo.key_block), dtype="float64") for hi in ends]
-        ends = [bound * n_valid.astype("float64") for bound in bounds]
+        ends = [sqrt_bound(hi, geo.key_block) * (factors * factors) * n for hi in ends]
     elif mode == "topk":
-        place = (j.astype("float32") / n_valid.astype("float32")).expand(mass.shape)
+        place = (j.astype("float64") / n).expand(mass.shape)
+        ends = [hi * factors for hi in ends]
     else:
         mass = paddle.take_along_axis(mass, order, axis=-1).clip(min=0.0)
         total = paddle.cumsum(mass, axis=-1)

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, replace
 import paddle
 
 from ..attention import audit_output, check_scale, pyramid_attention
+from ..budgets import Budgets
 from ..config import AttentionConfig
 from ..stats import CallStats, merge_calls
 from ..trianglemix import TriangleMixAttention, TriangleMixConfig, TriangleMixMaskGenerator, triangle_attention
@@ -26,6 +27,8 @@ class AttentionChoice:
             its backend and audit_rows alone.
         triangle: the pattern and its layers, ``TriangleMixConfig()`` by default; None with ``"psa"``.
         triangle_layers: the layers, instead of those that ``triangle`` names.
+        budgets: what each layer and head may keep; then ``psa`` is by default what they were measured with, and
+            ``"mix"`` by default takes TriangleMix in the layers where that was measured to lose no more.
 
     Raises:
         TypeError: configurations of another class, layers that are not integers. ValueError: an unknown attention,
@@ -36,11 +39,17 @@ class AttentionChoice:
     psa: AttentionConfig | str | None = None
     triangle: TriangleMixConfig | None = None
     triangle_layers: list[int] | None = None
+    budgets: Budgets | None = None
 
     def __post_init__(self) -> None:
         if self.attention not in ATTENTIONS[1:]:
             raise ValueError(f"attention must be one of {', '.join(ATTENTIONS)}, got {self.attention!r}.")
-        psa = AttentionConfig.of(self.psa, "psa_config")
+        if self.budgets is not None and not isinstance(self.budgets, Budgets):
+            raise TypeError(f"budgets must be Budgets, got {type(self.budgets).__name__}.")
+        if self.budgets is not None and self.attention == "trianglemix":
+            raise ValueError("budgets share out what PSA keeps; use attention 'psa' or 'mix'.")
+        measured = None if self.budgets is None else self.budgets.config
+        psa = AttentionConfig.of(measured if self.psa is None else self.psa, "psa_config")
         if not psa.causal:
             raise ValueError("Qwen2.5-VL's text layers are causal; give an AttentionConfig with causal=True.")
         if psa.warmup_steps:
@@ -51,6 +60,8 @@ class AttentionChoice:
                 "layers."
             )
         object.__setattr__(self, "psa", psa)
+        layers = range(self.budgets.layers if self.budgets else 0)
+        object.__setattr__(self, "_layer_configs", [self.budgets.config_of(layer, psa) for layer in layers])
         object.__setattr__(self, "triangle", self._triangle())
 
     def _triangle(self) -> TriangleMixConfig | None:
@@ -59,7 +70,9 @@ class AttentionChoice:
             if given:
                 raise ValueError("triangle_config and triangle_layers need attention 'trianglemix' or 'mix'.")
             return None
-        config = TriangleMixConfig() if self.triangle is None else self.triangle
+        config = self.triangle
+        if config is None:
+            config = TriangleMixConfig() if given else self._measured_triangle()
         if not isinstance(config, TriangleMixConfig):
             raise TypeError(f"triangle_config must be a TriangleMixConfig, got {type(config).__name__}.")
         if self.triangle_layers is not None:
@@ -71,8 +84,18 @@ class AttentionChoice:
             )
         return config
 
-    def check_layers(self, layers: int) -> None:
-        """ValueError when the configuration names layers, or a number of them, that a model of ``layers`` has not."""
+    def _measured_triangle(self) -> TriangleMixConfig:
+        """The pattern and the layers that the budgets name; no layers where they name none."""
+        if self.budgets is None or self.budgets.triangle is None:
+            return TriangleMixConfig()
+        layers = list(self.budgets.triangle_layers)
+        return TriangleMixConfig(**self.budgets.triangle, triangle_layer_indices=layers)
+
+    def check_layers(self, layers: int, heads: int) -> None:
+        """ValueError when the configuration names layers, or a number of them, that a model of ``layers`` has not, or
+        budgets of a model of another shape."""
+        if self.budgets is not None:
+            self.budgets.check_model(layers, heads)
         if self.triangle is not None:
             TriangleMixAttention(self.triangle, layers)
 
@@ -82,12 +105,19 @@ class AttentionChoice:
             return "trianglemix"
         return "dense" if self.attention == "trianglemix" else "psa"
 
+    def config_of(self, layer: int) -> AttentionConfig:
+        """PSA's configuration in a layer."""
+        return self._layer_configs[layer] if self.budgets is not None else self.psa
+
     def as_dict(self) -> dict:
         """The settings that have an effect, in plain types."""
-        if self.triangle is None:
-            return self.psa.as_dict()
         read = {"backend": self.psa.backend, "audit_rows": self.psa.audit_rows}
-        psa = self.psa.as_dict() if self.attention == "mix" else read
+        psa = self.psa.as_dict() if self.attention in ("psa", "mix") else read
+        if self.budgets is not None:
+            psa["budgets"] = self.budgets.summary()
+            psa["block_means"] = list(self.budgets.block_means)
+        if self.triangle is None:
+            return psa
         return {**psa, "trianglemix": asdict(self.triangle)}
 
 

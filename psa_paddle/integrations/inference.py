@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import resource
 import sys
 import threading
@@ -12,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import paddle
 
+from ..budgets import Budgets, load_budgets
 from ..config import AttentionConfig
 from ..trianglemix import TriangleMixConfig
 from ..utils.files import as_path, check_folder
@@ -24,7 +26,8 @@ from .linear_memory import use_linear_memory
 from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
 from .qwen2_5_vl import plug_of, replace_attention
 from .report import format_stats
-from .request import chat, check_images, check_positions, check_request, image_limits
+from .request import check_images, check_positions, check_request, image_limits
+from .samples import image_inputs, video_inputs
 from .summary import totals
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -64,6 +67,7 @@ class QwenVLInference:
         attention: ``"dense"``, ``"psa"`` (as ``use_psa``), ``"trianglemix"`` in chosen layers and dense elsewhere, or
             ``"mix"``: TriangleMix in chosen layers and PSA in the others.
         triangle_config, triangle_layers: TriangleMix's pattern and layers, see ``AttentionChoice``.
+        budgets: what each layer and head may keep: the path of a file that calibrate_psa.py wrote, or ``Budgets``.
 
     Raises:
         ValueError, TypeError: a model, dtype or configuration that cannot be used, in one sentence.
@@ -82,18 +86,22 @@ class QwenVLInference:
         attention: str | None = None,
         triangle_config: TriangleMixConfig | None = None,
         triangle_layers: list[int] | None = None,
+        budgets: Budgets | str | os.PathLike | None = None,
     ):
         if not isinstance(use_psa, (bool, np.bool_)):
             raise TypeError(f"use_psa must be True or False, got {use_psa!r}.")
         if use_psa and attention not in (None, "psa"):
             raise ValueError(f"use_psa=True is attention='psa', but attention is {attention!r}; give one of them.")
         attention, choice = attention or ("psa" if use_psa else "dense"), None
-        settings = (psa_config, triangle_config, triangle_layers)
+        budgets = None if budgets is None else load_budgets(budgets)
+        settings = (psa_config, triangle_config, triangle_layers, budgets)
         if attention != "dense":
             choice = AttentionChoice(attention, *settings)
             check_backend(choice.psa)
         elif log_dir is not None or any(x is not None for x in settings):
-            raise ValueError("psa_config, triangle_* and log_dir do nothing without use_psa=True or attention=...")
+            raise ValueError(
+                "psa_config, triangle_*, budgets and log_dir do nothing without use_psa=True or attention=..."
+            )
         self.library = check_library(library)
         self.model_name = str(as_path(model_name, "model_name"))
         self.log_dir = None if log_dir is None else check_folder(log_dir, "log_dir")
@@ -129,10 +137,8 @@ class QwenVLInference:
         """Answer a prompt about several images, in order; max_pixels: the most pixels of each."""
         max_tokens, limits = check_request(prompt, max_tokens, streamer), image_limits(max_pixels)
         images = [load_image(path) for path in check_images(paths)]
-        text = self._prompt_text(["image"] * len(images), prompt)
         with self._one_request:
-            inputs = self.processor(text=[text], images=images, return_tensors="pd", **limits)
-            return self._generate(inputs, max_tokens, streamer)
+            return self._generate(image_inputs(self.processor, images, prompt, limits), max_tokens, streamer)
 
     def inference_video(
         self,
@@ -151,16 +157,10 @@ class QwenVLInference:
         """
         max_tokens = check_request(prompt, max_tokens, streamer)
         clip = path if isinstance(path, Clip) else load_video(path, fps, max_pixels, max_frames)
-        text = self._prompt_text(["video"], prompt)
-        settings = {"fps": clip.fps, "do_resize": False, "return_tensors": "pd"}
         with self._one_request:
-            inputs = self.processor(text=[text], videos=[clip.frames], **settings)
-            answer = self._generate(inputs, max_tokens, streamer)
+            answer = self._generate(video_inputs(self.processor, clip, prompt), max_tokens, streamer)
             self._last["frame_times_s"] = clip.times
         return answer
-
-    def _prompt_text(self, kinds: list[str], prompt: str) -> str:
-        return self.processor.apply_chat_template(chat(kinds, prompt), tokenize=False, add_generation_prompt=True)
 
     def _generate(self, inputs, max_tokens: int, streamer) -> str:
         tokenizer, plug = self.processor.tokenizer, plug_of(self.model)

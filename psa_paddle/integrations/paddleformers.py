@@ -13,7 +13,7 @@ import numpy as np
 import paddle
 
 from ..attention import pyramid_attention
-from ..config import DEFAULT_TEXT_LENGTH, HEAD_DIMS
+from ..config import DEFAULT_TEXT_LENGTH, HEAD_DIMS, AttentionConfig
 from ..stats import CallStats, merge_calls
 from . import plugs
 from .choice import AttentionChoice, dense_prefill, triangle_prefill
@@ -193,20 +193,20 @@ class Plug:
             return triangle_prefill(query, key, value, self.choice.triangle, backend, scaling, starts, rows)
         if kind == "dense":
             return dense_prefill(query, key, value, backend, scaling, starts)
-        return self._sparse(query, key, value, scaling)
+        return self._sparse(query, key, value, scaling, self.choice.config_of(layer_idx))
 
-    def _sparse(self, query, key, value, scaling):
+    def _sparse(self, query, key, value, scaling, config: AttentionConfig):
         """``([B, Lq, H, D], CallStats)`` of PSA; sample by sample where the questions differ in length."""
         batch, lengths, starts = query.shape[0], self._text_lengths, self._kv_start
         if len(set(lengths)) == 1:
-            config = self.config.replace(text_length=lengths[0])
+            config = config.replace(text_length=lengths[0])
             return pyramid_attention(
                 query, key, value, config, scale=scaling, kv_start=starts, heads_last=True, return_stats=True
             )
         parts = [
             pyramid_attention(
                 *(x[i : i + 1] for x in (query, key, value)),
-                self.config.replace(text_length=lengths[i]),
+                config.replace(text_length=lengths[i]),
                 scale=scaling,
                 kv_start=None if starts is None else starts[i : i + 1],
                 heads_last=True,
@@ -262,7 +262,8 @@ def make_plug(model, choice: AttentionChoice) -> Plug:
     Raises:
         TypeError: not such a model. ValueError: triangle layers that the model does not have.
     """
-    choice.check_layers(len(check_model(model).layers))
+    text = check_model(model)
+    choice.check_layers(len(text.layers), text.config.num_attention_heads)
     return Plug(model, choice)
 
 

@@ -133,12 +133,7 @@ class MixPlug(Plug):
 
     def _attend_padded(self, q, k, v):
         """Decoding of a left-padded batch, dense: PaddleMIX's SDPA and flash classes would attend to the padding."""
-        everything = self.config
-        self.config = everything.replace(dense_below=k.shape[2] + 1)
-        try:
-            return self._sparse(q, k, v, None)
-        finally:
-            self.config = everything
+        return self._sparse(q, k, v, None, self.config.replace(dense_below=k.shape[2] + 1))
 
 
 def make_plug(model, choice: AttentionChoice) -> MixPlug:
@@ -147,5 +142,6 @@ def make_plug(model, choice: AttentionChoice) -> MixPlug:
     Raises:
         ValueError: triangle layers that the model does not have.
     """
-    choice.check_layers(len(model.model.layers))
+    layers = model.model.layers
+    choice.check_layers(len(layers), layers[0].self_attn.num_heads)
     return MixPlug(model, choice)

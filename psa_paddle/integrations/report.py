@@ -28,6 +28,7 @@ def _attention_lines(s: dict) -> list[str]:
         return ["Attention   dense (no --use-psa)"]
     return [
         f"Attention   {describe_attention(s)}",
+        *([f"Budgets     {describe_budgets(s['config']['budgets'])}"] if s["config"].get("budgets") else []),
         f"Sparsity    {s['average_sparsity']:.1%} of the attention work was skipped, on average over the layers",
         f"Layers      {s['layers_sparse']} sparse, {s['layers_dense']} dense, backend {'/'.join(s['backends'])}",
         *(f"Dense       {count} calls: {reason}" for reason, count in s["dense_reasons"].items()),
@@ -43,3 +44,14 @@ def describe_attention(s: dict) -> str:
     layers = ", ".join(map(str, s["triangle_layers"]))
     others = "PSA" if s["attention"] == "mix" else "dense"
     return f"{s['attention']}: TriangleMix in layers {layers}, {others} in the others"
+
+
+def describe_budgets(budgets: dict) -> str:
+    """Whose and what for, and how unequal, in words."""
+    means = [sum(layer) / len(layer) for layer in budgets["factors"]]
+    least, most = min(means), max(means)
+    target = ", ".join(f"{name} {value:g}" for name, value in budgets["target"].items())
+    return (
+        f"calibrated on {budgets['model']} for {target}; the factors are {least:.2f} (layer {means.index(least)}) to "
+        f"{most:.2f} (layer {means.index(most)})"
+    )

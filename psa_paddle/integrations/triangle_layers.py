@@ -15,6 +15,7 @@ from .dense import own_attention
 from .paddleformers import check_model, own_name
 from .patches import Patches
 from .plugs import bare_model, plug_of
+from .samples import single_prompt
 
 NAME = "trianglemix_probe"
 PROBE = "_trianglemix_probe"  # attribute of a probed model's attention layers; gone afterwards
@@ -76,14 +77,9 @@ def measure_middle_gradients(model, samples: Iterable, config: TriangleMixConfig
 
 
 def _checked(inputs, config: TriangleMixConfig) -> dict:
-    """The inputs without an attention mask that masks nothing."""
-    if not hasattr(inputs, "items") or "input_ids" not in inputs:
-        raise TypeError(f"a sample must be what the processor returns, with input_ids; got {type(inputs).__name__}.")
-    inputs = dict(inputs.items())
-    mask = inputs.pop("attention_mask", None)
-    batch, length = inputs["input_ids"].shape
-    if batch != 1 or (mask is not None and not bool(mask.astype("bool").all())):
-        raise ValueError("give samples one by one and without padding.")
+    """``single_prompt``, of a length that has a Middle region."""
+    inputs = single_prompt(inputs)
+    length = inputs["input_ids"].shape[1]
     if not middle_rows(config, length):
         raise ValueError(f"a sample of {length} tokens has no Middle Q-K region with this pattern; use longer ones.")
     return inputs

@@ -15,7 +15,7 @@ from .selection import select_fwd
 
 def select_blocks(
     q, k, *, scale: float, causal: bool, query_block: int, key_block: int, intervals, mode: str,
-    strides: tuple[int, int], terms: int, method: str, text_length: int, cap=None, kv_start=None,
+    strides: tuple[int, int], terms: int, method: str, text_length: int, budgets=None, cap=None, kv_start=None,
     means: bool = False, return_levels: bool = False, return_importance: bool = False,
 ) -> Selection:  # fmt: skip
     """Importance and selection: arguments as in ``psa_fwd``, cap as ``pyramid_fwd`` returns it.
@@ -39,15 +39,15 @@ def select_blocks(
         )  # fmt: skip
     return select_fwd(
         scores, tops, tile, cap, lq=q.shape[2], lk=k.shape[2], intervals=intervals, mode=mode,
-        query_stride=query_stride, text_length=text_length, means=means, return_levels=return_levels,
+        query_stride=query_stride, text_length=text_length, budgets=budgets, means=means, return_levels=return_levels,
         return_importance=return_importance, **shared,
     )  # fmt: skip
 
 
 def psa_fwd(
     q, k, v, *, scale: float, causal: bool, query_block: int, key_block: int, intervals, mode: str,
-    strides: tuple[int, int], terms: int, method: str, text_length: int, thresholds=None, kv_start=None, out=None,
-    heads_last: bool = False, means: bool = False,
+    strides: tuple[int, int], terms: int, method: str, text_length: int, budgets=None, thresholds=None, kv_start=None,
+    out=None, heads_last: bool = False, means: bool = False,
 ):  # fmt: skip
     """Pyramid Sparse Attention (arXiv:2512.04025) of Paddle or torch CUDA tensors, or of Paddle CPU tensors and NumPy
     arrays in Triton's interpreter.
@@ -62,6 +62,7 @@ def psa_fwd(
         mode: ``"energybound"``, ``"topk"`` or ``"topk_sqrt"``.
         method: ``"xattn"``, ``"peak"`` or ``"pooling"``; strides, terms: the first two's.
         text_length: last tokens whose key and query blocks stay at level 1.
+        budgets: a tuple of H factors of the intervals' ends, by rank, or None.
         thresholds: (for 2, for 4, for 8), mean cosines above which a key block may be pooled so far; None: no cap.
         kv_start: int32 [B] on the device, first key of each sample of a left-padded batch, or None. A sample is
             computed as if it came alone; rows of its padding are zeros.
@@ -85,7 +86,7 @@ def psa_fwd(
     pair = means_fwd(k, v, key_block=key_block, kv_start=kv_start) if means else None
     found = select_blocks(
         q, k, scale=scale, causal=causal, query_block=query_block, key_block=key_block, intervals=intervals, mode=mode,
-        strides=strides, terms=terms, method=method, text_length=text_length, cap=cap,
+        strides=strides, terms=terms, method=method, text_length=text_length, budgets=budgets, cap=cap,
         kv_start=kv_start, means=means,
     )  # fmt: skip
     out = attend_fwd(

@@ -36,14 +36,20 @@ def _join_groups(p_e, p_t, i_j, m_j, n_groups, n_a, n_j, TILE: tl.constexpr, NJ:
 
 
 @triton.jit
-def _bound_targets(total, n_valid, i_c, BOUNDS: tl.constexpr, MODE: tl.constexpr):
+def _bound_targets(total, n_valid, i_c, budgets, i_h, BOUNDS: tl.constexpr, MODE: tl.constexpr):
     """How much must come before a block to pass each bound: importance, or (by rank) a whole number of blocks; [C]."""
+    if budgets is not None:
+        factor = tl.load(budgets + i_h)
+        if MODE == "topk_sqrt":
+            factor *= factor
     b_target = tl.full(i_c.shape, float("inf"), tl.float32)
     for c in tl.static_range(len(BOUNDS)):
         if MODE == "energybound":
             target = total * BOUNDS[c]
         else:
             bound = tl.full([], BOUNDS[c], tl.float64)
+            if budgets is not None:
+                bound *= factor
             n = tl.maximum(n_valid, 1).to(tl.float64)
             if MODE == "topk":
                 # The smallest rank with rank / n >= bound in float64, as the reference divides.
@@ -78,13 +84,15 @@ def _first_to_pass(b_key, b_end, b_mass_end, b_target, b_ties, MODE: tl.constexp
 
 
 @triton.jit
-def _interval_of(b_x, m_j, n_valid, BOUNDS: tl.constexpr, MODE: tl.constexpr, C: tl.constexpr, NJ: tl.constexpr):
+def _interval_of(
+    b_x, m_j, n_valid, budgets, i_h, BOUNDS: tl.constexpr, MODE: tl.constexpr, C: tl.constexpr, NJ: tl.constexpr
+):
     """How many bounds each block passes: its interval; [NJ]."""
     # Non-negative floats order as their bits; 0 is left to the invalid blocks.
     b_key = tl.where(m_j, b_x.to(tl.int32, bitcast=True) + 1, 0)
     i_c, i_j = tl.arange(0, C), tl.arange(0, NJ)
     total = tl.sum(tl.where(m_j, b_x, 0.0), 0)
-    b_target = _bound_targets(total, n_valid, i_c, BOUNDS, MODE)
+    b_target = _bound_targets(total, n_valid, i_c, budgets, i_h, BOUNDS, MODE)
     # Keys up to b_cut have at least the target above them, all above b_end less: b_mass_end.
     b_cut = tl.zeros([C], tl.int32) + tl.min(tl.where(m_j, b_key, 0x7F800002), 0) - 1
     b_end = tl.zeros([C], tl.int32) + tl.max(b_key, 0)
@@ -108,7 +116,7 @@ def _interval_of(b_x, m_j, n_valid, BOUNDS: tl.constexpr, MODE: tl.constexpr, C:
 
 @triton.jit
 def _select_kernel(
-    scores, tops, cap, kv_start, lists, counts, work, turns, levels, importance,
+    scores, tops, cap, kv_start, budgets, lists, counts, work, turns, levels, importance,
     lq, lk, n_i, n_j, n_a, tiles_b, heads, group, text_length,
     M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, GROUPS: tl.constexpr, TILE: tl.constexpr,
     LEVELS: tl.constexpr, BOUNDS: tl.constexpr, MODE: tl.constexpr, KEPT: tl.constexpr,
@@ -135,7 +143,7 @@ def _select_kernel(
         if importance is not None:
             b_out = b_x if GROUPS > 0 else b_x / tl.maximum(tl.sum(b_x, 0), 1e-30)
             tl.store(importance + i_row * n_j + i_j, b_out, mask=i_j < n_j)
-        b_interval = _interval_of(b_x, m_j, n_valid, BOUNDS, MODE, C, NJ)
+        b_interval = _interval_of(b_x, m_j, n_valid, budgets, i_bh % heads, BOUNDS, MODE, C, NJ)
         for c in tl.static_range(1, len(LEVELS)):
             b_level = tl.where(b_interval == c, LEVELS[c], b_level)
     if cap is not None:
@@ -158,7 +166,7 @@ def _select_kernel(
 
 def select_fwd(
     scores, tops=None, tile: int = 0, cap=None, *, lq: int, lk: int, causal: bool, query_block: int, key_block: int,
-    intervals, mode: str, text_length: int = 0, query_stride: int = 0, kv_start=None, heads=None,
+    intervals, mode: str, text_length: int = 0, query_stride: int = 0, budgets=None, kv_start=None, heads=None,
     means: bool = False, return_levels: bool = False, return_importance: bool = False,
 ) -> Selection:  # fmt: skip
     """Choose every pair's level and write the lists of kept blocks.
@@ -172,6 +180,7 @@ def select_fwd(
         mode: ``"energybound"`` (share of importance before), ``"topk"`` (rank / n), ``"topk_sqrt"`` (``sqrt_bound``).
         text_length: last tokens whose key and query blocks stay at level 1.
         query_stride: ``xattn_fwd``'s; 0 for a map.
+        budgets: by rank, a tuple of H factors of the intervals' ends, or None.
         kv_start: int32 [B], first key of each sample, or None.
         heads: H, needed with one interval only.
         means: skipped blocks take part by their means, for which the levels are returned, too.
@@ -180,7 +189,7 @@ def select_fwd(
         ``Selection``; importance rows sum to the number of query groups (xattn) or to 1 (map), invalid pairs are 0.
 
     Raises:
-        ValueError: an unknown mode, too many intervals or blocks.
+        ValueError: an unknown mode, too many intervals or blocks, budgets that are not H factors of shares by rank.
     """
     check_blocks(query_block, key_block)
     if mode not in ("energybound", "topk", "topk_sqrt"):
@@ -188,6 +197,8 @@ def select_fwd(
     if not 1 <= len(intervals) <= 5:
         raise ValueError(f"1 to 5 intervals are possible, got {len(intervals)}.")
     b, h = scores.shape[0], heads or scores.shape[1]
+    if budgets is not None and (mode == "energybound" or len(budgets) != h):
+        raise ValueError(f'budgets must be {h} factors, one for each query head, in mode "topk" or "topk_sqrt".')
     n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
     check_scores(
         scores, tops, tile, cap, kv_start, batch=b, heads=h, blocks=(n_i, n_j), lq=lq, query_block=query_block,
@@ -200,12 +211,13 @@ def select_fwd(
     found = empty_selection(scores, shape, levels, importance)
     width = max(16, next_power_of_2(n_j))
     bounds = tuple(sqrt_bound(hi, key_block) if mode == "topk_sqrt" else float(hi) for _, _, hi in intervals[:-1])
+    factors = bridge.constant(tuple(budgets), "float64", scores) if budgets is not None and bounds else None
     # One scan does for levels 1 and 8; a cap may turn an 8 into any level.
     plain = cap is None and {int(level) for level, _, _ in intervals} <= {0, 1, 8}
     kept = (1, 8) if plain else (1, 2, 4, 8)
     bridge.launch(
         _select_kernel, (n_i, b * h), like=scores,
-        scores=scores, tops=tops, cap=cap, kv_start=kv_start, **found._asdict(),
+        scores=scores, tops=tops, cap=cap, kv_start=kv_start, budgets=factors, **found._asdict(),
         lq=lq, lk=lk, n_i=n_i, n_j=n_j, n_a=n_a, tiles_b=tiles_b, heads=h,
         group=h // cap.shape[1] if cap is not None else 1, text_length=text_length,
         M=query_block, N=key_block, CAUSAL=causal, TILE=tile,

@@ -103,15 +103,17 @@ def test_selection_given_the_same_importance(shape, text_length, mode, causal):
     n=st.sampled_from([32, 64, 128]),
     causal=st.booleans(),
     ends=st.lists(st.sampled_from([0.02, 0.1, 0.125, 0.2, 0.25, 0.3, 0.5, 0.7]), min_size=1, max_size=4, unique=True),
+    mode=st.sampled_from(["topk", "topk_sqrt"]),
+    budgets=st.none() | st.tuples(*[st.sampled_from([0.1, 0.5, 1 / 3, 1.1, 2.0, 30.0]) | st.floats(0.01, 9.0)] * 2),
 )
-def test_topk_sqrt_is_exactly_the_reference(lq, extra, m, n, causal, ends):
+def test_ranks_are_exactly_the_reference(lq, extra, m, n, causal, ends, mode, budgets):
     geo = Geometry(lq, lq + extra, m, n, causal)
     bounds = [0.0, *sorted(ends), 1.0]
     intervals = tuple(zip((1, 2, 4, 8, 0), bounds[:-1], bounds[1:], strict=False))
     scores = np.random.default_rng(lq + extra).integers(1, 100, (2, geo.n_i, geo.n_j)).astype(np.float32)
-    got = select_levels(*tensors(scores[None]), None, geo, intervals, "topk_sqrt", 0, (0, geo.n_i)).numpy()[0]
+    got = select_levels(*tensors(scores[None]), None, geo, intervals, mode, 0, (0, geo.n_i), budgets).numpy()[0]
     cap = np.full((1, geo.n_j), 8)
-    want = reference.select_levels(scores, cap, intervals, "topk_sqrt", lq, lq + extra, m, n, causal, 0)
+    want = reference.select_levels(scores, cap, intervals, mode, lq, lq + extra, m, n, causal, 0, budgets)
     np.testing.assert_array_equal(got, want)
 
 

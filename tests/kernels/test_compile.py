@@ -36,7 +36,9 @@ def test_main_variants_compile_and_fit(arch, shared_limit):
             assert row["spilled"] == 0, row
 
 
-@pytest.mark.parametrize("more", [[], ["--bidirectional", "--padded"]], ids=["causal", "bidirectional, padded"])
+@pytest.mark.parametrize(
+    "more", [[], ["--bidirectional", "--padded"], ["--budgets"]], ids=["causal", "bidirectional, padded", "budgets"]
+)
 def test_default_preset_has_no_spills_on_hopper(more):
     rows = report("--arch", "90", "--dim", "64", "128", "--preset", "balanced", *more)
     attend = "attend_hopper" if HOPPER else "attend"

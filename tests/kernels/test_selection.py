@@ -14,20 +14,20 @@ DYADIC = ((1, 0.0, 0.25), (2, 0.25, 0.5), (4, 0.5, 0.75), (8, 0.75, 0.875), (0, 
 EARLY = ((1, 0.0, 0.05), (8, 0.05, 0.1), (0, 0.1, 1.0))  # ends that topk_sqrt reaches in a short row
 
 
-def select(importance, case, intervals, mode, text=0, cap=None, kv_start=None):
+def select(importance, case, intervals, mode, text=0, cap=None, kv_start=None, budgets=None):
     from psa_paddle.kernels import select_fwd
 
     return select_fwd(
         paddle.to_tensor(importance.astype(np.float32)), lq=case.lq, lk=case.lk, intervals=intervals, mode=mode,
         text_length=text, cap=None if cap is None else paddle.to_tensor(cap.astype(np.int8)), kv_start=kv_start,
-        return_levels=True, **case.blocks,
+        budgets=budgets, return_levels=True, **case.blocks,
     )  # fmt: skip
 
 
-def reference(importance, case, intervals, mode, text=0, cap=None):
+def reference(importance, case, intervals, mode, text=0, cap=None, budgets=None):
     cap = np.full((1, case.n_j), 8) if cap is None else cap[0]
     grid = (case.lq, case.lk, case.m, case.n, case.causal, text)
-    return ref.select_levels(importance[0].astype(np.float32).astype(float), cap, intervals, mode, *grid)
+    return ref.select_levels(importance[0].astype(np.float32).astype(float), cap, intervals, mode, *grid, budgets)
 
 
 def check_lists(found, case):
@@ -120,6 +120,55 @@ def test_bounds_whose_product_is_rounded_past_a_rank(mode, bound):
     bounds = ((2, 0.0, bound), (0, bound, 1.0))
     found = select(importance, case, bounds, mode)
     np.testing.assert_array_equal(found.levels.numpy()[0], reference(importance, case, bounds, mode))
+
+
+FACTORS = st.one_of(st.sampled_from([0.1, 0.5, 1 / 3, 0.7, 1.0, 1.1, 2.0, 3.0, 1e-6, 1e6]), st.floats(0.01, 20.0))
+
+
+@given(data=st.data())
+@settings(max_examples=30, deadline=None)
+def test_budgets_scale_the_ends_of_each_head_as_in_float64(data):
+    m, n = data.draw(st.sampled_from([64, 128])), data.draw(st.sampled_from([32, 64, 128]))
+    lq, lk, causal = data.draw(st.integers(1, 200)), data.draw(st.integers(200, 6000)), data.draw(st.booleans())
+    case = Case(lq=lq, lk=lk, hkv=2, group=2, m=m, n=n, causal=causal)
+    budgets = tuple(data.draw(st.lists(FACTORS, min_size=4, max_size=4)))
+    importance = np.random.default_rng(lk).random((1, 4, case.n_i, case.n_j))
+    mode = data.draw(st.sampled_from(MODES[1:]))
+    intervals = data.draw(st.sampled_from([DYADIC, INTERVALS, EARLY, ((1, 0.0, 0.09), (0, 0.09, 1.0))]))
+    found = select(importance, case, intervals, mode, budgets=budgets)
+    want = reference(importance, case, intervals, mode, budgets=budgets)
+    np.testing.assert_array_equal(found.levels.numpy()[0], want)
+    check_lists(found, case)
+
+
+def test_budgets_of_one_change_nothing_and_larger_ones_keep_more():
+    case = Case(lq=128, lk=6400, hkv=1, group=3, n=64, causal=False)
+    importance = np.random.default_rng(0).random((1, 3, case.n_i, case.n_j))
+    ends = ((1, 0.0, 0.1), (0, 0.1, 1.0))
+    plain = select(importance, case, ends, "topk").levels.numpy()[0]
+    found = select(importance, case, ends, "topk", budgets=(1.0, 0.5, 2.5)).levels.numpy()[0]
+    np.testing.assert_array_equal(found[0], plain[0])
+    assert [(head == 1).sum() // case.n_i for head in found] == [10 + 1, 5 + 1, 25 + 1]
+
+
+def test_budgets_are_copied_to_the_device_once(monkeypatch):
+    from psa_paddle.bridge import alloc
+
+    copies, copy = [], alloc.from_host
+    monkeypatch.setattr(alloc, "from_host", lambda *args: copies.append(args) or copy(*args))
+    case = Case(lq=64, lk=640, hkv=1, group=2, n=64)
+    importance = np.random.default_rng(0).random((1, 2, case.n_i, case.n_j))
+    for _ in range(3):
+        select(importance, case, EARLY, "topk_sqrt", budgets=(0.123456, 7.5))
+    assert len(copies) == 1
+
+
+def test_budgets_that_fit_no_head_are_refused():
+    case = Case(lq=64, lk=640, hkv=1, group=2, n=64)
+    importance = np.ones((1, 2, case.n_i, case.n_j))
+    for mode, budgets in (("topk", (1.0,)), ("topk_sqrt", (1.0,) * 4), ("energybound", (1.0, 1.0))):
+        with pytest.raises(ValueError, match="2 factors, one for each query head"):
+            select(importance, case, EARLY, mode, budgets=budgets)
 
 
 def test_one_interval_needs_no_importance():
