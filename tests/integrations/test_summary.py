@@ -68,7 +68,7 @@ Dense       2 calls: mask
 
 def test_text():
     assert format_stats(STATS) == f"{REQUEST}Attention   dense (no --use-psa)"
-    psa = {**STATS, **totals(CALLS), "attention": "psa"}
+    psa = {**STATS, **totals(CALLS), "attention": "psa", "config": {}}
     assert format_stats(psa) == f"{REQUEST}Attention   psa\n{SPARSE}"
     mixed = {**psa, "attention": "mix", "triangle_layers": [1, 3]}
     words = "Attention   mix: TriangleMix in layers 1, 3, PSA in the others"
