@@ -37,7 +37,7 @@ import subprocess
 import sys
 from pathlib import Path
 
-from language_settings import Setting, choose, parse_config, settings, with_triangle
+from language_settings import Setting, budget_setting, choose, parse_config, settings, with_triangle
 
 COLUMNS = ("tokens", "setting", "density", "loss", "worse", "KL", "copies", "retrieval")
 
@@ -98,6 +98,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--config", action="append", default=[], metavar="[NAME=]JSON",
                         help='one more setting: the fields of AttentionConfig that differ from its "preset" '
                              "(balanced), or a list of such objects, one for each layer")  # fmt: skip
+    parser.add_argument(
+        "--budgets", type=Path, nargs="+", default=[], help="calibrate_language.py's files, as settings"
+    )
     parser.add_argument("--mix-layers", type=int, nargs="+", help="of mix, in place of those found by measuring")
     parser.add_argument("--seed", type=int, default=0, help="of the planted lines")
     parser.add_argument("--out", type=Path, help="also write the rows there, as JSON")
@@ -136,6 +139,7 @@ def run(args) -> None:
     tokenizer, layers = Tokenizer.from_str(saved["tokenizer"]), model.shape.layers
     held = torch.load(args.held, weights_only=True)
     free = [parse_config(text, layers) for text in args.config]
+    free += [budget_setting(file, layers, model.shape.heads) for file in args.budgets]
     texts = {length: choose_texts(held, length, args.files) for length in args.lengths}
     chosen = choose(settings(), args.settings) if args.settings else []
     mix = args.mix_layers or []
@@ -172,7 +176,7 @@ def main() -> None:
         return
     try:
         run(args)
-    except ValueError as error:
+    except (FileNotFoundError, ValueError) as error:
         sys.exit(f"bench_language.py: {error}")
 
 

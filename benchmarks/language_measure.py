@@ -87,8 +87,8 @@ class Bench:
             parts.append(torch.stack([*losses, (p.exp() * (p - q)).sum(-1)]))
         return torch.cat(parts, 1)
 
-    def _density(self, setting: Setting) -> float:
-        """On the first text."""
+    def density(self, setting: Setting) -> float:
+        """Share of dense work on the first text."""
         found: list = []
         self._states(self.ids[0][:-1], setting, 0, found)
         return float(sum(found)) / len(found)
@@ -97,15 +97,18 @@ class Bench:
         """``setting.level1_of`` with level 1 only, as much as the whole of it costs on the first text."""
         base = setting.level1_of
         share = same_density(
-            lambda end: self._density(everywhere("", "", level_one(base, end))),
-            self._density(everywhere("", "", base)),
+            lambda end: self.density(everywhere("", "", level_one(base, end))),
+            self.density(everywhere("", "", base)),
         )
         return everywhere(setting.name, f"{setting.about}: share {share:.4f}", level_one(base, share))
 
     def divergence(self, setting: Setting) -> float:
-        """Mean KL(dense || sparse) on the first text, nats a token."""
-        sparse = self._states(self.ids[0][:-1], setting)[self.first :]
-        return float(self._compare(self.dense[0], sparse, self.ids[0][self.first + 1 :])[2].mean())
+        """Mean KL(dense || sparse) over the texts, nats a token."""
+        found = []
+        for ids, dense in zip(self.ids, self.dense, strict=True):
+            sparse = self._states(ids[:-1], setting)[self.first :]
+            found.append(self._compare(dense, sparse, ids[self.first + 1 :])[2].mean())
+        return float(sum(found)) / len(found)
 
     def row(self, setting: Setting) -> dict:
         """All measurements of a setting."""

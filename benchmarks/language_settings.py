@@ -8,7 +8,9 @@ import math
 import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
+from psa_paddle.budgets import Budgets
 from psa_paddle.config import ALL_LEVEL_ONE, DEFAULT_PRESET, PRESETS, AttentionConfig
 
 DENSE, TRIANGLE = "dense", "triangle"
@@ -141,3 +143,14 @@ def parse_config(text: str, layers: int) -> Setting:
         return Setting(name, content, lambda layer: configs[layer])
     config = _config(read, text)
     return everywhere(name, describe(config), config)
+
+
+def budget_setting(file, layers: int, heads: int) -> Setting:
+    """The configurations of a budgets file, one a layer, by the name ``budgets <file>``.
+
+    Raises:
+        FileNotFoundError, ValueError: no such file, or the budgets of another model.
+    """
+    found = Budgets.load(file)
+    found.check_model(layers, heads)
+    return Setting(f"budgets {Path(file).stem}", f"{describe(found.config)}; {dict(found.target)}", found.config_of)

@@ -10,6 +10,7 @@ import language_tasks
 import numpy as np
 import pytest
 
+from psa_paddle.budgets import Budgets
 from psa_paddle.config import DEFAULT_PRESET, PRESETS, AttentionConfig
 
 
@@ -134,6 +135,17 @@ def test_free_settings_change_a_preset():
 def test_free_settings_that_mean_nothing_are_refused(text, words):
     with pytest.raises(ValueError, match=words):
         language_settings.parse_config(text, 2)
+
+
+def test_budgets_are_a_setting_of_the_model_that_they_are_for(tmp_path):
+    budgets = Budgets("lm.pt", AttentionConfig(block_means=False), [(0.5, 2.0), (1.0, 3.0)], (False, True))
+    budgets.save(tmp_path / "mine.json")
+    setting = language_settings.budget_setting(tmp_path / "mine.json", 2, 2)
+    assert setting.name == "budgets mine"
+    want = AttentionConfig(block_means=True, budgets=(1.0, 3.0))
+    assert setting.of_layer(1) == want and setting.of_layer(0) == want.replace(block_means=False, budgets=(0.5, 2.0))
+    with pytest.raises(ValueError, match="this model has 3 of 2"):
+        language_settings.budget_setting(tmp_path / "mine.json", 3, 2)
 
 
 def test_table_lines():
