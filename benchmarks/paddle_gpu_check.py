@@ -50,6 +50,7 @@ CASES = [
     ("bidirectional", "bfloat16", 1, 4, 1, 1000, 1000, 80, 64, 64, False, None, {}),
     ("bidirectional", "float16", 1, 2, 2, 129, 700, 128, 128, 64, False, None, {"method": "pooling"}),
     ("pooling", "bfloat16", 1, 7, 1, 600, 600, 128, 128, 64, True, None, {"method": "pooling", "mode": "topk"}),
+    ("peaks", "bfloat16", 1, 7, 1, 600, 600, 128, 128, 64, True, None, {"method": "peak", "strides": (8, 2)}),
     ("left padding", "bfloat16", 3, 4, 1, 640, 640, 128, 128, 64, True, [0, 100, 333], {"text_length": 20}),
     ("block means", "bfloat16", 1, 4, 1, 900, 1200, 128, 128, 64, True, None, {"intervals": MEANS, "means": True}),
     ("left padding", "bfloat16", 2, 4, 1, 640, 640, 128, 128, 64, True, [0, 200], {"means": True}),

@@ -205,7 +205,7 @@ def audit_output(
 
 def estimate_block_importance(q, k, config: AttentionConfig | str | None = None, *, scale: float | None = None):
     """Importance of every pair of blocks, float32 [B, H, nI, nJ]; a row sums to the number of its query groups
-    (``xattn``, arXiv:2503.16428) or to 1 (``pooling``); invalid pairs are 0. Shapes and errors as in
+    (``xattn``, arXiv:2503.16428; ``peak``) or to 1 (``pooling``); invalid pairs are 0. Shapes and errors as in
     ``pyramid_attention``."""
     config = AttentionConfig.of(config)
     check_qkv(q, k, k, config)
