@@ -74,7 +74,7 @@ class DivergenceMeter:
             stack.enter_context(paddle.no_grad())
             patches = Patches()
             stack.callback(patches.undo)
-            tower = getattr(model, "visual", None) or getattr(model.model, "visual", None)
+            tower = getattr(model, "visual", None)
             if tower is not None:
                 patches.attribute(tower, "forward", partial(self._vision, tower.forward))
             patches.pre_hook(model.lm_head, self._before_head)

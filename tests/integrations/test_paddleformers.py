@@ -238,3 +238,14 @@ def test_refuses_other_models():
 def test_script_folder_exports_the_plug():
     names = (ROOT / "qwen2.5-vl" / "qwen2_5_vl_psa_attention.py").read_text(encoding="utf-8")
     assert all(name in names for name in ("replace_attention_with_psa", "restore_attention", "psa_attention_in"))
+
+
+def test_ids_given_by_position_tell_the_question(demo, prompts):
+    model, _ = demo
+    rest = {name: value for name, value in prompts[0].items() if name != "input_ids"}
+    found = []
+    for positional, named in (((), prompts[0]), ((prompts[0]["input_ids"],), rest)):
+        with psa_attention_in(model, SPARSE.replace(text_length=None)), paddle.no_grad():
+            model.model(*positional, **named)
+            found.append([row["sparsity"] for row in layer_statistics(model)])
+    assert found[0] == found[1] and min(found[0]) > 0

@@ -125,7 +125,7 @@ def test_processor_repeats_each_pad_as_its_picture_needs():
         ("paddlemix", ("paddleformers", "paddlemix"), "paddlemix"),
         ("auto", (), "pip install paddleformers==1.2.0"),
         ("paddlemix", ("paddleformers",), "docs/paddlemix.md"),
-        ("paddleformers", ("paddlemix",), "paddleformers is not installed"),
+        ("paddleformers", ("paddlemix",), "paddleformers is not installed; pip install paddleformers==1.2.0."),
         ("transformers", ("paddleformers",), "must be auto"),
     ],
 )
@@ -142,5 +142,5 @@ def test_inference_refuses_a_library_that_is_not_installed(monkeypatch):
     with pytest.raises(ValueError, match="must be auto"):
         QwenVLInference("demo", library="torch")
     if importlib.util.find_spec("paddlemix") is None:
-        with pytest.raises(ValueError, match="paddlemix is not installed"):
+        with pytest.raises(ValueError, match="paddlemix is not installed; docs/paddlemix.md says how"):
             QwenVLInference("demo", library="paddlemix")
