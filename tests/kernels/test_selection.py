@@ -228,3 +228,27 @@ def test_turns_start_at_zero():
 def test_refuses_unknown_mode():
     with pytest.raises(ValueError, match="mode"):
         select(np.ones((1, 1, 3, 5)), Case(), INTERVALS, "best")
+
+
+@pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
+@pytest.mark.parametrize("given", [False, True], ids=["chosen", "given"])
+def test_work_counts_the_means_of_skipped_blocks(given, causal):
+    from psa_paddle.kernels import lists_from_levels, select_fwd
+
+    case = Case(lq=300, lk=500, n=64, causal=causal)
+    importance = np.random.default_rng(3).exponential(size=(1, 1, case.n_i, case.n_j)).astype(np.float32)
+    found = select_fwd(
+        paddle.to_tensor(importance),
+        lq=case.lq,
+        lk=case.lk,
+        intervals=((1, 0.0, 0.3), (0, 0.3, 1.0)),
+        mode="topk",
+        means=True,
+        **case.blocks,
+    )
+    if given:
+        found = lists_from_levels(found.levels, lq=case.lq, lk=case.lk, means=True, **case.blocks)
+    levels, grid = found.levels.numpy()[0], (case.lq, case.lk, case.m, case.n, causal)
+    pairs = ref.block_grid(*grid)[0].sum()
+    with_means, without = ((1 - ref.sparsity(levels, *grid, means)) * pairs for means in (True, False))
+    assert found.work.numpy().sum() == pytest.approx(with_means) and with_means > without
