@@ -19,10 +19,12 @@ def made():
     levels = np.ones((2, 4, 2, 4), np.int8)
     order = np.arange(128, dtype=np.int32)
     scores, tops, tile = kernels.xattn_fwd(q, k, **XATTN, **BLOCKS)
+    peaks = kernels.xattn_fwd(q, k, **{**XATTN, "terms": 1}, peak=True, **BLOCKS)[0]
     found = kernels.lists_from_levels(levels, lq=96, lk=128, **BLOCKS, means=True)
     return dict(
-        q=q, k=k, v=v, kv_start=np.zeros(2, np.int32), levels=levels, x=k, order=order, base=order, scores=scores,
-        tops=tops, tile=tile, importance=np.ones((2, 4, 2, 4), np.float32), cap=np.ones((2, 2, 4), np.int8),
+        q=q, k=k, v=v, kv_start=np.zeros(2, np.int32), levels=levels, x=k, order=order, base=order, peaks=peaks,
+        scores=scores, tops=tops, tile=tile, importance=np.ones((2, 4, 2, 4), np.float32),
+        cap=np.ones((2, 2, 4), np.int8),
         pooled=kernels.pyramid_fwd(k, v, key_block=32)[:2], means=kernels.means_fwd(k, v, key_block=32), found=found,
     )  # fmt: skip
 
@@ -68,6 +70,10 @@ LAUNCHERS = {
     ),
     "select_fwd, xattn": lambda m: kernels.select_fwd(
         m["scores"], m["tops"], m["tile"], m["cap"], lq=96, lk=128, **TOPK, **blocks(m),
+        query_stride=m.get("query_stride", 16), kv_start=m["kv_start"],
+    ),
+    "select_fwd, peaks": lambda m: kernels.select_fwd(
+        m["peaks"], tile=m.get("tile_of_peaks", 0), lq=96, lk=128, **TOPK, **blocks(m),
         query_stride=m.get("query_stride", 16), kv_start=m["kv_start"],
     ),
     "select_fwd, map": lambda m: kernels.select_fwd(
@@ -123,6 +129,8 @@ MISFITS = {
     "map of another dtype": (("lists_from_levels",), dict(levels=np.ones((2, 4, 2, 4))), ValueError, "levels must be"),
     "map of 3 dimensions": (("lists_from_levels",), dict(levels=np.ones((4, 2, 4), np.int8)), ValueError, "levels"),
     "scores of other queries": (SELECT[:1], dict(query_stride=32), ValueError, "scores must be"),
+    "peaks of other queries": (("select_fwd, peaks",), dict(query_stride=32), ValueError, "scores must be"),
+    "peaks with a tile": (("select_fwd, peaks",), dict(tile_of_peaks=1), ValueError, "peaks need .* no tile"),
     "no query_stride": (SELECT[:1], dict(query_stride=0), ValueError, "tops need xattn's tile and query_stride"),
     "tops of another tile": (SELECT[:1], dict(tile=1), ValueError, "tops must be"),
     "cap of other blocks": (SELECT, dict(cap=np.ones((2, 2, 5), np.int8)), ValueError, "cap must be int8"),
