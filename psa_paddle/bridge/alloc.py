@@ -85,9 +85,7 @@ def from_host(array: np.ndarray, like):
 
 def constant(values: tuple[float, ...], dtype: str, like):
     """The values as a tensor of ``like``'s framework on ``like``'s device, copied there once; not to be written to."""
-    framework = framework_of(like)
-    device = "host" if framework == NUMPY else str(like.device if framework == TORCH else like.place)
-    key = (values, dtype, framework, device)
+    key = (values, dtype, framework_of(like), device(like))
     if key not in _CONSTANTS:
         if len(_CONSTANTS) >= MOST_CONSTANTS:
             _CONSTANTS.clear()

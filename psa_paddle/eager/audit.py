@@ -38,7 +38,6 @@ def audit_sums(q, k, v, out, scale: float, causal: bool, rows: int):
                 hidden = np.arange(low, seen)[None] > np.tile(position, group)[:, None]
                 tail = paddle.to_tensor(np.where(hidden, np.float32(MASKED), np.float32(0.0)), place=q.place)
             flat = q[x, :, part].reshape([1, -1, d])
-            tail = None if tail is None or not tail.shape[1] else tail
             exact = softmax_values(flat, keys[:, :seen], values[:, :seen], None, tail).reshape([group, -1, d])
             parts.append(paddle.stack([((out[x, :, part] - exact) ** 2).sum(-1), (exact**2).sum(-1)], axis=-1))
         sums.append(paddle.concat(parts, axis=1))

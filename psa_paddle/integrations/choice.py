@@ -121,9 +121,7 @@ class AttentionChoice:
         return {**psa, "trianglemix": asdict(self.triangle)}
 
 
-def triangle_prefill(
-    query, key, value, config: TriangleMixConfig, backend: str, scale: float, starts, audit_rows: int = 0
-):
+def triangle_prefill(query, key, value, config: TriangleMixConfig, backend: str, scale: float, starts, audit_rows: int):
     """``([B, Lq, H, D], CallStats)`` of a triangle layer; samples of at most 2048 keys run dense, as in the masks.
     Where a prompt comes in chunks, the last rows of each chunk see every key so far. audit_rows: as in
     ``AttentionConfig``."""
