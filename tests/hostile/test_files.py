@@ -71,6 +71,7 @@ REFUSED = {
     "HTML": (holding(HTML), r"is a web page \(HTML\), not a"),
     "HTML with a byte order mark": (holding(b"\xef\xbb\xbf\r\n" + HTML), r"is a web page \(HTML\), not a"),
     "text": (holding("不是视频\n".encode() * 50), "is a text file, not a"),
+    "text with tabs": (holding(b"name\tvalue\n" * 50), "is a text file, not a"),
     "JSON": (holding(b'{"error": "no such key"}'), "is a text file, not a"),
     "XML": (holding(b'<?xml version="1.0"?><Error><Code>AccessDenied</Code></Error>'), "is an XML file, not a"),
     "SVG": (holding(b'<svg xmlns="http://www.w3.org/2000/svg"/>'), "is an SVG drawing, not a"),

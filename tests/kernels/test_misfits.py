@@ -130,6 +130,8 @@ MISFITS = {
     "map of 3 dimensions": (("lists_from_levels",), dict(levels=np.ones((4, 2, 4), np.int8)), ValueError, "levels"),
     "scores of other queries": (SELECT[:1], dict(query_stride=32), ValueError, "scores must be"),
     "peaks of other queries": (("select_fwd, peaks",), dict(query_stride=32), ValueError, "scores must be"),
+    "peaks of groups that do not divide": (
+        ("select_fwd, peaks",), dict(query_stride=24), ValueError, "peaks need xattn's query_stride, a divisor of 64"),
     "peaks with a tile": (("select_fwd, peaks",), dict(tile_of_peaks=1), ValueError, "peaks need .* no tile"),
     "no query_stride": (SELECT[:1], dict(query_stride=0), ValueError, "tops need xattn's tile and query_stride"),
     "tops of another tile": (SELECT[:1], dict(tile=1), ValueError, "tops must be"),
