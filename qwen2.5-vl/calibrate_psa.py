@@ -52,7 +52,7 @@ def build_parser() -> argparse.ArgumentParser:
     parser.add_argument("--sliding-window-size", type=int, help="the same")
     parser.add_argument("--num-last-tokens", type=int, help="the same")
     parser.add_argument("--answer-tokens", type=int, default=48, help="most tokens of an answer (default: %(default)s)")
-    parser.add_argument("--dtype", choices=DTYPES, default="bfloat16", help="of the model (default: %(default)s)")
+    parser.add_argument("--dtype", choices=DTYPES, help="of the model (default: bfloat16; float32 on a CPU)")
     parser.add_argument("--fps", type=float, help="video frames a second to look at (default: 1)")
     parser.add_argument("--max-pixels", type=int, help="most pixels of an image, or of a frame")
     parser.add_argument("--max-frames", type=int, help="most frames of a video")

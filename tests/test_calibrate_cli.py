@@ -2,6 +2,7 @@
 
 import json
 
+import calibrate_psa
 import pytest
 from calibrate_psa import main
 from infer_qwen2_5_vl_psa import budgets_of, build_parser, psa_config, triangle_config
@@ -12,7 +13,7 @@ from psa_paddle import AttentionConfig
 from psa_paddle.budgets import Budgets
 
 VIDEO = str(ROOT / "demo" / "sample.mp4")
-CLIP = ["--model", "demo", "--dtype", "float32", "--type", "video", "--input", VIDEO]
+CLIP = ["--model", "demo", "--type", "video", "--input", VIDEO]
 FEW = ["--max-frames", "20", "--prompt", "Describe this video."]  # 1,080 vision tokens: long enough to run sparse
 
 
@@ -111,3 +112,13 @@ def test_a_file_that_is_none_is_refused_before_the_model_loads(capsys, monkeypat
     for name, words in (("b.json", "cannot be used"), ("c.json", "does not exist")):
         assert infer([*CLIP, "--use-psa", "--budgets", str(tmp_path / name)]) == 2
         assert words in capsys.readouterr().err
+
+
+def test_shared_flags_have_the_same_defaults():
+    """Nobody who names no dtype is told that bfloat16 is not to be had on a CPU."""
+    ours, theirs = (
+        {flag: action.default for action in parser._actions for flag in action.option_strings}
+        for parser in (calibrate_psa.build_parser(), build_parser())
+    )
+    for flag in ("--dtype", "--model", "--prompt", "--fps", "--max-pixels", "--max-frames", "--cache-dir", "--library"):
+        assert ours[flag] == theirs[flag], flag
