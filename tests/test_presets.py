@@ -1,10 +1,11 @@
-"""Presets: what the bundled file says, files of a user's own, and what a wrong file is told."""
+"""Presets: what the bundled file says, and files of a user's own."""
 
 import numpy as np
 import paddle
 import pytest
 import yaml
 from shared import smooth_qkv
+from shared_presets import CUSTOM
 
 from psa_paddle.config import PRESETS, AttentionConfig
 from psa_paddle.presets import PresetError, check_presets, list_presets, load_preset
@@ -25,36 +26,6 @@ ModelName:
       description: "..."
       # further parameters...
 """
-CUSTOM = """
-CogVideo_5b:
-  attention_configs:
-    # ... other presets ...
-
-    my_custom_preset:
-      type: psa
-      description: "my own configuration"
-      use_rearrange: true
-      use_sim_mask: false
-      block_size:
-        m: 128
-        n: 64
-        tile_n: 32
-      mask_ratios:
-        1: [0.0, 0.5]
-        2: [0.5, 0.7]
-        4: [0.7, 0.9]
-        0: [0.9, 1.0]
-      mask_mode: thresholdbound
-      attn_impl: new_mask_type
-      tile_size: [2, 8, 8]
-      warmup_steps: 10
-      rearrange_method: Gilbert
-      verbose: false
-      sim_thresholds:
-        x2: 0.7
-        x4: 0.65
-        x8: 0.6
-"""
 THRESHOLDBOUND = """
 mask_ratios:
   1: [0.0, 0.4]
@@ -73,24 +44,14 @@ mask_ratios:
 """
 
 
-@pytest.fixture
-def file(tmp_path):
-    def write(text):
-        path = tmp_path / "mine.yaml"
-        path.write_text(text, encoding="utf-8")
-        return path
-
-    return write
-
-
-def test_the_structure_as_printed_loads_with_the_defaults(file):
-    preset = load_preset("ModelName", file=file(STRUCTURE))
+def test_the_structure_as_printed_loads_with_the_defaults(write_preset):
+    preset = load_preset("ModelName", file=write_preset(STRUCTURE))
     assert preset.config == PSAConfig() and (preset.name, preset.description) == ("preset_name", "...")
     assert preset.text_length == 226 and preset.grid(49, 480, 720) == (13, 30, 45)
 
 
-def test_the_custom_preset_as_printed_loads(file):
-    path = file(CUSTOM)
+def test_the_custom_preset_as_printed_loads(write_preset):
+    path = write_preset(CUSTOM)
     preset = load_preset("CogVideo_5b", "my_custom_preset", path)
     assert preset.config == PSAConfig(
         mask_ratios={1: (0.0, 0.5), 2: (0.5, 0.7), 4: (0.7, 0.9), 0: (0.9, 1.0)},
@@ -127,8 +88,8 @@ CogVideo_5b:
 """
 
 
-def test_a_rearrangement_without_a_method_is_gilberts_as_upstream(file):
-    preset = load_preset("CogVideo_5b", "my_custom_preset", file(PUBLISHED_CUSTOM))
+def test_a_rearrangement_without_a_method_is_gilberts_as_upstream(write_preset):
+    preset = load_preset("CogVideo_5b", "my_custom_preset", write_preset(PUBLISHED_CUSTOM))
     assert preset.config == PSAConfig(
         mask_ratios={1: (0.0, 0.5), 2: (0.5, 0.7), 4: (0.7, 0.9), 0: (0.9, 1.0)},
         mask_mode="thresholdbound",
@@ -136,7 +97,7 @@ def test_a_rearrangement_without_a_method_is_gilberts_as_upstream(file):
         rearrange_method="Gilbert",
     )
     assert preset.description == "我的自定义PSA配置"
-    off = file(PUBLISHED_CUSTOM.replace("use_rearrange: true", "use_rearrange: false"))
+    off = write_preset(PUBLISHED_CUSTOM.replace("use_rearrange: true", "use_rearrange: false"))
     assert load_preset("CogVideo_5b", "my_custom_preset", off).config.rearrange_method is None
 
 
@@ -165,9 +126,9 @@ def test_a_byte_order_mark_does_no_harm(tmp_path):
 
 
 @pytest.mark.parametrize("text, mode", [(THRESHOLDBOUND, "thresholdbound"), (TOPK, "topk")], ids=["share", "rank"])
-def test_the_ratios_as_printed_load(file, text, mode):
+def test_the_ratios_as_printed_load(write_preset, text, mode):
     body = "\n".join("      " + line for line in text.strip().splitlines())
-    path = file(f"M:\n  attention_configs:\n    p:\n      type: psa\n      mask_mode: {mode}\n{body}\n")
+    path = write_preset(f"M:\n  attention_configs:\n    p:\n      type: psa\n      mask_mode: {mode}\n{body}\n")
     config = load_preset("M", "p", path).config
     assert config.mask_mode == mode and config.mask_ratios[8] == tuple(yaml.safe_load(text)["mask_ratios"][8])
 
@@ -220,7 +181,7 @@ def test_grid_of_a_video(model, video, grid):
     assert load_preset(model).grid(*video) == grid
 
 
-def test_grid_refuses(file):
+def test_grid_refuses(write_preset):
     preset = load_preset("Wan2.1_14b")
     for video, words in (((0, 720, 1280), "frames"), ((81, 721, 1280), "height"), ((81, 720, 8), "width")):
         with pytest.raises(ValueError, match=words):
@@ -228,7 +189,7 @@ def test_grid_refuses(file):
     text = STRUCTURE.replace("  text_length", "  # text_length")
     bare = text[: text.index("  video_scale")] + text[text.index("  # text_length") :]
     with pytest.raises(ValueError, match="no video_scale"):
-        load_preset("ModelName", file=file(bare)).grid(81, 720, 1280)
+        load_preset("ModelName", file=write_preset(bare)).grid(81, 720, 1280)
 
 
 def test_a_preset_drives_the_module():
@@ -263,8 +224,8 @@ Qwen2.5-VL:
 """
 
 
-def test_a_user_file_changes_single_settings_of_a_prefill_preset(file):
-    path = file(PREFILL)
+def test_a_user_file_changes_single_settings_of_a_prefill_preset(write_preset):
+    path = write_preset(PREFILL)
     mine = load_preset("Qwen2.5-VL", "mine", path)
     ratios = {1: (0.0, 0.2), 0: (0.2, 1.0)}
     assert (
@@ -285,121 +246,16 @@ PREFILL_REFUSED = {
 
 
 @pytest.mark.parametrize("case", PREFILL_REFUSED.values(), ids=list(PREFILL_REFUSED))
-def test_a_wrong_prefill_preset_names_key_and_line(file, case):
+def test_a_wrong_prefill_preset_names_key_and_line(write_preset, case):
     old, new, key, words = case
     text = PREFILL.replace(old, new)
     line = next(i for i, x in enumerate(text.splitlines(), 1) if new in x)
     with pytest.raises(PresetError) as refusal:
-        check_presets(file(text))
+        check_presets(write_preset(text))
     assert f":{line}: Qwen2.5-VL.attention_configs.mine.{key}: " in str(refusal.value) and words in str(refusal.value)
 
 
-def test_a_user_file_overrides_a_bundled_section(file):
-    path = file("Wan2.1_14b:\n  default_attention: baseline\n  attention_configs: {}\n")
+def test_a_user_file_overrides_a_bundled_section(write_preset):
+    path = write_preset("Wan2.1_14b:\n  default_attention: baseline\n  attention_configs: {}\n")
     assert load_preset("Wan2.1_14b", file=path).config is None
     assert load_preset("Wan2.1_14b", "psa_balanced", path) == load_preset("Wan2.1_14b", "psa_balanced")
-
-
-# name -> (text to replace in CUSTOM, replacement, key at fault, words)
-WRONG = {
-    "unknown key": ("verbose: false", "verbos: false", "verbos", "unknown key"),
-    "unknown block size": ("tile_n: 32", "tile: 32", "block_size.tile", "unknown key"),
-    "key twice": ("verbose: false", "type: psa", "type", "comes twice"),
-    "level twice": ("2: [0.5, 0.7]", "1: [0.5, 0.7]", "mask_ratios.1", "comes twice"),
-    "type": ("type: psa", "type: sparse", "type", "must be psa or prefill or dense, got 'sparse'"),
-    "description": ('"my own configuration"', "7", "description", "must be text"),
-    "flag": ("verbose: false", "verbose: 3", "verbose", "true or false"),
-    "rearrange flag": ("use_rearrange: true", "use_rearrange: maybe", "use_rearrange", "true or false"),
-    "no method": ("rearrange_method: Gilbert", "rearrange_method: null", "use_rearrange", "needs a rearrange_method"),
-    "method": ("rearrange_method: Gilbert", "rearrange_method: Hilbert", "rearrange_method", "Gilbert, STA"),
-    "sim mask": ("use_sim_mask: false", "use_sim_mask: true", "use_sim_mask", "needs attn_impl"),
-    "block": ("n: 64", "n: 48", "block_size.n", "32, 64, 128"),
-    "tile_n": ("tile_n: 32", "tile_n: 48", "block_size.tile_n", "must divide"),
-    "old blocks": ("attn_impl: new_mask_type", "attn_impl: old_mask_type", "block_size.n", "must be 128"),
-    "gap": ("4: [0.7, 0.9]", "4: [0.8, 0.9]", "mask_ratios.4", "gap"),
-    "bounds": ("2: [0.5, 0.7]", "2: [0.7, 0.5]", "mask_ratios.2", "lo <= hi"),
-    "no pair": ("2: [0.5, 0.7]", "2: 0.5", "mask_ratios.2", "pair"),
-    "level": ("4: [0.7, 0.9]", "3: [0.7, 0.9]", "mask_ratios.3", "levels are"),
-    "mode": ("mask_mode: thresholdbound", "mask_mode: best", "mask_mode", "topk"),
-    "tile": ("[2, 8, 8]", "[2, 8]", "tile_size", "three integers"),
-    "warm-up": ("warmup_steps: 10", "warmup_steps: 1.5", "warmup_steps", "integer"),
-    "threshold": ("x4: 0.65", "x4: 65", "sim_thresholds.x4", "cosine"),
-    "tag": ("verbose: false", "verbose: !!python/name:os.system x", "verbose", "constructor"),
-}
-
-
-@pytest.mark.parametrize("case", WRONG)
-def test_a_wrong_preset_names_key_and_line(case, file):
-    old, new, key, words = WRONG[case]
-    assert CUSTOM.count(old) == 1
-    text = CUSTOM.replace(old, new)
-    line = 1 + next(i for i, (a, b) in enumerate(zip(text.split("\n"), CUSTOM.split("\n"), strict=True)) if a != b)
-    line = {"no method": 9, "old blocks": 13}.get(case, line)  # where two keys disagree, the one that must change
-    path = file(text)
-    with pytest.raises(PresetError) as refusal:
-        load_preset("CogVideo_5b", "my_custom_preset", path)
-    where = f"{path}:{line}: CogVideo_5b.attention_configs.my_custom_preset.{key}: "
-    assert str(refusal.value).startswith(where) and words in str(refusal.value)
-    with pytest.raises(PresetError):
-        check_presets(path)
-
-
-# name -> (file, line, words)
-WRONG_FILES = {
-    "no YAML": ("a: [1, 2\nb: 3\n", 2, "not YAML"),
-    "empty": ("# nothing\n", 1, "empty"),
-    "a list": ("- a\n", 1, "must be a mapping"),
-    "no presets": ("M:\n  text_length: 3\n", 1, "M: has no attention_configs"),
-    "no type": ("M:\n  attention_configs:\n    p:\n      verbose: true\n", 3, "M.attention_configs.p: has no type"),
-    "model key": ("M:\n  txt: 3\n  attention_configs: {}\n", 2, "M.txt: unknown key"),
-    "text_length": ("M:\n  text_length: -3\n  attention_configs: {p: {type: dense}}\n", 2, "M.text_length: must be an"),
-    "causal": ("M:\n  causal: 1\n  attention_configs: {p: {type: dense}}\n", 2, "M.causal: must be true or false"),
-    "divisor": (
-        "M:\n  video_scale:\n    depth_divisor: 0\n    width_divisor: 1\n    height_divisor: 1\n"
-        "  attention_configs: {p: {type: dense}}\n",
-        3,
-        "depth_divisor: must be an integer of at least 1",
-    ),
-    "no divisor": (
-        "M:\n  video_scale: {width_divisor: 8, depth_divisor: 4}\n  attention_configs: {p: {type: dense}}\n",
-        2,
-        "M.video_scale: has no height_divisor",
-    ),
-    "dense with ratios": (
-        "M:\n  attention_configs:\n    p:\n      type: dense\n      mask_mode: topk\n",
-        5,
-        "means nothing",
-    ),
-    "default": (
-        "M:\n  default_attention: q\n  attention_configs: {p: {type: dense}}\n",
-        2,
-        "no preset 'q'; there are p",
-    ),
-    "causal rearranged": (
-        "M:\n  causal: true\n  attention_configs:\n    p:\n      type: psa\n      rearrange_method: STA\n",
-        6,
-        "causal attention excludes",
-    ),
-}
-
-
-@pytest.mark.parametrize("case", WRONG_FILES)
-def test_a_wrong_file_names_the_line(case, file):
-    text, line, words = WRONG_FILES[case]
-    path = file(text)
-    with pytest.raises(PresetError) as refusal:
-        check_presets(path)
-    assert str(refusal.value).startswith(f"{path}:{line}: ") and words in str(refusal.value)
-
-
-def test_unknown_names_are_told_what_there_is(file, tmp_path):
-    with pytest.raises(PresetError, match="no model 'Wan3'; there are Wan2.1_1.3b"):
-        load_preset("Wan3")
-    with pytest.raises(PresetError, match="no preset of Wan2.1_14b 'fast'; there are baseline, psa_balanced"):
-        load_preset("Wan2.1_14b", "fast")
-    with pytest.raises(PresetError, match="no model 'Wan3'"):
-        list_presets("Wan3")
-    with pytest.raises(PresetError, match="M has no default_attention; name one of p"):
-        load_preset("M", file=file("M:\n  attention_configs: {p: {type: dense}}\n"))
-    with pytest.raises(FileNotFoundError, match="absent.yaml"):
-        load_preset("Wan2.1_14b", file=tmp_path / "absent.yaml")

@@ -59,7 +59,8 @@ class QwenVLInference:
         dtype: bfloat16, float16 or float32; what the device lacks falls back with a warning. None: bfloat16, or the
             best that the device has.
         use_psa: prefill with Pyramid Sparse Attention.
-        psa_config: ``AttentionConfig()`` by default.
+        psa_config: an ``AttentionConfig`` or the name of a preset; ``"balanced"`` by default, or what ``budgets`` were
+            measured with.
         cache_dir: where downloaded weights are kept.
         log_dir: folder for a sparsity log of every request (needs sparse attention); a log that cannot be written is
             an error in Python's logging and costs no answer.
