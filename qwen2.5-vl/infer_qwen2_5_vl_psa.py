@@ -23,10 +23,10 @@ from qwen_flags import (
     triangle_config,
 )
 
-from psa_paddle.integrations.inference import QwenVLInference, check_request
-from psa_paddle.integrations.loading import check_library
-from psa_paddle.integrations.report import format_stats
-from psa_paddle.integrations.request import LEAST_PIXELS, whole_number
+from psa_paddle.integrations.language.inference import QwenVLInference, check_request
+from psa_paddle.integrations.language.loading import check_library
+from psa_paddle.integrations.language.report import format_stats
+from psa_paddle.integrations.language.request import LEAST_PIXELS, whole_number
 from psa_paddle.utils.command import TERMINATED, NotWritten, run_command
 from psa_paddle.utils.files import check_file, check_folder, write_text
 from psa_paddle.utils.media import load_image, load_video

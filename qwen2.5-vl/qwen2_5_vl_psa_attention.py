@@ -6,8 +6,7 @@ with attention_in(model, AttentionChoice("mix", triangle_layers=[2, 5])): ...   
 layer_statistics(model)                                 # what each layer did since the plug or the last reset
 """
 
-from psa_paddle.integrations.choice import AttentionChoice
-from psa_paddle.integrations.qwen2_5_vl import (
+from psa_paddle.integrations.language.attention import (
     attention_in,
     plug_of,
     psa_attention_in,
@@ -15,8 +14,9 @@ from psa_paddle.integrations.qwen2_5_vl import (
     replace_attention_with_psa,
     restore_attention,
 )
+from psa_paddle.integrations.language.choice import AttentionChoice
+from psa_paddle.integrations.language.measuring.triangle_layers import choose_triangle_layers
 from psa_paddle.integrations.summary import layer_statistics
-from psa_paddle.integrations.triangle_layers import choose_triangle_layers
 
 __all__ = [
     "AttentionChoice",

@@ -99,7 +99,7 @@ BAD = {
 
 @pytest.mark.parametrize("rest,words", BAD.values(), ids=BAD)
 def test_bad_input_gets_one_sentence_before_the_model_loads(rest, words, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("psa_paddle.integrations.inference.load_qwen2_5_vl", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("psa_paddle.integrations.language.inference.load_qwen2_5_vl", lambda *_: pytest.fail("loaded"))
     assert main([*CLIP, *FEW, "--output", str(tmp_path / "b.json"), *rest]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and words in error and "\n" not in error
@@ -107,7 +107,7 @@ def test_bad_input_gets_one_sentence_before_the_model_loads(rest, words, capsys,
 
 
 def test_a_file_that_is_none_is_refused_before_the_model_loads(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("psa_paddle.integrations.inference.load_qwen2_5_vl", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("psa_paddle.integrations.language.inference.load_qwen2_5_vl", lambda *_: pytest.fail("loaded"))
     (tmp_path / "b.json").write_text("{}")
     for name, words in (("b.json", "cannot be used"), ("c.json", "does not exist")):
         assert infer([*CLIP, "--use-psa", "--budgets", str(tmp_path / name)]) == 2

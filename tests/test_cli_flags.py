@@ -14,7 +14,7 @@ from qwen_flags import build_parser, looks_like_video
 from shared_demo import ROOT
 
 from psa_paddle import AttentionConfig
-from psa_paddle.integrations.inference import DEFAULT_MODEL
+from psa_paddle.integrations.language.inference import DEFAULT_MODEL
 from psa_paddle.trianglemix import TriangleMixConfig
 
 VIDEO, IMAGE = str(ROOT / "demo" / "sample.mp4"), str(ROOT / "demo" / "sample.jpg")

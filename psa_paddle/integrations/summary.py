@@ -73,7 +73,7 @@ def layer_line(row: dict) -> str:
 
 def layer_statistics(model) -> list[dict]:
     """``per_layer`` of a plugged model since the plug or its last reset; empty when nothing is plugged in."""
-    from .paddleformers import plug_of
+    from .language.paddleformers.plug import plug_of
 
     plug = plug_of(model)
     return per_layer(plug.calls) if plug else []
