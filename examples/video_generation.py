@@ -22,7 +22,7 @@ if __name__ == "__main__":  # the imports take seconds, and Ctrl-C there would s
 import numpy as np
 
 from psa_paddle import Preset, load_preset
-from psa_paddle.integrations.video.attention import plug_of, replace_attention_with_psa
+from psa_paddle.integrations.ppdiffusers import plug_of, replace_attention_with_psa
 from psa_paddle.utils.command import EXIT_CODES, TERMINATED, run_command
 from psa_paddle.utils.files import as_path, check_file, check_folder, replacing
 from psa_paddle.utils.quiet import quiet_import

@@ -21,9 +21,9 @@ from qwen_flags import VIDEO_FLAGS, given_flags
 
 from psa_paddle.budgets import Budgets
 from psa_paddle.config import BACKENDS, DEFAULT_PRESET, PRESETS, AttentionConfig
-from psa_paddle.integrations.language.inference import DEFAULT_MODEL, QwenVLInference, check_request
+from psa_paddle.integrations.calibration import calibrate_budgets, check_calibration
+from psa_paddle.integrations.inference import DEFAULT_MODEL, QwenVLInference, check_request
 from psa_paddle.integrations.language.loading import DTYPES, LIBRARIES, check_backend, check_library
-from psa_paddle.integrations.language.measuring.calibration import calibrate_budgets, check_calibration
 from psa_paddle.integrations.language.request import image_limits
 from psa_paddle.integrations.language.samples import image_inputs, video_inputs
 from psa_paddle.trianglemix import TriangleMixConfig

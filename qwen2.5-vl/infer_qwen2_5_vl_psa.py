@@ -23,7 +23,7 @@ from qwen_flags import (
     triangle_config,
 )
 
-from psa_paddle.integrations.language.inference import QwenVLInference, check_request
+from psa_paddle.integrations.inference import QwenVLInference, check_request
 from psa_paddle.integrations.language.loading import check_library
 from psa_paddle.integrations.language.report import format_stats
 from psa_paddle.integrations.language.request import LEAST_PIXELS, whole_number

@@ -10,8 +10,8 @@ from urllib.parse import urlparse
 
 from psa_paddle.budgets import Budgets, load_budgets
 from psa_paddle.config import AUDIT_ROWS, BACKENDS, DEFAULT_PRESET, MASK_MODES, PRESETS, AttentionConfig
+from psa_paddle.integrations.inference import DEFAULT_MODEL
 from psa_paddle.integrations.language.choice import ATTENTIONS
-from psa_paddle.integrations.language.inference import DEFAULT_MODEL
 from psa_paddle.integrations.language.loading import DTYPES, LIBRARIES
 from psa_paddle.trianglemix import TriangleMixConfig
 from psa_paddle.utils.command import EXIT_CODES

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from ...config import AttentionConfig
+from ..summary import per_layer
 from . import plugs
 from .choice import AttentionChoice
 from .paddleformers import plug as paddleformers_plug
@@ -13,8 +14,8 @@ from .paddlemix import plug as paddlemix_plug
 from .plugs import bare_model, plug_of
 
 __all__ = [
-    "attention_in", "plug_of", "psa_attention_in", "replace_attention", "replace_attention_with_psa",
-    "restore_attention",
+    "attention_in", "layer_statistics", "plug_of", "psa_attention_in", "replace_attention",
+    "replace_attention_with_psa", "restore_attention",
 ]  # fmt: skip
 
 
@@ -69,3 +70,9 @@ def psa_attention_in(model, psa_config: AttentionConfig | None = None):
     """``with psa_attention_in(model): ...`` is ``attention_in`` with Pyramid Sparse Attention."""
     with attention_in(model, AttentionChoice("psa", psa_config)):
         yield model
+
+
+def layer_statistics(model) -> list[dict]:
+    """``summary.per_layer`` of a plugged model since the plug or its last reset; empty when nothing is plugged in."""
+    plug = plug_of(model)
+    return per_layer(plug.calls) if plug else []

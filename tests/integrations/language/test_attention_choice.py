@@ -10,10 +10,16 @@ from shared_demo import ALL_ONE, ROOT, SPARSE, greedy
 
 from psa_paddle import AttentionConfig
 from psa_paddle.integrations.language import choice
-from psa_paddle.integrations.language.attention import attention_in, plug_of, psa_attention_in, replace_attention
+from psa_paddle.integrations.language.attention import (
+    attention_in,
+    layer_statistics,
+    plug_of,
+    psa_attention_in,
+    replace_attention,
+)
 from psa_paddle.integrations.language.choice import AttentionChoice
 from psa_paddle.integrations.language.inference import QwenVLInference
-from psa_paddle.integrations.summary import layer_statistics, totals
+from psa_paddle.integrations.summary import totals
 from psa_paddle.trianglemix import TriangleMixConfig, triangle_attention
 
 PATTERN = TriangleMixConfig(3, 20, 30)

@@ -8,13 +8,14 @@ from shared_demo import ALL_ONE, HIDDEN, LAYERS, ROOT, SPARSE, greedy
 
 from psa_paddle import AttentionConfig
 from psa_paddle.integrations.language.attention import (
+    layer_statistics,
     plug_of,
     psa_attention_in,
     replace_attention_with_psa,
     restore_attention,
 )
 from psa_paddle.integrations.language.generation import cached_generation
-from psa_paddle.integrations.summary import layer_statistics, totals
+from psa_paddle.integrations.summary import totals
 
 
 def logits_of(model, inputs):

@@ -8,13 +8,14 @@ from shared_paddlemix import CLASSES, DIM, KV_HEADS, LAYERS, VIDEO, Qwen2_5_VLFo
 
 from psa_paddle import AttentionConfig
 from psa_paddle.integrations.language.attention import (
+    layer_statistics,
     plug_of,
     psa_attention_in,
     replace_attention_with_psa,
     restore_attention,
 )
 from psa_paddle.integrations.language.generation import cached_generation
-from psa_paddle.integrations.summary import layer_statistics, totals
+from psa_paddle.integrations.summary import totals
 
 
 def prompt(vision=400, question=23, seed=0):

@@ -18,7 +18,7 @@ from psa_paddle.integrations.language.attention import (
 )
 from psa_paddle.integrations.language.generation import cached_generation
 from psa_paddle.integrations.language.inference import QwenVLInference
-from psa_paddle.integrations.summary import layer_statistics
+from psa_paddle.integrations.qwen2_5_vl import layer_statistics
 
 COPIES = {"deepcopy": copy.deepcopy, "pickle": lambda model: pickle.loads(pickle.dumps(model))}
 
