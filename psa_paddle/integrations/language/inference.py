@@ -31,16 +31,9 @@ from .request import check_images, check_positions, check_request, image_limits
 from .samples import image_inputs, video_inputs
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
-DEMO = Path(__file__).resolve().parents[3] / "demo" / "checkpoint"
+DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
 END_TOKENS = ["<|im_end|>", "<|endoftext|>"]
 log = logging.getLogger("psa_paddle")
-
-
-def demo_folder() -> str:
-    """The bundled checkpoint, which comes with the repository and not with an installed wheel."""
-    if not DEMO.is_dir():
-        raise ValueError("the demo checkpoint is not here; clone the repository and run 'pip install -e .'.")
-    return str(DEMO)
 
 
 def check_cache(cache_dir) -> str:
@@ -68,7 +61,7 @@ class QwenVLInference:
         attention: ``"dense"``, ``"psa"`` (as ``use_psa``), ``"trianglemix"`` in chosen layers and dense elsewhere, or
             ``"mix"``: TriangleMix in chosen layers and PSA in the others.
         triangle_config, triangle_layers: TriangleMix's pattern and layers, see ``AttentionChoice``.
-        budgets: what each layer and head may keep: the path of a file that calibrate_psa.py wrote, or ``Budgets``.
+        budgets: what each layer and head may keep: a file that ``psa-paddle calibrate`` wrote, or ``Budgets``.
 
     Raises:
         ValueError, TypeError: a model, dtype or configuration that cannot be used, in one sentence.
@@ -108,7 +101,7 @@ class QwenVLInference:
         self.log_dir = None if log_dir is None else check_folder(log_dir, "log_dir")
         cache_dir = None if cache_dir is None else check_cache(cache_dir)
         self.dtype = usable_dtype(dtype)
-        folder = demo_folder() if self.model_name == "demo" else self.model_name
+        folder = str(DEMO) if self.model_name == "demo" else self.model_name
         with quiet_libraries(self.library):
             self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
         if self.library == "paddleformers":

@@ -1,4 +1,4 @@
-"""The flags of infer_qwen2_5_vl_psa.py, and the settings that they ask for."""
+"""The flags of ``psa-paddle ask``, and the settings that they ask for."""
 
 from __future__ import annotations
 
@@ -8,20 +8,22 @@ import os
 from pathlib import Path
 from urllib.parse import urlparse
 
-from psa_paddle.budgets import Budgets, load_budgets
-from psa_paddle.config import AUDIT_ROWS, BACKENDS, DEFAULT_PRESET, MASK_MODES, PRESETS, AttentionConfig
-from psa_paddle.integrations.inference import DEFAULT_MODEL
-from psa_paddle.integrations.language.choice import ATTENTIONS
-from psa_paddle.integrations.language.loading import DTYPES, LIBRARIES
-from psa_paddle.trianglemix import TriangleMixConfig
-from psa_paddle.utils.command import EXIT_CODES
-from psa_paddle.utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
+from ..budgets import Budgets, load_budgets
+from ..config import AUDIT_ROWS, BACKENDS, DEFAULT_PRESET, MASK_MODES, PRESETS, AttentionConfig
+from ..integrations.language.choice import ATTENTIONS
+from ..integrations.language.inference import DEFAULT_MODEL
+from ..integrations.language.loading import DTYPES, LIBRARIES
+from ..trianglemix import TriangleMixConfig
+from ..utils.command import EXIT_CODES
+from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
 
 DESCRIPTION = """Ask Qwen2.5-VL about images or a video, with Pyramid Sparse Attention, TriangleMix or both.
 
-python qwen2.5-vl/infer_qwen2_5_vl_psa.py --type video --input v.mp4 --prompt "请描述这个视频" --use-psa
-python qwen2.5-vl/infer_qwen2_5_vl_psa.py --model demo --type image --input demo/sample.jpg --prompt "What is this?"
-python qwen2.5-vl/infer_qwen2_5_vl_psa.py --type video --input v.mp4 --attention mix --triangle-layers 14-27
+psa-paddle ask --type video --input v.mp4 --prompt "请描述这个视频" --use-psa
+psa-paddle ask --model demo --type image --input a.jpg --prompt "What is this?"
+psa-paddle ask --type video --input v.mp4 --attention mix --triangle-layers 14-27
+
+In a checkout, python qwen2.5-vl/infer_qwen2_5_vl_psa.py is the same.
 """
 PSA_FLAGS = (
     "preset", "query_block", "key_block", "xattn_stride", "mask_mode", "mask_ratios", "block_means", "text_length",
@@ -89,10 +91,10 @@ def parse_layers(text: str) -> list[int]:
     return layers
 
 
-def build_parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        description=DESCRIPTION, epilog=EXIT_CODES, formatter_class=argparse.RawDescriptionHelpFormatter
-    )
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Fill the parser."""
+    parser.description, parser.epilog = DESCRIPTION, EXIT_CODES
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--type", choices=("image", "video"), help="kind of --input (default: what the file is)")
     parser.add_argument("--input", nargs="+", required=True, metavar="FILE", help="path or http(s) URL; several images")
     parser.add_argument("--prompt", help="the question (default: asks for a description, in Chinese)")
@@ -123,7 +125,7 @@ def build_parser() -> argparse.ArgumentParser:
         metavar="NAME",
         help=f"{', '.join(PRESETS)} (default: {DEFAULT_PRESET}); the flags below change single settings of it",
     )
-    psa.add_argument("--budgets", metavar="FILE", help="what each layer and head may keep, from calibrate_psa.py")
+    psa.add_argument("--budgets", metavar="FILE", help="what each layer and head may keep, from psa-paddle calibrate")
     psa.add_argument("--query-block", type=int, help="rows of a query block: 64 or 128")
     psa.add_argument("--key-block", type=int, help="keys of a key block: 32, 64 or 128")
     psa.add_argument("--xattn-stride", type=int, help="the importance estimate takes one of so many keys: 1 to 32")
@@ -141,7 +143,6 @@ def build_parser() -> argparse.ArgumentParser:
         help=f"also compute exact attention for so many rows ({AUDIT_ROWS}), and show the error of every layer",
     )  # fmt: skip
     psa.add_argument("--log-dir", help="write a sparsity log of every layer there")
-    return parser
 
 
 def attention_of(args) -> str:
