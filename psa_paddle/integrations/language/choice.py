@@ -51,9 +51,9 @@ class AttentionChoice:
         measured = None if self.budgets is None else self.budgets.config
         psa = AttentionConfig.of(measured if self.psa is None else self.psa, "psa_config")
         if not psa.causal:
-            raise ValueError("Qwen2.5-VL's text layers are causal; give an AttentionConfig with causal=True.")
+            raise ValueError("a language model's text layers are causal; give an AttentionConfig with causal=True.")
         if psa.warmup_steps:
-            raise ValueError("warmup_steps counts denoising steps and has no meaning for Qwen2.5-VL; leave it at 0.")
+            raise ValueError("warmup_steps counts denoising steps and has no meaning in a language model; set 0.")
         if self.attention == "trianglemix" and psa != AttentionConfig(backend=psa.backend, audit_rows=psa.audit_rows):
             raise ValueError(
                 "attention 'trianglemix' reads psa_config's backend and audit_rows alone; use 'mix' for PSA in other "

@@ -21,13 +21,14 @@ from ...utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, Clip, load_
 from ...utils.psa_logger import PSALogger
 from ...utils.quiet import quiet_libraries
 from ..summary import totals
+from . import families
 from .attention import plug_of, replace_attention
 from .choice import AttentionChoice
 from .generation import TokenClock, cached_generation
 from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
 from .paddleformers.linear_memory import use_linear_memory
 from .report import format_stats
-from .request import check_images, check_positions, check_request, image_limits
+from .request import check_clip, check_images, check_positions, check_request, image_limits
 from .samples import image_inputs, video_inputs
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -106,6 +107,7 @@ class QwenVLInference:
             self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
         if self.library == "paddleformers":
             use_linear_memory(self.model, text=choice is None)
+        self.family = families.check(self.model).family
         if choice is not None:
             replace_attention(self.model, choice)
         self._last: dict | None = None
@@ -129,7 +131,8 @@ class QwenVLInference:
         self, paths, prompt: str, max_tokens: int = 512, *, max_pixels=None, streamer=None
     ) -> str:
         """Answer a prompt about several images, in order; max_pixels: the most pixels of each."""
-        max_tokens, limits = check_request(prompt, max_tokens, streamer), image_limits(max_pixels)
+        max_tokens = check_request(prompt, max_tokens, streamer)
+        limits = image_limits(max_pixels, self.family.pixel_factor)
         images = [load_image(path) for path in check_images(paths)]
         with self._one_request:
             return self._generate(image_inputs(self.processor, images, prompt, limits), max_tokens, streamer)
@@ -150,7 +153,11 @@ class QwenVLInference:
         fps: frames a second to look at; max_pixels: the most pixels of a frame; max_frames: the most frames.
         """
         max_tokens = check_request(prompt, max_tokens, streamer)
-        clip = path if isinstance(path, Clip) else load_video(path, fps, max_pixels, max_frames)
+        factor = self.family.pixel_factor
+        if isinstance(path, Clip):
+            clip = check_clip(path, factor)
+        else:
+            clip = load_video(path, fps, max_pixels, max_frames, factor=factor)
         with self._one_request:
             answer = self._generate(video_inputs(self.processor, clip, prompt), max_tokens, streamer)
             self._last["frame_times_s"] = clip.times
@@ -208,8 +215,8 @@ class QwenVLInference:
                 logger.log(layer, call)
 
     def _lengths(self, input_ids) -> dict:
-        config, ids = self.model.config, input_ids.numpy()
-        vision = int(np.isin(ids, [config.image_token_id, config.video_token_id]).sum())
+        ids = input_ids.numpy()
+        vision = int(np.isin(ids, self.family.vision_ids(self.model.config)).sum())
         return {"sequence_length": ids.size, "vision_tokens": vision, "text_tokens": ids.size - vision}
 
     def stats(self) -> dict:

@@ -12,6 +12,7 @@ import paddle
 from ...config import HEAD_DIMS
 from ...layers import DenoisingSteps
 from ...psa_module import PSAAttention, PSAConfig
+from ...rearrange import METHODS
 from ...stats import CallStats
 from ..patches import Patches
 from ..summary import totals
@@ -188,7 +189,8 @@ class VideoPlug:
 
     def _attention(self, layer_idx: int) -> PSAAttention:
         """One for all layers where the token order is fixed; one for each where it follows the layer's tokens."""
-        key = layer_idx if self.config.rearrange_method in ("SemanticAware", "Hybrid") else 0
+        method = self.config.rearrange_method
+        key = layer_idx if method is not None and METHODS[method].follows_tokens else 0
         if key not in self._attentions:
             self._attentions[key] = PSAAttention(self.config.replace(warmup_steps=0))  # the plug counts the steps
         return self._attentions[key]

@@ -1,4 +1,4 @@
-"""Dense attention with linear memory for PaddleFormers' Qwen2.5-VL.
+"""Dense attention with linear memory for PaddleFormers' models.
 
 Some layers of the vision tower let every patch of a picture see every other: 61,000 patches at 12 megapixels, whose
 weights take 14 GiB a head where they are made at once, as Paddle's own attention does on a CPU; so does the text model
@@ -16,6 +16,7 @@ import paddle
 
 from ....attention import pyramid_attention
 from ....config import HEAD_DIMS, AttentionConfig
+from .. import families
 
 PREFIX = "linear_memory_or_"
 SHORT = 1024  # keys up to which the model's own attention is taken: windows, small frames
@@ -30,16 +31,15 @@ def _registry():
 
 def _configs(model) -> tuple[list, list]:
     """The configurations of the vision tower's and of the text model's attention, each once; TypeError for others."""
-    tower, text = (getattr(getattr(model, "model", None), part, None) for part in ("visual", "language_model"))
-    if tower is None or text is None:
-        raise TypeError(f"expected PaddleFormers' Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
-    vision = [block.attn.config for block in tower.blocks]
+    layout = families.check(model, "paddleformers").layout
+    tower, text = layout.tower_of(model), layout.text_of(model)
+    vision = [] if tower is None else [block.attn.config for block in tower.blocks]
     language = [text.config, *(layer.self_attn.config for layer in text.layers)]
     return tuple(list({id(config): config for config in configs}.values()) for configs in (vision, language))
 
 
 def use_linear_memory(model, text: bool = False):
-    """Let a PaddleFormers Qwen2.5-VL attend with linear memory in its vision tower, until ``use_own_memory``.
+    """Let a PaddleFormers model attend with linear memory in its vision tower, until ``use_own_memory``.
 
     Exact to rounding: pictures, frames and windows stay what they are. On a GPU the kernel takes the tower's long
     sequences. Returns the model.

@@ -1,4 +1,4 @@
-"""Plug Pyramid Sparse Attention, TriangleMix or both into PaddleFormers' Qwen2.5-VL, and take them out again.
+"""Plug Pyramid Sparse Attention, TriangleMix or both into a language model of PaddleFormers, and take them out again.
 
 The plug goes through PaddleFormers' own attention registry: nothing is subclassed, no sublayer is added, no weight is
 copied. Prefill (more than one query row) is sparse; decode, and whatever the operator cannot express, runs through the
@@ -16,8 +16,9 @@ from ....attention import pyramid_attention
 from ....config import DEFAULT_TEXT_LENGTH, HEAD_DIMS, AttentionConfig
 from ....stats import CallStats, merge_calls
 from ...patches import Patches
-from .. import plugs
+from .. import families, plugs
 from ..choice import AttentionChoice, dense_prefill, triangle_prefill
+from ..families import Match
 from ..generation import mend_generation, unmend_generation
 from ..plugs import bare_model, plug_of
 from .dense import own_attention
@@ -25,8 +26,7 @@ from .dense import own_attention
 NAME = "psa+"  # before the name of the model's own attention, in the registry and in a plugged model's configuration
 PLUG = "_psa_plug"  # attribute of a plugged model's attention layers; gone after the restore
 DECODE = "decode"
-READ_OF_LAYERS = ("config", "layer_idx", "head_dim", "attention_dropout", "sliding_window")
-READ_OF_CONFIGS = ("image_token_id", "video_token_id")
+READ_OF_LAYERS = ("config", "layer_idx", "head_dim", "attention_dropout")
 
 
 def own_name(config) -> str:
@@ -41,7 +41,7 @@ class Plug:
     every prefill call; decode_calls: calls with one query row, all layers.
     """
 
-    def __init__(self, model, choice: AttentionChoice):
+    def __init__(self, model, choice: AttentionChoice, match: Match):
         self.choice = choice
         self.config = choice.psa
         self.calls: list[tuple[int, CallStats]] = []
@@ -49,16 +49,11 @@ class Plug:
         self._text_lengths = [self.config.forced_text]
         self._kv_start: list[int] | None = None  # of a forward whose mask is left padding
         self._why_dense = ""  # why a whole forward runs dense
-        self._model, self._text = model, self._text_model(model)
+        self._model, self._text = model, match.layout.text_of(model)
         self._layers = [layer.self_attn for layer in self._text.layers]
         self.triangle_layers = [i for i in range(len(self._layers)) if choice.of_layer(i) == "trianglemix"]
-        tokens = (model.config.image_token_id, model.config.video_token_id)
-        self._vision_tokens = np.array([t for t in tokens if t is not None])
+        self._vision_tokens = np.array(match.family.vision_ids(model.config), np.int64)
         self._patches = Patches()
-
-    @staticmethod
-    def _text_model(model):
-        return model.model.language_model
 
     def connect(self) -> None:
         """Lead the model's attention here."""
@@ -145,7 +140,7 @@ class Plug:
             return "attention dropout"
         if layer.head_dim not in HEAD_DIMS:
             return f"head dimension {layer.head_dim}"
-        if layer.sliding_window is not None:
+        if getattr(layer, "sliding_window", None) is not None:
             return "sliding window"
         return ""
 
@@ -257,25 +252,23 @@ def _attention(
 
 
 def make_plug(model, choice: AttentionChoice) -> Plug:
-    """A plug for a PaddleFormers Qwen2.5-VL model, not in force yet.
+    """A plug for a PaddleFormers model, not in force yet.
 
     Raises:
         TypeError: not such a model. ValueError: triangle layers that the model does not have.
     """
     text = check_model(model)
     choice.check_layers(len(text.layers), text.config.num_attention_heads)
-    return Plug(model, choice)
+    return Plug(model, choice, families.check(model))
 
 
 def check_model(model):
-    """The text model of PaddleFormers' Qwen2.5-VL; TypeError for a model that lacks what the plug reads."""
-    inner = getattr(model, "model", None)
-    text = getattr(inner, "language_model", None)
-    layers = [getattr(layer, "self_attn", None) for layer in getattr(text, "layers", None) or [None]]
-    config = getattr(model, "config", None)
-    fits = all(hasattr(layer, name) for layer in layers for name in READ_OF_LAYERS)
-    if not fits or not all(hasattr(config, name) for name in READ_OF_CONFIGS):
-        raise TypeError(f"expected PaddleFormers' Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
+    """The text model of a PaddleFormers model; TypeError for a model that lacks what the plug reads."""
+    family, _, layout = families.check(model, "paddleformers")
+    text = layout.text_of(model)
+    fits = all(hasattr(layer.self_attn, name) for layer in text.layers for name in READ_OF_LAYERS)
+    if not fits or not all(hasattr(model.config, name) for name in family.vision_tokens):
+        raise TypeError(families.refusal(model))
     return text
 
 

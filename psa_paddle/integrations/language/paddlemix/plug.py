@@ -1,4 +1,4 @@
-"""Plug Pyramid Sparse Attention, TriangleMix or both into PaddleMIX's Qwen2.5-VL, and take it out again.
+"""Plug Pyramid Sparse Attention, TriangleMix or both into a language model of PaddleMIX, and take it out again.
 
 PaddleMIX has a class for each kind of attention (eager, SDPA, flash) and no registry, so the plug gives each attention
 layer another ``forward``: same weights, same KV cache tuples. Nothing of PaddleMIX is imported. What the operator
@@ -13,19 +13,9 @@ import paddle
 
 from ....config import HEAD_DIMS
 from ....stats import CallStats
+from .. import families
 from ..choice import AttentionChoice
 from ..paddleformers.plug import DECODE, Plug, first_tokens
-
-ATTENTION = "Qwen2_5_VLAttention"  # the eager class, which the SDPA and flash classes extend
-
-
-def is_paddlemix_qwen(model) -> bool:
-    """Whether this is PaddleMIX's ``Qwen2_5_VLForConditionalGeneration``, by the classes of its attention layers."""
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if not isinstance(layers, paddle.nn.LayerList) or not len(layers):
-        return False
-    kinds = [type(getattr(layer, "self_attn", None)) for layer in layers]
-    return all(any(c.__name__ == ATTENTION for c in kind.__mro__) for kind in kinds)
 
 
 def rotate_multimodal(x, cos, sin, sections):
@@ -43,10 +33,6 @@ def rotate_multimodal(x, cos, sin, sections):
 
 class MixPlug(Plug):
     """As ``Plug``, for PaddleMIX: each attention layer's ``forward`` leads here."""
-
-    @staticmethod
-    def _text_model(model):
-        return model.model
 
     def _connect(self) -> None:
         self._patches.pre_hook(self._model, self._before_model)
@@ -137,11 +123,12 @@ class MixPlug(Plug):
 
 
 def make_plug(model, choice: AttentionChoice) -> MixPlug:
-    """A plug for a PaddleMIX Qwen2.5-VL model, not in force yet.
+    """A plug for a PaddleMIX model, not in force yet.
 
     Raises:
-        ValueError: triangle layers that the model does not have.
+        TypeError: a model of no family. ValueError: triangle layers that the model does not have.
     """
-    layers = model.model.layers
+    match = families.check(model, "paddlemix")
+    layers = match.layout.text_of(model).layers
     choice.check_layers(len(layers), layers[0].self_attn.num_heads)
-    return MixPlug(model, choice)
+    return MixPlug(model, choice, match)
