@@ -16,7 +16,7 @@ IMAGE, VIDEO = 1212, 1213
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, MLP = 3, 64, 4, 2, 32, 96
 DEPTH, VISION, VISION_HEADS, VISION_MLP, GRID = 3, 144, 2, 160, 8  # 72 a head, as Qwen3-VL has
 DEEPSTACK = [0, 1]
-CASES = {"image": ["image"], "images": ["image", "image"], "video": ["video"], "both": ["image", "video"]}
+CASES = {"image": ["image"], "images": ["image", "image"], "video": ["video"]}
 STEP = 16  # of a case's logits the golden file has every sixteenth token's, from the last one back
 
 CONFIG = {
@@ -46,7 +46,10 @@ PREPROCESSOR = {
     "patch_size": 16, "temporal_patch_size": 2, "merge_size": 2,
     "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5], "processor_class": "Qwen3VLProcessor",
 }  # fmt: skip
-IMAGES = {"size": {"shortest_edge": 65536, "longest_edge": 16777216}, "image_processor_type": "Qwen2VLImageProcessorFast"}
+IMAGES = {
+    "size": {"shortest_edge": 65536, "longest_edge": 16777216},
+    "image_processor_type": "Qwen2VLImageProcessorFast",
+}
 VIDEOS = {"size": {"shortest_edge": 4096, "longest_edge": 25165824}, "video_processor_type": "Qwen3VLVideoProcessor"}
 
 

@@ -103,7 +103,7 @@ def calibrate(args) -> None:
     if args.type == "image":
         samples = [image_inputs(model.processor, [image], prompt, limits) for image in inputs]
     else:
-        samples = [video_inputs(model.processor, clip, prompt) for clip in inputs]
+        samples = [video_inputs(model.processor, clip, prompt, model.family) for clip in inputs]
     show = sys.stderr.isatty()
     budgets = calibrate_budgets(
         model.model,

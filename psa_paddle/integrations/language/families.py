@@ -61,7 +61,8 @@ class Family:
 
     name: as people say it; model_type: as config.json says it; layouts: by library, ``"paddleformers"`` or
     ``"paddlemix"``; vision_tokens: where the configuration has the ids of the tokens that stand for pictures and
-    frames, none for a model of text alone; pixel_factor: pixels a side of one vision token, None without vision.
+    frames, none for a model of text alone; pixel_factor: pixels a side of one vision token, None without vision;
+    time_stamps: whether the prompt says in words when the frames of a clip are seen; if not, positions do.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Family:
     layouts: Mapping[str, Layout]
     vision_tokens: tuple[str, ...] = ()
     pixel_factor: int | None = None
+    time_stamps: bool = False
 
     def vision_ids(self, config) -> list[int]:
         """The token ids that stand for pictures and frames."""
@@ -98,6 +100,24 @@ FAMILIES = (
         },
         vision_tokens=("image_token_id", "video_token_id"),
         pixel_factor=28,
+    ),
+    Family(
+        name="Qwen3-VL",
+        model_type="qwen3_vl",
+        layouts={
+            "paddleformers": Layout(
+                config="paddleformers.transformers.qwen3_vl.configuration:Qwen3VLConfig",
+                # Qwen3VLForConditionalGeneration needs paddlefleet, and its attention does not ask the registry.
+                model="paddleformers.transformers.qwen3_vl.modeling:Qwen3VLForConditionalGenerationDeprecated",
+                attention="Qwen3VLTextAttention",
+                text="model.language_model",
+                tower="model.visual",
+                mends=("positions", "sliding cache"),
+            ),
+        },
+        vision_tokens=("image_token_id", "video_token_id"),
+        pixel_factor=32,
+        time_stamps=True,
     ),
 )
 
@@ -134,8 +154,10 @@ def check(model, *libraries: str) -> Match:
 def refusal(model) -> str:
     """What to say of a model that cannot be plugged."""
     layouts = [family.layouts["paddleformers"] for family in FAMILIES if "paddleformers" in family.layouts]
-    wanted = [layout.model.split(":")[1] for layout in layouts]
-    return f"expected PaddleFormers' {' or '.join(wanted)}, got {type(model).__name__}."
+    wanted, given = [layout.model.split(":")[1] for layout in layouts], type(model).__name__
+    if f"{given}Deprecated" in wanted:
+        return f"{given} does not ask PaddleFormers' attention registry; load the weights as {given}Deprecated."
+    return f"expected PaddleFormers' {' or '.join(wanted)}, got {given}."
 
 
 def of_type(model_type: str, library: str) -> tuple[Family, Layout]:

@@ -159,7 +159,7 @@ class QwenVLInference:
         else:
             clip = load_video(path, fps, max_pixels, max_frames, factor=factor)
         with self._one_request:
-            answer = self._generate(video_inputs(self.processor, clip, prompt), max_tokens, streamer)
+            answer = self._generate(video_inputs(self.processor, clip, prompt, self.family), max_tokens, streamer)
             self._last["frame_times_s"] = clip.times
         return answer
 

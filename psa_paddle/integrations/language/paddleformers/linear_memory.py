@@ -2,7 +2,8 @@
 
 Some layers of the vision tower let every patch of a picture see every other: 61,000 patches at 12 megapixels, whose
 weights take 14 GiB a head where they are made at once, as Paddle's own attention does on a CPU; so does the text model
-with a long prompt. The plug goes through PaddleFormers' attention registry, under a name that says what the model had
+with a long prompt. Qwen3-VL's tower masks frames from each other among all patches of a clip at once: they are taken one
+by one. The plug goes through PaddleFormers' attention registry, under a name that says what the model had
 before: nothing else is kept, so that taking it out is setting the name back.
 """
 
@@ -12,7 +13,9 @@ from contextlib import contextmanager
 from functools import partial
 from itertools import chain
 
+import numpy as np
 import paddle
+import paddle.nn.functional as F
 
 from ....attention import pyramid_attention
 from ....config import HEAD_DIMS, AttentionConfig
@@ -83,19 +86,41 @@ def linear_memory_in(model, text: bool = False):
 
 def _attend(own: str, layer, query, key, value, **how):
     """The registry's entry: [B, H, Lq, D] and [B, Hkv, Lk, D] -> ([B, Lq, H * D], None)."""
+    lengths = frame_lengths(how.get("attn_mask_startend_row_indices"))
+    if lengths is not None:
+        how = {**how, "attn_mask_startend_row_indices": None, "is_causal": False}
+        frames = zip(*(paddle.split(x, lengths, 2) for x in (query, key, value)), strict=True)
+        return paddle.concat([_attend(own, layer, *frame, **how)[0] for frame in frames], 1), None
     batch, heads, rows, dim = query.shape
     if rows <= SHORT or not _can(layer, query, how):
         return _registry().ALL_ATTENTION_FUNCTIONS[own](layer, query, key, value, **how)
     dense = AttentionConfig(causal=layer.is_causal, dense_below=key.shape[2] + 1)
-    out = pyramid_attention(query, key, value, dense, scale=how.get("scaling"), heads_last=True)
-    return out.reshape([batch, rows, heads * dim]), None
+    wide = next(d for d in HEAD_DIMS if d >= dim) - dim  # zeros change no product; Qwen3-VL's tower has 72 a head
+    qkv = (F.pad(x, [0, wide], data_format="NCHW") if wide else x for x in (query, key, value))
+    out = pyramid_attention(*qkv, dense, scale=how.get("scaling", dim**-0.5), heads_last=True)
+    return out[..., :dim].reshape([batch, rows, heads * dim]), None
+
+
+def frame_lengths(indices) -> list[int] | None:
+    """How many patches each frame has, of row indices [1, 1, L, 4] by which frames see themselves alone, as Qwen3-VL's
+    tower gives them; None for any other mask."""
+    if indices is None or indices.ndim != 4 or list(indices.shape[:2]) != [1, 1] or indices.shape[3] != 4:
+        return None
+    rows = indices[0, 0].numpy()
+    starts = np.unique(rows[:, 3])
+    ends = np.append(starts[1:], len(rows))
+    lengths = ends - starts
+    columns = (ends, np.full_like(ends, len(rows)), np.zeros_like(ends), starts)
+    if starts[0] != 0 or not np.array_equal(rows, np.stack(columns, 1).repeat(lengths, 0)):
+        return None
+    return lengths.tolist()
 
 
 def _can(layer, query, how: dict) -> bool:
     """Whether nothing but whole or causal attention is asked for."""
     if how.get("attention_mask") is not None or how.get("attn_mask_startend_row_indices") is not None:
         return False
-    if how.get("sink") is not None or how.get("dropout") or query.shape[3] not in HEAD_DIMS:
+    if how.get("sink") is not None or how.get("dropout") or query.shape[3] > max(HEAD_DIMS):
         return False
     if paddle.is_grad_enabled() and not query.stop_gradient:
         return False

@@ -1,0 +1,115 @@
+"""Qwen3-VL of PaddleFormers, with random weights: loaded, equal to transformers, plugged, restored."""
+
+import numpy as np
+import paddle
+import pytest
+from paddleformers.nn.attention.interface import AttentionInterface
+from shared_demo import ROOT, greedy
+from shared_qwen3_vl import CASES, DEPTH, LAYERS, NEVER, STEP, pictures_of, video_of, write_qwen3_vl
+from shared_tiny import TINY_ONE, TINY_SPARSE, closeness
+
+from psa_paddle.integrations.language.attention import layer_statistics, plug_of, psa_attention_in
+from psa_paddle.integrations.language.families import find, refusal
+from psa_paddle.integrations.language.generation import cached_generation
+from psa_paddle.integrations.language.loading import load_qwen2_5_vl
+from psa_paddle.integrations.language.paddleformers import linear_memory
+from psa_paddle.integrations.language.paddleformers.linear_memory import frame_lengths, linear_memory_in
+from psa_paddle.integrations.language.request import chat
+from psa_paddle.integrations.language.samples import clip_times
+from psa_paddle.utils.media import Clip
+
+GOLDEN = ROOT / "tests" / "golden" / "qwen3_vl_logits.npz"
+
+
+@pytest.fixture(scope="module")
+def loaded(tmp_path_factory):
+    """(model, processor)"""
+    return load_qwen2_5_vl(str(write_qwen3_vl(tmp_path_factory.mktemp("qwen3-vl"))), "float32")
+
+
+@pytest.fixture(scope="module")
+def golden():
+    with np.load(GOLDEN) as file:
+        return dict(file)
+
+
+def inputs_of(loaded, case: str) -> dict:
+    """What the processor makes of a case, as a request has it."""
+    model, processor = loaded
+    text = processor.apply_chat_template(
+        chat(CASES[case], "Describe this."), tokenize=False, add_generation_prompt=True
+    )
+    settings = {"text": [text], "return_tensors": "pd"}
+    if pictures := pictures_of(case):
+        settings["images"] = pictures
+    if clip := video_of(case):
+        clip = Clip(*clip, factor=32)
+        settings |= {"videos": [clip.frames], "do_resize": False, **clip_times(clip, find(model).family)}
+    return dict(processor(**settings).items())
+
+
+def logits_of(model, inputs):
+    with paddle.no_grad():
+        return model(**inputs, use_cache=False).logits[0].numpy()
+
+
+@pytest.mark.parametrize("case", list(CASES))
+def test_logits_and_answers_agree_with_transformers(loaded, golden, case):
+    """tests/golden/make_qwen3_vl.py wrote them: the prompt with its time stamps, logits, and greedy tokens."""
+    model, _ = loaded
+    inputs = inputs_of(loaded, case)
+    assert np.array_equal(inputs["input_ids"].numpy(), golden[f"{case}.input_ids"])
+    want, tokens = golden[f"{case}.logits"], [golden[f"{case}.tokens"].tolist()]
+    with linear_memory_in(model, text=True):
+        assert closeness(logits_of(model, inputs)[::-1][::STEP], want) < 1e-4
+    with cached_generation(model):
+        assert greedy(model, inputs, 6) == tokens
+    with psa_attention_in(model, TINY_ONE):
+        assert closeness(logits_of(model, inputs)[::-1][::STEP], want) < 1e-4
+        assert greedy(model, inputs, 6) == tokens
+        rows = layer_statistics(model)
+        assert len(rows) == LAYERS and all(row["sparse_calls"] == row["calls"] == 2 for row in rows)
+
+
+def see(model, *grids):
+    """What the vision tower makes of pictures (t, h, w) of random patches, float32 [n, D]."""
+    rng = np.random.default_rng(0)
+    pixels = rng.standard_normal((sum(t * h * w for t, h, w in grids), 1536)).astype(np.float32)
+    with paddle.no_grad():
+        return model.model.visual(paddle.to_tensor(pixels), paddle.to_tensor(grids))[0].numpy()
+
+
+@pytest.mark.parametrize(
+    "grids,rows",
+    [
+        ([(4, 8, 12)], [96] * 4),
+        ([(1, 8, 8), (1, 8, 12), (2, 4, 6)], [64, 96, 24, 24]),
+        ([(2, 28, 40)], [1120] * 2),
+    ],
+    ids=["a clip", "pictures and a clip", "large frames"],
+)
+def test_tower_sees_frame_by_frame(loaded, grids, rows, monkeypatch):
+    """No frame meets another one, which the library masks among all patches of all frames."""
+    model, seen = loaded[0], []
+    own = see(model, *grids)
+    for place, name in ((AttentionInterface._global_mapping, "sdpa"), (vars(linear_memory), "pyramid_attention")):
+
+        def noting(*args, whole=place[name], **how):
+            seen.append(max(args, key=lambda x: getattr(x, "ndim", 0)).shape[2])
+            return whole(*args, **how)
+
+        monkeypatch.setitem(place, name, noting)
+    with linear_memory_in(model):
+        linear = see(model, *grids)
+    assert seen == rows * DEPTH
+    assert closeness(linear, own) < 1e-5
+
+
+@pytest.mark.parametrize("change", ["none", "overlap", "causal", "two samples"])
+def test_other_masks_are_no_frames(change):
+    indices = np.repeat(np.array([[3, 8, 0, 0], [8, 8, 0, 3]], np.int32), [3, 5], 0)[None, None]
+    if change == "overlap":
+        indices[0, 0, 0, 0] = 5
+    shaped = {"causal": indices[..., :1], "two samples": indices.repeat(2, 0)}.get(change, indices)
+    assert frame_lengths(paddle.to_tensor(shaped)) == ([3, 5] if change == "none" else None)
+    assert frame_lengths(None) is None
