@@ -14,6 +14,7 @@ from shared_demo import ROOT
 from psa_paddle import AttentionConfig
 from psa_paddle.cli import ask as script
 from psa_paddle.cli.ask_flags import looks_like_video
+from psa_paddle.integrations.language.families import FAMILIES
 from psa_paddle.integrations.language.inference import DEFAULT_MODEL
 from psa_paddle.trianglemix import TriangleMixConfig
 
@@ -51,6 +52,7 @@ class FakeModel:
 def ask(monkeypatch):
     """Run the command line; returns the model that it made."""
     monkeypatch.setattr(script, "QwenVLInference", FakeModel)
+    monkeypatch.setattr(script, "checkpoint_family", lambda *checkpoint: FAMILIES[checkpoint[0] == "a Qwen3-VL"])
     monkeypatch.setattr(script, "load_video", lambda source, **given: (source, given))
     monkeypatch.setattr(script, "load_image", lambda source: source)
 

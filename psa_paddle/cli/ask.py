@@ -7,7 +7,7 @@ import logging
 import sys
 
 from ..integrations.language.inference import QwenVLInference
-from ..integrations.language.loading import check_library
+from ..integrations.language.loading import check_library, checkpoint_family
 from ..integrations.language.report import format_stats
 from ..integrations.language.request import check_request, image_limits
 from ..utils.command import NotWritten, run_command
@@ -31,16 +31,18 @@ PROMPTS = {"image": "请描述这张图片", "video": "请描述这个视频"}
 MEMORY_ADVICE = "look at less with --max-pixels (for a video --max-frames or --fps too), or take a smaller --model."
 
 
-def load_inputs(args, kind: str):
+def load_inputs(args, kind: str, library: str):
     """Read every input before any model is loaded; returns what ``QwenVLInference`` takes."""
     if kind == "image":
         for name in given_flags(args, VIDEO_FLAGS):
             raise ValueError(f"--{name.replace('_', '-')} is for --type video.")
-        image_limits(args.max_pixels, name="--max-pixels")
+        factor = checkpoint_family(args.model, library, args.cache_dir).pixel_factor
+        image_limits(args.max_pixels, factor, "--max-pixels")
         return [load_image(source) for source in args.input]
     if len(args.input) > 1:
         raise ValueError("--type video takes one input; several inputs are for images.")
-    return load_video(args.input[0], **given_flags(args, (*VIDEO_FLAGS, "max_pixels")))
+    factor = checkpoint_family(args.model, library, args.cache_dir).pixel_factor
+    return load_video(args.input[0], **given_flags(args, (*VIDEO_FLAGS, "max_pixels")), factor=factor)
 
 
 def text_streamer(model: QwenVLInference):
@@ -99,7 +101,7 @@ def ask(args, kind: str) -> None:
     if args.log_dir is not None:
         args.log_dir = check_folder(args.log_dir, "--log-dir")
     library = check_library(args.library)
-    inputs = load_inputs(args, kind)
+    inputs = load_inputs(args, kind, library)
     with quiet_libraries(library):
         model = QwenVLInference(args.model, args.dtype, cache_dir=args.cache_dir, library=library, **choice)
         answer(model, inputs, prompt, args, kind)

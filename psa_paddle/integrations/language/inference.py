@@ -8,7 +8,6 @@ import resource
 import sys
 import threading
 from contextlib import ExitStack
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -25,14 +24,13 @@ from . import families
 from .attention import plug_of, replace_attention
 from .choice import AttentionChoice
 from .generation import TokenClock, cached_generation
-from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
+from .loading import check_backend, check_library, load_qwen2_5_vl, model_place, usable_dtype
 from .paddleformers.linear_memory import use_linear_memory
 from .report import format_stats
 from .request import check_clip, check_images, check_positions, check_request, image_limits
 from .samples import image_inputs, video_inputs
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
-DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
 END_TOKENS = ["<|im_end|>", "<|endoftext|>"]
 log = logging.getLogger("psa_paddle")
 
@@ -102,9 +100,8 @@ class QwenVLInference:
         self.log_dir = None if log_dir is None else check_folder(log_dir, "log_dir")
         cache_dir = None if cache_dir is None else check_cache(cache_dir)
         self.dtype = usable_dtype(dtype)
-        folder = str(DEMO) if self.model_name == "demo" else self.model_name
         with quiet_libraries(self.library):
-            self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
+            self.model, self.processor = load_qwen2_5_vl(model_place(self.model_name), self.dtype, cache_dir, self.library)
         if self.library == "paddleformers":
             use_linear_memory(self.model, text=choice is None)
         self.family = families.check(self.model).family

@@ -10,10 +10,18 @@ from pathlib import Path
 
 import paddle
 
-from ..families import of_type
+from ..families import Family, of_type
 
 WRITTEN_BESIDE_WEIGHTS = (".metadata", ".lock")  # by PaddleFormers, at every load
 HEAD = "lm_head.weight"
+
+
+def family_of(name: str, _, cache_dir: str | None = None) -> Family:
+    """The family that ``config.json`` names; arguments as those of ``load``."""
+    from paddleformers.transformers import PretrainedConfig
+
+    where = {} if cache_dir is None else {"cache_dir": str(cache_dir)}
+    return of_type(PretrainedConfig.get_config_dict(name, **where)[0].get("model_type"), "paddleformers")[0]
 
 
 def load(name: str, dtype: str, cache_dir=None):
