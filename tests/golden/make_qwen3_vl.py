@@ -23,7 +23,7 @@ def inputs_of(processor, kind: str):
     content = [*({"type": part} for part in CASES[kind]), {"type": "text", "text": "Describe this."}]
     turns = [{"role": "user", "content": content}]
     text = processor.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
-    # Every pair of frames has its own marks; 5.23 leaves those around the whole clip, which 4.57 and the model have not.
+    # Every pair of frames has its own marks; 5.23 leaves those around the whole clip too, which 4.57 takes away.
     text = text.replace("<|vision_start|><|video_pad|><|vision_end|>", "<|video_pad|>")
     settings = {"text": [text], "return_tensors": "pt"}
     if pictures := pictures_of(kind):

@@ -112,7 +112,7 @@ FAMILIES = (
                 attention="Qwen3VLTextAttention",
                 text="model.language_model",
                 tower="model.visual",
-                mends=("positions", "sliding cache"),
+                mends=("positions",),
             ),
         },
         vision_tokens=("image_token_id", "video_token_id"),

@@ -101,7 +101,9 @@ class QwenVLInference:
         cache_dir = None if cache_dir is None else check_cache(cache_dir)
         self.dtype = usable_dtype(dtype)
         with quiet_libraries(self.library):
-            self.model, self.processor = load_qwen2_5_vl(model_place(self.model_name), self.dtype, cache_dir, self.library)
+            self.model, self.processor = load_qwen2_5_vl(
+                model_place(self.model_name), self.dtype, cache_dir, self.library
+            )
         if self.library == "paddleformers":
             use_linear_memory(self.model, text=choice is None)
         self.family = families.check(self.model).family

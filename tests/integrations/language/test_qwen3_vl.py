@@ -1,15 +1,18 @@
 """Qwen3-VL of PaddleFormers, with random weights: loaded, equal to transformers, plugged, restored."""
 
+import json
+
 import numpy as np
 import paddle
 import pytest
 from paddleformers.nn.attention.interface import AttentionInterface
 from shared_demo import ROOT, greedy
-from shared_qwen3_vl import CASES, DEPTH, LAYERS, NEVER, STEP, pictures_of, video_of, write_qwen3_vl
-from shared_tiny import TINY_ONE, TINY_SPARSE, closeness
+from shared_qwen3_vl import CASES, DEPTH, LAYERS, STEP, pictures_of, video_of, write_qwen3_vl
+from shared_tiny import TINY_ONE, TINY_SPARSE, closeness, tiny_prompts
 
+from psa_paddle.cli import main
 from psa_paddle.integrations.language.attention import layer_statistics, plug_of, psa_attention_in
-from psa_paddle.integrations.language.families import find, refusal
+from psa_paddle.integrations.language.families import check, find
 from psa_paddle.integrations.language.generation import cached_generation
 from psa_paddle.integrations.language.loading import load_qwen2_5_vl
 from psa_paddle.integrations.language.paddleformers import linear_memory
@@ -113,3 +116,58 @@ def test_other_masks_are_no_frames(change):
     shaped = {"causal": indices[..., :1], "two samples": indices.repeat(2, 0)}.get(change, indices)
     assert frame_lengths(paddle.to_tensor(shaped)) == ([3, 5] if change == "none" else None)
     assert frame_lengths(None) is None
+
+
+def state_of(model) -> dict:
+    return {name: (value.data_ptr(), value.numpy().copy()) for name, value in model.state_dict().items()}
+
+
+def test_restore_is_bitwise(loaded):
+    model, inputs = loaded[0], inputs_of(loaded, "video")
+    want, before = logits_of(model, inputs), state_of(model)
+    with psa_attention_in(model, TINY_SPARSE):
+        assert closeness(logits_of(model, inputs), want) > 1e-3
+        assert all(row["sparsity"] > 0 for row in layer_statistics(model))
+    after = state_of(model)
+    assert plug_of(model) is None and np.array_equal(logits_of(model, inputs), want)
+    assert {name: pointer for name, (pointer, _) in after.items()} == {name: old for name, (old, _) in before.items()}
+    assert all(np.array_equal(after[name][1], value) for name, (_, value) in before.items())
+
+
+@pytest.mark.parametrize("config", [None, TINY_ONE], ids=["dense", "level 1"])
+def test_left_padded_prompts_of_text_answer_as_each_alone(loaded, config):
+    """Whose positions the library would take from the first sample."""
+    model = loaded[0]
+    both = tiny_prompts([150, 110], seed=3)
+    alone = [{name: both[name][i : i + 1, pad:] for name in both} for i, pad in enumerate((0, 40))]
+    with cached_generation(model) if config is None else psa_attention_in(model, config):
+        assert greedy(model, both) == [greedy(model, one)[0] for one in alone]
+
+
+def test_tied_weights_answer_from_the_embedding(tmp_path):
+    model, _ = load_qwen2_5_vl(str(write_qwen3_vl(tmp_path, tied=True)), "float32")
+    assert np.array_equal(model.lm_head.weight.numpy(), model.model.language_model.embed_tokens.weight.numpy())
+
+
+def test_the_class_that_has_no_registry_is_refused():
+    """Qwen3VLForConditionalGeneration is of paddlefleet's layers; without paddlefleet it cannot even be imported."""
+
+    class Qwen3VLForConditionalGeneration(paddle.nn.Layer):
+        pass
+
+    with pytest.raises(TypeError, match="load the weights as Qwen3VLForConditionalGenerationDeprecated[.]$"):
+        check(Qwen3VLForConditionalGeneration())
+
+
+def test_command_answers_about_a_clip(tmp_path, capsys):
+    """``--model`` is known by its config.json: frames in multiples of 32 pixels, their times in the prompt."""
+    folder, stats = write_qwen3_vl(tmp_path / "model"), tmp_path / "stats.json"
+    clip = ["--type", "video", "--input", str(ROOT / "demo" / "sample.mp4"), "--max-frames", "12"]
+    flags = ["--max-pixels", "65536", "--max-tokens", "3", "--attention", "psa", "--stats-json", str(stats)]
+    assert main(["ask", "--model", str(folder), *clip, *flags]) == 0
+    saved = json.loads(stats.read_text())
+    assert saved["vision_tokens"] == 12 // 2 * (192 // 32) * (288 // 32) and saved["new_tokens"] == 3
+    assert saved["frame_times_s"][:2] == [0.0, 2.5] and len(saved["layers"]) == LAYERS
+    capsys.readouterr()
+    assert main(["ask", "--model", str(folder), *clip[:4], "--max-pixels", "900"]) == 2
+    assert "must be an integer of at least 1024, got 900" in capsys.readouterr().err

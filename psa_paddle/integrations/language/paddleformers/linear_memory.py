@@ -2,9 +2,9 @@
 
 Some layers of the vision tower let every patch of a picture see every other: 61,000 patches at 12 megapixels, whose
 weights take 14 GiB a head where they are made at once, as Paddle's own attention does on a CPU; so does the text model
-with a long prompt. Qwen3-VL's tower masks frames from each other among all patches of a clip at once: they are taken one
-by one. The plug goes through PaddleFormers' attention registry, under a name that says what the model had
-before: nothing else is kept, so that taking it out is setting the name back.
+with a long prompt. Qwen3-VL's tower attends over all patches of a clip and masks other frames: here frames are taken
+one by one. The plug goes through PaddleFormers' attention registry, under a name that says what the model had before:
+nothing else is kept, so that taking it out is setting the name back.
 """
 
 from __future__ import annotations
