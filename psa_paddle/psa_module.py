@@ -9,8 +9,9 @@ import dataclasses
 
 import paddle
 
-from .attention import DENSE_BELOW, check_qkv, pick_backend, pyramid_attention
+from .attention import check_qkv, dense_attention, pick_backend, pyramid_attention
 from .layers import WarmupSteps
+from .plan import DENSE_BELOW, DenseReason
 from .presets import video_config
 from .psa_config import PSAConfig
 from .rearrange import METHODS, Rearrangement
@@ -95,25 +96,19 @@ class PSAAttention(paddle.nn.Layer):
         order = self._rearrangement(grid, text_length, text_first, causal, config.backend)
         if order is not None:
             order.vision_tokens(q, k)  # refuse what does not fit before the warm-up is over
-        warming_up = self._warmup.warming_up(timestep)
-        if warming_up:
-            config = config.replace(dense_below=k.shape[2] + 1)
+        layout = {"scale": scale, "heads_last": heads_last}
+        if self._warmup.warming_up(timestep):
+            out, self.last_call = dense_attention(q, k, v, config, DenseReason.WARM_UP, **layout)
+            return out
         below = DENSE_BELOW[config.backend] if config.dense_below is None else config.dense_below
-        if k.shape[2] < below:  # dense attention is the same in any order
-            order = None
-        if order is None:
-            out, call = pyramid_attention(q, k, v, config, scale=scale, heads_last=heads_last, return_stats=True)
-        else:
-            q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
-            plan = order.plan(q, k)
-            out, call = pyramid_attention(
-                plan.permute(q), plan.permute_kv(k), plan.permute_kv(v), config, scale=scale, return_stats=True
-            )
-            out = plan.restore(out, heads_last)
-        if warming_up:
-            call.reason = "warm-up step"
-        self.last_call = call
-        return out
+        if order is None or k.shape[2] < below:  # dense attention is the same in any order
+            out, self.last_call = pyramid_attention(q, k, v, config, return_stats=True, **layout)
+            return out
+        q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
+        moved = order.plan(q, k)
+        q, k, v = moved.permute(q), moved.permute_kv(k), moved.permute_kv(v)
+        out, self.last_call = pyramid_attention(q, k, v, config, scale=scale, return_stats=True)
+        return moved.restore(out, heads_last)
 
     def _rearrangement(
         self, grid, text_length: int, text_first: bool, causal: bool, backend: str

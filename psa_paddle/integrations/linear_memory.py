@@ -14,8 +14,9 @@ from itertools import chain
 
 import paddle
 
-from ..attention import pyramid_attention
+from ..attention import dense_attention
 from ..config import HEAD_DIMS, AttentionConfig
+from ..plan import DenseReason
 
 PREFIX = "linear_memory_or_"
 SHORT = 1024  # keys up to which the model's own attention is taken: windows, small frames
@@ -86,8 +87,8 @@ def _attend(own: str, layer, query, key, value, **how):
     batch, heads, rows, dim = query.shape
     if rows <= SHORT or not _can(layer, query, how):
         return _registry().ALL_ATTENTION_FUNCTIONS[own](layer, query, key, value, **how)
-    dense = AttentionConfig(causal=layer.is_causal, dense_below=key.shape[2] + 1)
-    out = pyramid_attention(query, key, value, dense, scale=how.get("scaling"), heads_last=True)
+    how = {"scale": how.get("scaling"), "heads_last": True}
+    out, _ = dense_attention(query, key, value, AttentionConfig(causal=layer.is_causal), DenseReason.ASKED_FOR, **how)
     return out.reshape([batch, rows, heads * dim]), None
 
 

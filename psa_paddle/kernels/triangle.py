@@ -12,9 +12,10 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..geometry import ceil_div
 from . import tuning
 from .attend import _load_rows, _softmax_step
-from .common import LOG2E, ceil_div, check_inputs, check_out, next_power_of_2, stride_args
+from .common import LOG2E, check_inputs, check_out, next_power_of_2, stride_args
 
 FULL_PROGRAMS = 1024  # programs that the last rows' keys are split over, about
 MIN_CHUNK = 512  # keys of a split, at least
