@@ -43,6 +43,7 @@ from psa_paddle.kernels import (  # noqa: E402
 from psa_paddle.kernels.lists import empty_selection  # noqa: E402
 from psa_paddle.kernels.triangle import triangle_fwd  # noqa: E402
 from psa_paddle.plan import Plan  # noqa: E402
+from psa_paddle.triangle_pattern import Pattern  # noqa: E402
 
 INTERVALS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.97), (0, 0.97, 1.0))
 LENGTH, HEADS, KV_HEADS = 65536, 28, 4
@@ -193,13 +194,12 @@ def attend_grid(arch: int, dim: int, dtype: str) -> list[dict]:
 def triangle(arch: int, dim: int, dtype: str, padded: bool) -> list[dict]:
     """TriangleMix's kernels: the band, the last rows over split keys, the merge, the last rows of a short call."""
     start = ShapeOnly((1,), "int32") if padded else None
-    shared = dict(scale=dim**-0.5, sink=8, window=512, kv_start=start)
 
     def calls():
         q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
-        triangle_fwd(q, kv, kv, last=128, **shared)
+        triangle_fwd(q, kv, kv, Pattern(8, 512, 128), dim**-0.5, kv_start=start)
         short, short_kv = ShapeOnly((1, HEADS, 128, dim), dtype), ShapeOnly((1, KV_HEADS, 128, dim), dtype)
-        triangle_fwd(short, short_kv, short_kv, last=256, **shared)
+        triangle_fwd(short, short_kv, short_kv, Pattern(8, 512, 256), dim**-0.5, kv_start=start)
 
     variant = f"D={dim} {dtype}{' padded' if padded else ''}"
     return [{"variant": variant, **row} for row in compile_calls(arch, calls)]

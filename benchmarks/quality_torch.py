@@ -33,6 +33,7 @@ from psa_paddle import kernels
 from psa_paddle.geometry import Geometry
 from psa_paddle.kernels.triangle import triangle_fwd
 from psa_paddle.plan import Plan
+from psa_paddle.triangle_pattern import Pattern
 
 NAME = "bench_quality"
 
@@ -59,7 +60,7 @@ def prefill(kind: str, q, k, v, config, scale: float):
     if kind == "dense" or (kind == "trianglemix" and length <= TRIANGLE_DENSE_UP_TO):
         return dense(q, k, v, scale), 1.0
     if kind == "trianglemix":
-        out = triangle_fwd(q, k, v, scale=scale, sink=SINK, window=WINDOW, last=LAST, heads_last=True)
+        out = triangle_fwd(q, k, v, Pattern(SINK, WINDOW, LAST), scale, heads_last=True)
         return out, triangle_density(length)
     # The question follows: the query block in which it starts is kept whole, as one prompt's text_length does.
     plan = Plan.of(config.replace(text_length=1 if length % config.query_block else 0), scale, heads_last=True)

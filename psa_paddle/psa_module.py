@@ -125,8 +125,8 @@ class PSAAttention(paddle.nn.Layer):
             return None
         key = (grid, text_length, text_first, backend)
         if self._made[0] != key:
-            extra = {"tile_size": self.config.tile_size} if method == "STA" else {}
             kind = TextOnly if method is None else METHODS[method]
+            extra = {"tile_size": self.config.tile_size} if kind.takes_tile_size else {}
             order = kind(grid, text_length, text_first, text_to_end=True, backend=backend, **extra)
             self._made = (key, order)
         return self._made[1]

@@ -11,7 +11,7 @@ from ..budgets import Budgets
 from ..config import AttentionConfig
 from ..plan import DenseReason, Plan
 from ..stats import merge_calls
-from ..trianglemix import TriangleMixAttention, TriangleMixConfig, TriangleMixMaskGenerator, triangle_attention
+from ..trianglemix import TriangleMixConfig, TriangleMixMaskGenerator, triangle_attention
 from ..trianglemix.masks import DENSE_UP_TO
 
 ATTENTIONS = ("dense", "psa", "trianglemix", "mix")
@@ -98,7 +98,7 @@ class AttentionChoice:
         if self.budgets is not None:
             self.budgets.check_model(layers, heads)
         if self.triangle is not None:
-            TriangleMixAttention(self.triangle, layers)
+            self.triangle.check_layers(layers)
 
     def of_layer(self, layer: int) -> str:
         """``"psa"``, ``"trianglemix"`` or ``"dense"``."""

@@ -13,6 +13,7 @@ from ..config import HEAD_DIMS
 from ..layers import DenoisingSteps
 from ..plan import DenseReason
 from ..psa_module import PSAAttention, PSAConfig
+from ..rearrange import METHODS
 from ..stats import CallStats
 from .patches import Patches
 from .summary import totals
@@ -189,7 +190,8 @@ class VideoPlug:
 
     def _attention(self, layer_idx: int) -> PSAAttention:
         """One for all layers where the token order is fixed; one for each where it follows the layer's tokens."""
-        key = layer_idx if self.config.rearrange_method in ("SemanticAware", "Hybrid") else 0
+        method = METHODS.get(self.config.rearrange_method)
+        key = layer_idx if method is not None and method.keeps_clusters else 0
         if key not in self._attentions:
             self._attentions[key] = PSAAttention(self.config.replace(warmup_steps=0))  # the plug counts the steps
         return self._attentions[key]

@@ -7,6 +7,7 @@ from kernels.kernel_cases import Case, host_qkv
 from psa_paddle import bridge, kernels
 from psa_paddle.kernels import triangle
 from psa_paddle.plan import Plan
+from psa_paddle.triangle_pattern import Pattern
 
 CASE = Case(lq=96, lk=128, group=2, hkv=2, batch=2)
 PLAN = Plan(
@@ -58,7 +59,7 @@ LAUNCHERS = {
     ),
     "attend_fwd": attend,
     "triangle_fwd": lambda m: triangle.triangle_fwd(
-        m["q"], m["k"], m["v"], scale=0.2, sink=4, window=8, last=4, kv_start=m["kv_start"], out=m.get("out")
+        m["q"], m["k"], m["v"], Pattern(4, 8, 4), 0.2, kv_start=m["kv_start"], out=m.get("out")
     ),
     "pyramid_fwd": lambda m: kernels.pyramid_fwd(m["k"], m["v"], plan(m), kv_start=m["kv_start"]),
     "means_fwd": lambda m: kernels.means_fwd(m["k"], m["v"], plan(m), kv_start=m["kv_start"]),
