@@ -103,8 +103,8 @@ def pyramid_attention(
     """
     config = AttentionConfig.of(config)
     audit_rows = config.audit_rows if return_stats else 0
-    plan, starts = _prepare(q, k, v, config, scale, kv_start, heads_last=heads_last, audit_rows=audit_rows)
-    out, stats = _run(q, k, v, starts, plan)
+    plan, starts = prepare(q, k, v, config, scale, kv_start, heads_last=heads_last, audit_rows=audit_rows)
+    out, stats = run(q, k, v, starts, plan)
     return (out, stats) if return_stats else out
 
 
@@ -124,26 +124,27 @@ def dense_attention(
     Of the configuration the backend and ``causal`` matter; ``reason``: what the statistics say; the rest, and the
     errors, as in ``pyramid_attention``.
     """
-    plan, starts = _prepare(q, k, v, config, scale, kv_start, heads_last=heads_last, dense=reason)
-    return _run(q, k, v, starts, plan)
+    plan, starts = prepare(q, k, v, config, scale, kv_start, heads_last=heads_last, dense=reason)
+    return run(q, k, v, starts, plan)
 
 
-def _prepare(q, k, v, config: AttentionConfig, scale, kv_start, **call) -> tuple[Plan, list[int]]:
-    """A call's plan and starts, once everything is checked; call: see ``Plan.of``."""
+def prepare(q, k, v, config: AttentionConfig, scale, kv_start, **call) -> tuple[Plan, list[int]]:
+    """A call's plan and starts, once everything is checked: arguments and errors as in ``pyramid_attention``; call: see
+    ``Plan.of``."""
     check_qkv(q, k, v, config)
     scale = check_scale(scale, q.shape[3])
     starts = check_kv_start(kv_start, q.shape[0], k.shape[2])
     return Plan.of(config, scale, pick_backend(config, q, k, v), **call), starts
 
 
-def _run(q, k, v, starts: list[int], plan: Plan):
-    """``(out, CallStats)``: the whole batch in one pass of the kernels; in parts where its samples go different ways,
-    or where the eager backend meets different starts."""
+def run(q, k, v, starts: list[int], plan: Plan):
+    """``(out, CallStats)`` of what ``prepare`` saw: the whole batch in one pass of the kernels; in parts where its
+    samples go different ways, or where the eager backend meets different starts."""
     lk = k.shape[2]
     reasons = [plan.why_dense(lk - start) for start in set(starts)]
     if len(reasons) > 1 and (plan.backend == "eager" or not (all(reasons) or not any(reasons))):
         rows = [slice(b, b + 1) for b in range(len(starts))]
-        parts = [_run(q[b], k[b], v[b], starts[b], plan) for b in rows]
+        parts = [run(q[b], k[b], v[b], starts[b], plan) for b in rows]
         return paddle.concat([part for part, _ in parts]), merge_calls([one for _, one in parts])
     lengths = _lengths(q, k, starts, plan)
     if plan.backend == "eager":

@@ -9,9 +9,9 @@ import dataclasses
 
 import paddle
 
-from .attention import check_qkv, dense_attention, pick_backend, pyramid_attention
+from .attention import prepare, run
 from .layers import WarmupSteps
-from .plan import DENSE_BELOW, DenseReason
+from .plan import DenseReason
 from .presets import video_config
 from .psa_config import PSAConfig
 from .rearrange import METHODS, Rearrangement
@@ -89,25 +89,22 @@ class PSAAttention(paddle.nn.Layer):
             raise TypeError(f"causal must be True or False, got {causal!r}.")
         check_text(text_length, text_first)
         config = self.config.to_attention_config(causal, text_length)
-        check_qkv(q, k, v, config)
+        plan, starts = prepare(q, k, v, config, scale, None, heads_last=heads_last, audit_rows=config.audit_rows)
         if text_length > min(q.shape[2], k.shape[2]):
             raise ValueError(f"text_length {text_length} exceeds {q.shape[2]} queries or {k.shape[2]} keys.")
-        config = config.replace(backend=pick_backend(config, q, k, v))
-        order = self._rearrangement(grid, text_length, text_first, causal, config.backend)
+        order = self._rearrangement(grid, text_length, text_first, causal, plan.backend)
         if order is not None:
             order.vision_tokens(q, k)  # refuse what does not fit before the warm-up is over
-        layout = {"scale": scale, "heads_last": heads_last}
         if self._warmup.warming_up(timestep):
-            out, self.last_call = dense_attention(q, k, v, config, DenseReason.WARM_UP, **layout)
-            return out
-        below = DENSE_BELOW[config.backend] if config.dense_below is None else config.dense_below
-        if order is None or k.shape[2] < below:  # dense attention is the same in any order
-            out, self.last_call = pyramid_attention(q, k, v, config, return_stats=True, **layout)
+            plan = plan.replace(dense=DenseReason.WARM_UP)
+        if order is None or plan.why_dense(k.shape[2]):  # dense attention is the same in any order
+            out, self.last_call = run(q, k, v, starts, plan)
             return out
         q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
         moved = order.plan(q, k)
+        plan = plan.replace(heads_last=False) if heads_last else plan
         q, k, v = moved.permute(q), moved.permute_kv(k), moved.permute_kv(v)
-        out, self.last_call = pyramid_attention(q, k, v, config, scale=scale, return_stats=True)
+        out, self.last_call = run(q, k, v, starts, plan)
         return moved.restore(out, heads_last)
 
     def _rearrangement(
