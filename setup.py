@@ -16,7 +16,17 @@ setup(
     long_description_content_type="text/markdown",
     license="Apache-2.0",
     packages=find_packages(include=["psa_paddle", "psa_paddle.*"]),
-    package_data={"psa_paddle": ["configs/*.yaml"]},
+    package_data={
+        "psa_paddle": [
+            "py.typed",
+            "configs/*.yaml",
+            "demo/sample.*",
+            "demo/checkpoint/*.json",
+            "demo/checkpoint/*.txt",
+            "demo/checkpoint/*.safetensors",
+        ],
+    },
+    entry_points={"console_scripts": ["psa-paddle = psa_paddle.cli:run_process"]},
     python_requires=">=3.10,<3.13",
     # Paddle itself comes from requirements.txt or the gpu extra: a CPU and a GPU build exclude each other.
     install_requires=[

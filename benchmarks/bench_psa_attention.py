@@ -57,7 +57,9 @@ def sampled_error(out, q, k, v, rows: int = 256) -> float:
 def make_order(method: str, grid, text: int, tile_size):
     if method == "none":
         return None
-    return METHODS[method](grid, text, text_to_end=True, **({"tile_size": tile_size} if method == "STA" else {}))
+    return METHODS[method](
+        grid, text, text_to_end=True, **({"tile_size": tile_size} if METHODS[method].settings else {})
+    )
 
 
 def peak_mib(run) -> float:

@@ -160,7 +160,7 @@ def check_no_wait(method: str, run) -> None:
         report(f"no host sync, {method}", False, str(error))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    if method in ("Gilbert", "STA"):  # clusters go on from call to call, so two calls differ
+    if not METHODS[method].follows_tokens:  # clusters go on from call to call, so two calls differ
         want, graph = run(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             out = run()

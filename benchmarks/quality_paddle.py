@@ -23,10 +23,10 @@ from world_batches import CHECKPOINT, PREFIX, TOKENS_PER_SECOND
 from psa_paddle import AttentionConfig, eager
 from psa_paddle.attention import pyramid_attention
 from psa_paddle.geometry import Geometry
-from psa_paddle.integrations import paddleformers as plug_module
-from psa_paddle.integrations.choice import AttentionChoice, triangle_prefill
-from psa_paddle.integrations.loading import load_qwen2_5_vl
-from psa_paddle.integrations.paddleformers import plug_of
+from psa_paddle.integrations.language.choice import AttentionChoice, triangle_prefill
+from psa_paddle.integrations.language.loading import load_qwen2_5_vl
+from psa_paddle.integrations.language.paddleformers import plug as plug_module
+from psa_paddle.integrations.language.paddleformers.plug import plug_of
 from psa_paddle.integrations.qwen2_5_vl import attention_in
 from psa_paddle.integrations.triangle_layers import measure_middle_gradients
 from psa_paddle.plan import Plan

@@ -10,7 +10,7 @@ import numpy as np
 import paddle
 from stub_video import STUBS, StubVideoPipeline
 
-from psa_paddle.integrations.loading import usable_dtype
+from psa_paddle.integrations.language.loading import usable_dtype
 
 FRAMES_PER_LATENT = 4
 

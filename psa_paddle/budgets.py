@@ -136,7 +136,7 @@ class Budgets:
         """
         path = Path(path)
         if not path.is_file():
-            raise FileNotFoundError(f"budgets file '{path}' does not exist; qwen2.5-vl/calibrate_psa.py makes one.")
+            raise FileNotFoundError(f"budgets file '{path}' does not exist; 'psa-paddle calibrate' makes one.")
         try:
             return cls._from_dict(json.loads(path.read_text(encoding="utf-8"), parse_constant=_refuse))
         except (ValueError, TypeError, KeyError, AttributeError) as error:
@@ -146,7 +146,7 @@ class Budgets:
     @classmethod
     def _from_dict(cls, values) -> Budgets:
         if not isinstance(values, dict) or values.get("kind") != KIND:
-            raise ValueError("it is not one that calibrate_psa.py wrote")
+            raise ValueError("it is not one that 'psa-paddle calibrate' wrote")
         if values["version"] != VERSION:
             raise ValueError(f"it is of version {values['version']!r}, this program reads version {VERSION}")
         settings = dict(values["config"])

@@ -51,6 +51,12 @@ PRESETS = {
     "seed": dict(key_block=64, mask_mode="energybound", importance_method="xattn", xattn_stride=16,
                  xattn_query_stride=16, xattn_terms=4, block_means=False, use_sim_mask=True, mask_ratios=SEED_RATIOS),
 }  # fmt: skip
+PRESET_USES = {
+    "quality": "closest to dense attention",
+    "balanced": "what most runs should use: a smaller share of the work the longer the prompt",
+    "fast": "the least work; the attention error is the largest",
+    "seed": "the ratios of the upstream Qwen2.5-VL example, by share of importance",
+}
 DEFAULT_PRESET = "balanced"
 _DEFAULT = PRESETS[DEFAULT_PRESET]
 

@@ -123,7 +123,7 @@ class PSAAttention(paddle.nn.Layer):
         key = (grid, text_length, text_first, backend)
         if self._made[0] != key:
             kind = TextOnly if method is None else METHODS[method]
-            extra = {"tile_size": self.config.tile_size} if kind.takes_tile_size else {}
+            extra = {name: getattr(self.config, name) for name in kind.settings}
             order = kind(grid, text_length, text_first, text_to_end=True, backend=backend, **extra)
             self._made = (key, order)
         return self._made[1]

@@ -1,135 +1,19 @@
-"""Ask Qwen2.5-VL about images or a video on the command line; --help shows how."""
-# ruff: noqa: E402
+"""Ask Qwen2.5-VL about images or a video on the command line, as ``psa-paddle ask`` does; --help shows how."""
 
 from __future__ import annotations
 
-import json
-import logging
-import os
-import signal
-import sys
-
-if __name__ == "__main__":  # the imports take seconds, and Ctrl-C there would show their insides
-    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(130)))
-
-from qwen_flags import (
-    VIDEO_FLAGS,
-    attention_of,
-    budgets_of,
-    build_parser,
-    given_flags,
-    kind_of,
-    psa_config,
-    triangle_config,
-)
-
-from psa_paddle.integrations.inference import QwenVLInference, check_request
-from psa_paddle.integrations.loading import check_library
-from psa_paddle.integrations.report import format_stats
-from psa_paddle.integrations.request import LEAST_PIXELS, whole_number
-from psa_paddle.utils.command import TERMINATED, NotWritten, run_command
-from psa_paddle.utils.files import check_file, check_folder, write_text
-from psa_paddle.utils.media import load_image, load_video
-from psa_paddle.utils.quiet import quiet_libraries
+from psa_paddle.cli import parse_alone, run_process
 
 __all__ = ["QwenVLInference", "main"]
-
-PROMPTS = {"image": "请描述这张图片", "video": "请描述这个视频"}
-MEMORY_ADVICE = "look at less with --max-pixels (for a video --max-frames or --fps too), or take a smaller --model."
-
-
-def load_inputs(args, kind: str):
-    """Read every input before any model is loaded; returns what ``QwenVLInference`` takes."""
-    if kind == "image":
-        for name in given_flags(args, VIDEO_FLAGS):
-            raise ValueError(f"--{name.replace('_', '-')} is for --type video.")
-        if args.max_pixels is not None:
-            whole_number(args.max_pixels, "--max-pixels", LEAST_PIXELS)
-        return [load_image(source) for source in args.input]
-    if len(args.input) > 1:
-        raise ValueError("--type video takes one input; several inputs are for images.")
-    return load_video(args.input[0], **given_flags(args, (*VIDEO_FLAGS, "max_pixels")))
-
-
-def text_streamer(model: QwenVLInference):
-    """Prints tokens as they are made."""
-    if model.library == "paddlemix":
-        from paddlenlp.generation import TextStreamer
-    else:
-        from paddleformers.generation.streamers import TextStreamer
-    return TextStreamer(model.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
-
-
-def answer(model: QwenVLInference, inputs, prompt: str, args, kind: str) -> None:
-    """Ask and print the answer, at the end or as it is made."""
-    streamer = text_streamer(model) if args.stream else None
-    if kind == "image":
-        text = model.inference_multi_image(
-            inputs, prompt, args.max_tokens, max_pixels=args.max_pixels, streamer=streamer
-        )
-    else:
-        text = model.inference_video(inputs, prompt, args.max_tokens, streamer=streamer)
-    if not args.stream:
-        print(text)
-    sys.stdout.flush()
-
-
-def write_extras(model: QwenVLInference, stats: dict, args) -> None:
-    """Write every file that was asked for beside the answer.
-
-    Raises:
-        NotWritten: at the end, when some of them could not be written.
-    """
-    failures = []
-    if args.stats_json is not None:
-        try:
-            write_text(args.stats_json, json.dumps(stats, indent=2, ensure_ascii=False) + "\n")
-        except OSError as error:
-            failures.append(f"--stats-json could not be written: {error}.")
-    if args.log_dir is not None:
-        try:
-            model.write_log(args.log_dir)
-        except OSError as error:
-            failures.append(f"--log-dir could not be written: {error}.")
-    if failures:
-        raise NotWritten(" ".join(failures))
-
-
-def run(args, kind: str) -> None:
-    """Check everything, load the model, answer, and then write what was asked for beside the answer."""
-    prompt = PROMPTS[kind] if args.prompt is None else args.prompt
-    check_request(prompt, args.max_tokens)
-    budgets = budgets_of(args)
-    settings = dict(psa_config=psa_config(args, budgets), triangle_config=triangle_config(args, budgets))
-    choice = dict(attention=attention_of(args), budgets=budgets, **settings)
-    if args.stats_json is not None:
-        args.stats_json = check_file(args.stats_json, "--stats-json")
-    if args.log_dir is not None:
-        args.log_dir = check_folder(args.log_dir, "--log-dir")
-    library = check_library(args.library)
-    inputs = load_inputs(args, kind)
-    with quiet_libraries(library):
-        model = QwenVLInference(args.model, args.dtype, cache_dir=args.cache_dir, library=library, **choice)
-        answer(model, inputs, prompt, args, kind)
-    stats = model.stats()
-    print(f"\n{format_stats(stats)}", flush=True)
-    write_extras(model, stats, args)
 
 
 def main(argv=None) -> int:
     """Run the command line; returns the exit status."""
-    args = build_parser().parse_args(argv)
-    log, handler = logging.getLogger("psa_paddle"), logging.StreamHandler()
-    propagate, log.propagate = log.propagate, False  # PaddleFormers formats the root logger's lines its own way
-    log.addHandler(handler)
-    try:
-        return run_command(lambda: run(args, kind_of(args)), MEMORY_ADVICE)
-    finally:
-        log.removeHandler(handler)
-        log.propagate = propagate
+    args = parse_alone("ask", argv)
+    return args.run(args)
 
 
 if __name__ == "__main__":
-    signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(TERMINATED))  # so that downloads are removed
-    sys.exit(main())
+    run_process(lambda: parse_alone("ask"))
+
+from psa_paddle.integrations.inference import QwenVLInference  # noqa: E402  the process takes care of Ctrl-C first

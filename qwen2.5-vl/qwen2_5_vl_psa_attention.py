@@ -6,16 +6,16 @@ with attention_in(model, AttentionChoice("mix", triangle_layers=[2, 5])): ...   
 layer_statistics(model)                                 # what each layer did since the plug or the last reset
 """
 
-from psa_paddle.integrations.choice import AttentionChoice
+from psa_paddle.integrations.language.choice import AttentionChoice
 from psa_paddle.integrations.qwen2_5_vl import (
     attention_in,
+    layer_statistics,
     plug_of,
     psa_attention_in,
     replace_attention,
     replace_attention_with_psa,
     restore_attention,
 )
-from psa_paddle.integrations.summary import layer_statistics
 from psa_paddle.integrations.triangle_layers import choose_triangle_layers
 
 __all__ = [

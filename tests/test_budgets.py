@@ -105,7 +105,7 @@ def test_a_file_that_cannot_be_used_is_refused(text, tmp_path):
 
 
 def test_no_file_and_no_budgets(tmp_path):
-    with pytest.raises(FileNotFoundError, match="does not exist; qwen2.5-vl/calibrate_psa.py makes one"):
+    with pytest.raises(FileNotFoundError, match="does not exist; 'psa-paddle calibrate' makes one"):
         load_budgets(tmp_path / "none.json")
     with pytest.raises(TypeError, match="Budgets or the path of a file"):
         load_budgets(3)

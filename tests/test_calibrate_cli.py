@@ -2,15 +2,15 @@
 
 import json
 
-import calibrate_psa
 import pytest
 from calibrate_psa import main
-from infer_qwen2_5_vl_psa import budgets_of, build_parser, psa_config, triangle_config
 from infer_qwen2_5_vl_psa import main as infer
+from shared_cli import parser_of
 from shared_demo import LAYERS, ROOT
 
 from psa_paddle import AttentionConfig
 from psa_paddle.budgets import Budgets
+from psa_paddle.cli.ask_flags import budgets_of, psa_config, triangle_config
 
 VIDEO = str(ROOT / "demo" / "sample.mp4")
 CLIP = ["--model", "demo", "--type", "video", "--input", VIDEO]
@@ -56,7 +56,7 @@ def saved_factors(found):
 
 
 def flags(file, *rest):
-    return build_parser().parse_args(["--input", "x.mp4", "--budgets", str(file), *rest])
+    return parser_of("ask").parse_args(["--input", "x.mp4", "--budgets", str(file), *rest])
 
 
 def test_flags_change_single_settings_of_what_was_measured(file):
@@ -99,7 +99,7 @@ BAD = {
 
 @pytest.mark.parametrize("rest,words", BAD.values(), ids=BAD)
 def test_bad_input_gets_one_sentence_before_the_model_loads(rest, words, capsys, tmp_path, monkeypatch):
-    monkeypatch.setattr("psa_paddle.integrations.inference.load_qwen2_5_vl", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("psa_paddle.integrations.language.inference.load_qwen2_5_vl", lambda *_: pytest.fail("loaded"))
     assert main([*CLIP, *FEW, "--output", str(tmp_path / "b.json"), *rest]) == 2
     error = capsys.readouterr().err.strip()
     assert error.startswith("error: ") and words in error and "\n" not in error
@@ -107,7 +107,7 @@ def test_bad_input_gets_one_sentence_before_the_model_loads(rest, words, capsys,
 
 
 def test_a_file_that_is_none_is_refused_before_the_model_loads(capsys, monkeypatch, tmp_path):
-    monkeypatch.setattr("psa_paddle.integrations.inference.load_qwen2_5_vl", lambda *_: pytest.fail("loaded"))
+    monkeypatch.setattr("psa_paddle.integrations.language.inference.load_qwen2_5_vl", lambda *_: pytest.fail("loaded"))
     (tmp_path / "b.json").write_text("{}")
     for name, words in (("b.json", "cannot be used"), ("c.json", "does not exist")):
         assert infer([*CLIP, "--use-psa", "--budgets", str(tmp_path / name)]) == 2
@@ -118,7 +118,7 @@ def test_shared_flags_have_the_same_defaults():
     """Nobody who names no dtype is told that bfloat16 is not to be had on a CPU."""
     ours, theirs = (
         {flag: action.default for action in parser._actions for flag in action.option_strings}
-        for parser in (calibrate_psa.build_parser(), build_parser())
+        for parser in (parser_of("calibrate"), parser_of("ask"))
     )
     for flag in ("--dtype", "--model", "--prompt", "--fps", "--max-pixels", "--max-frames", "--cache-dir", "--library"):
         assert ours[flag] == theirs[flag], flag

@@ -5,11 +5,12 @@ import json
 import numpy as np
 import pytest
 from infer_qwen2_5_vl_psa import main
-from qwen_flags import build_parser, parse_layers, parse_ratios, psa_config
+from shared_cli import parser_of
 from shared_demo import ROOT
 from shared_http import Stream, folder, serving
 
 from psa_paddle import AttentionConfig
+from psa_paddle.cli.ask_flags import parse_layers, parse_ratios, psa_config
 
 VIDEO, IMAGE = str(ROOT / "demo" / "sample.mp4"), str(ROOT / "demo" / "sample.jpg")
 ASK = ["--model", "demo", "--dtype", "float32", "--max-tokens", "4", "--prompt", "请描述"]
@@ -34,7 +35,7 @@ def test_video_with_psa(capsys, tmp_path):
 
 
 def settings(*flags):
-    return psa_config(build_parser().parse_args(["--input", "x.mp4", "--use-psa", *flags]))
+    return psa_config(parser_of("ask").parse_args(["--input", "x.mp4", "--use-psa", *flags]))
 
 
 def test_preset_and_single_flags():
@@ -51,7 +52,7 @@ def test_audit_takes_a_number_of_rows_or_the_usual_one():
     assert settings("--audit") == AttentionConfig(audit_rows=64)
     assert settings("--audit", "32", "--preset", "fast") == AttentionConfig.preset("fast", audit_rows=32)
     triangle = ["--input", "x.mp4", "--attention", "trianglemix", "--triangle-layers", "1", "--audit"]
-    assert psa_config(build_parser().parse_args(triangle)) == AttentionConfig(audit_rows=64)
+    assert psa_config(parser_of("ask").parse_args(triangle)) == AttentionConfig(audit_rows=64)
 
 
 def test_help_names_the_presets(capsys):

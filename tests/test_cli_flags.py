@@ -5,16 +5,16 @@ import logging
 import re
 from pathlib import Path
 
-import calibrate_psa
-import infer_qwen2_5_vl_psa as script
 import pytest
 from infer_qwen2_5_vl_psa import main
 from PIL import Image
-from qwen_flags import build_parser, looks_like_video
+from shared_cli import parser_of
 from shared_demo import ROOT
 
 from psa_paddle import AttentionConfig
-from psa_paddle.integrations.inference import DEFAULT_MODEL
+from psa_paddle.cli import ask as script
+from psa_paddle.cli.ask_flags import looks_like_video
+from psa_paddle.integrations.language.inference import DEFAULT_MODEL
 from psa_paddle.trianglemix import TriangleMixConfig
 
 VIDEO, IMAGE = str(ROOT / "demo" / "sample.mp4"), str(ROOT / "demo" / "sample.jpg")
@@ -238,7 +238,7 @@ def test_the_readme_lists_every_flag():
     written = [set(re.findall(r"--[\w-]+", " ".join(re.findall(r"^\| (`--.*?) \|", p, re.M)))) for p in parts]
     flags = [
         {flag for action in parser._actions for flag in action.option_strings if flag.startswith("--")} - {"--help"}
-        for parser in (build_parser(), calibrate_psa.build_parser())
+        for parser in (parser_of("ask"), parser_of("calibrate"))
     ]
     assert written[0] == flags[0] and written[1] <= flags[1] and not flags[1] - written[1] - flags[0]
 

@@ -18,7 +18,7 @@ from psa_paddle import (
     psa_attention,
     pyramid_attention,
 )
-from psa_paddle.integrations.choice import AttentionChoice
+from psa_paddle.integrations.language.choice import AttentionChoice
 from psa_paddle.utils.psa_logger import PSALogger
 
 CALLS = {

@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+from configparser import ConfigParser
 from pathlib import Path
 
 import pytest
@@ -69,13 +70,52 @@ def test_unknown_name():
         _ = psa_paddle.no_such_thing
 
 
-def test_presets_are_installed_with_the_package(tmp_path):
-    """What the build copies is enough to load a preset from anywhere, and the repository holds one copy only."""
+@pytest.fixture(scope="module")
+def built(tmp_path_factory):
+    """Folders: what a wheel holds, and its metadata."""
     pytest.importorskip("setuptools")
-    command = [sys.executable, "setup.py", "-q", "build", "--build-base", tmp_path / "base", "--build-lib", tmp_path]
-    subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
+    lib, base = tmp_path_factory.mktemp("lib"), tmp_path_factory.mktemp("base")
+    build = ["egg_info", "--egg-base", base, "build", "--build-base", base, "--build-lib", lib]
+    subprocess.run([sys.executable, "setup.py", "-q", *build], cwd=ROOT, check=True, capture_output=True)
+    return lib, next(base.glob("*.egg-info"))
+
+
+def outside(built, code):
+    """Run code outside the checkout, on what the build copied."""
+    lib, _ = built
+    env = {**os.environ, "PYTHONPATH": str(lib)}
+    return subprocess.run([sys.executable, "-c", code], cwd=lib, env=env, capture_output=True, text=True)
+
+
+def test_presets_are_installed_with_the_package(built):
+    """What the build copies is enough to load a preset from anywhere, and the repository holds one copy only."""
     code = "import psa_paddle; print(psa_paddle.__file__); print(psa_paddle.load_preset('Wan2.1_14b').name)"
-    env = {**os.environ, "PYTHONPATH": str(tmp_path)}
-    done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, env=env, capture_output=True, text=True)
-    assert done.stdout.split() == [str(tmp_path / "psa_paddle" / "__init__.py"), "psa_balanced"], done.stderr
+    done = outside(built, code)
+    assert done.stdout.split() == [str(built[0] / "psa_paddle" / "__init__.py"), "psa_balanced"], done.stderr
     assert os.path.samefile(ROOT / "configs" / "attention_config.yaml", PRESET_FILE)
+
+
+def test_everything_that_git_keeps_in_the_package_is_installed(built):
+    """Sources, presets, the demo checkpoint and its sample, the mark for type checkers; and nothing else."""
+    command = ["git", "ls-files", "psa_paddle"]
+    kept = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.split()
+    copied = [str(path.relative_to(built[0])) for path in (built[0] / "psa_paddle").rglob("*") if path.is_file()]
+    assert sorted(name for name in copied if "__pycache__" not in name) == sorted(kept)
+    for name in ("py.typed", "demo/checkpoint/model.safetensors", "demo/sample.mp4"):
+        assert f"psa_paddle/{name}" in kept
+
+
+def test_the_console_command_is_installed(built):
+    written = ConfigParser()
+    written.read(built[1] / "entry_points.txt")
+    module, name = written["console_scripts"]["psa-paddle"].split(":")
+    version = f"import sys, {module}; sys.argv[1:] = ['--version']; {module}.{name}()"
+    done = outside(built, version)
+    assert (done.returncode, done.stdout) == (0, f"psa-paddle {psa_paddle.__version__}\n"), done.stderr
+
+
+def test_the_demo_is_found_outside_the_checkout(built):
+    code = "from psa_paddle.integrations.language.inference import DEMO; print(DEMO, (DEMO / 'config.json').is_file())"
+    done = outside(built, code)
+    assert done.stdout.split() == [str(built[0] / "psa_paddle" / "demo" / "checkpoint"), "True"], done.stderr
+    assert (ROOT / "demo" / "checkpoint").samefile(ROOT / "psa_paddle" / "demo" / "checkpoint")

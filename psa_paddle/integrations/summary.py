@@ -69,11 +69,3 @@ def layer_line(row: dict) -> str:
         f"{line}, error {audit['error']:.1%} +- {audit['sampling_error']:.1%}, worst head {audit['worst_head']}: "
         f"{audit['worst_head_error']:.1%} +- {audit['worst_head_sampling_error']:.1%}"
     )
-
-
-def layer_statistics(model) -> list[dict]:
-    """``per_layer`` of a plugged model since the plug or its last reset; empty when nothing is plugged in."""
-    from .paddleformers import plug_of
-
-    plug = plug_of(model)
-    return per_layer(plug.calls) if plug else []

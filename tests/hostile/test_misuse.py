@@ -13,8 +13,8 @@ from shared_demo import ROOT
 from video_generation import main as generate
 
 from psa_paddle import AttentionConfig
-from psa_paddle.integrations import inference
-from psa_paddle.integrations.inference import QwenVLInference
+from psa_paddle.integrations.language import inference
+from psa_paddle.integrations.language.inference import QwenVLInference
 from psa_paddle.trianglemix import TriangleMixConfig
 from psa_paddle.utils.media import load_image, load_video
 

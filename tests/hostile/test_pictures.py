@@ -3,9 +3,9 @@
 import io
 import zlib
 
-import infer_qwen2_5_vl_psa
 import numpy as np
 import pytest
+from infer_qwen2_5_vl_psa import main as ask
 from PIL import Image
 from shared_media import (
     BLACK,
@@ -228,8 +228,8 @@ def test_closed_pil_image():
 
 def test_a_thin_image_is_refused_before_the_model_is_loaded(tmp_path, monkeypatch, capsys):
     Image.new("RGB", (10_000, 10)).save(tmp_path / "thin.png")
-    monkeypatch.setattr(infer_qwen2_5_vl_psa, "QwenVLInference", None)
-    assert infer_qwen2_5_vl_psa.main(["--model", "demo", "--type", "image", "--input", str(tmp_path / "thin.png")]) == 2
+    monkeypatch.setattr("psa_paddle.cli.ask.QwenVLInference", None)
+    assert ask(["--model", "demo", "--type", "image", "--input", str(tmp_path / "thin.png")]) == 2
     assert "thin.png' is too thin (10000x10)" in capsys.readouterr().err
 
 

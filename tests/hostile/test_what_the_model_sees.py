@@ -7,7 +7,7 @@ from shared_demo import CONFIG
 from shared_media import QUARTERS, SECONDS, WHITE, assert_quarters, picture, quarters, write_clip
 from world import ask, render, sample_scene
 
-from psa_paddle.integrations.inference import QwenVLInference
+from psa_paddle.integrations.language.inference import QwenVLInference
 from psa_paddle.utils.media import Clip, load_video
 
 PATCH, PAIR, MERGE = 14, 2, 2

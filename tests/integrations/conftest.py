@@ -5,7 +5,7 @@ import pytest
 from shared_demo import ROOT
 from stub_video import STUBS, StubVideoPipeline
 
-from psa_paddle.integrations.loading import load_qwen2_5_vl
+from psa_paddle.integrations.language.loading import load_qwen2_5_vl
 
 
 @pytest.fixture(scope="session")

@@ -1,0 +1,72 @@
+"""The command line: ``psa-paddle COMMAND``; the scripts in qwen2.5-vl/ are single commands.
+
+A command is a module with ``add_arguments(parser)``, which fills an ``argparse.ArgumentParser``, and ``run(args)``,
+which returns the exit status. A row of ``COMMANDS`` makes it known; it is imported when it is asked for, as libraries
+take seconds to import.
+"""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import importlib.util
+import os
+import signal
+import sys
+from collections.abc import Callable, Sequence
+
+from .. import __version__
+
+COMMANDS = {  # name: module, and what it does in a line
+    "ask": ("psa_paddle.cli.ask", "ask Qwen2.5-VL about images or a video"),
+    "calibrate": ("psa_paddle.cli.calibrate", "measure what each layer and head has to keep"),
+}
+
+
+def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of ``psa-paddle``; ``run`` among them is what runs them."""
+    argv = sys.argv[1:] if argv is None else argv
+    parser = argparse.ArgumentParser(prog="psa-paddle", description="Pyramid Sparse Attention for PaddlePaddle.")
+    parser.add_argument("--version", action="version", version=f"psa-paddle {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True, help="'psa-paddle COMMAND --help' says more:")
+    asked = next((word for word in argv if not word.startswith("-")), None)
+    for name, (_, words) in COMMANDS.items():
+        command = commands.add_parser(name, help=words)
+        if name == asked:
+            _fill(command, name)
+    return parser.parse_args(argv)
+
+
+def parse_alone(name: str, argv: Sequence[str] | None = None) -> argparse.Namespace:
+    """The arguments of a script that is one command."""
+    parser = argparse.ArgumentParser()
+    _fill(parser, name)
+    return parser.parse_args(argv)
+
+
+def _fill(parser: argparse.ArgumentParser, name: str) -> None:
+    """Import a command and let it fill its parser; without Paddle the process ends with one sentence."""
+    try:
+        module = importlib.import_module(COMMANDS[name][0])
+    except ImportError as error:
+        if importlib.util.find_spec("paddle") is not None:
+            raise
+        parser.exit(2, f"error: {error}\n")
+    module.add_arguments(parser)
+    parser.set_defaults(run=module.run)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status."""
+    args = parse(argv)
+    return args.run(args)
+
+
+def run_process(parse: Callable[[], argparse.Namespace] = parse) -> None:
+    """Parse, run and leave with the exit status, as a process: Ctrl-C and SIGTERM end it at any time."""
+    # The imports take seconds, and Ctrl-C there would show their insides.
+    signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(128 + signal.SIGINT)))
+    args = parse()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that downloads are removed
+    sys.exit(args.run(args))

@@ -1,0 +1,1 @@
+"""Language models that see: Qwen2.5-VL, through PaddleFormers or PaddleMIX."""

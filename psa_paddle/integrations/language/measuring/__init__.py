@@ -1,0 +1,1 @@
+"""Measure on a model what its layers and heads depend on."""

@@ -1,0 +1,1 @@
+"""PaddleFormers as the model library."""

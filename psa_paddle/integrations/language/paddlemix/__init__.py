@@ -1,0 +1,1 @@
+"""PaddleMIX as the model library."""

@@ -1,0 +1,57 @@
+"""The statistics of a request as text."""
+
+from __future__ import annotations
+
+from ..summary import audit_lines, layer_line
+
+
+def format_stats(s: dict) -> str:
+    """``QwenVLInference.stats()`` as a few lines of text."""
+    lines = [*_request_lines(s), *_attention_lines(s)]
+    return "\n".join(lines)
+
+
+def _request_lines(s: dict) -> list[str]:
+    speed = "-" if s["decode_tokens_per_s"] is None else f"{s['decode_tokens_per_s']:.1f} tokens/s"
+    end = ", cut off at max_tokens" if s["finish_reason"] == "length" else ""
+    return [
+        f"Model       {s['model']}  ({s['library']}, {s['device']}, {s['dtype']})",
+        f"Prompt      {s['sequence_length']} tokens: {s['vision_tokens']} vision, {s['text_tokens']} text",
+        f"Prefill     {s['ttft_s']:.2f} s to the first token",
+        f"Decode      {speed}, {s['new_tokens']} tokens{end}",
+        f"Memory      {s['peak_memory_bytes'] / 2**20:.0f} MiB at the peak",
+    ]
+
+
+def _attention_lines(s: dict) -> list[str]:
+    if s["attention"] == "dense":
+        return ["Attention   dense (no --use-psa)"]
+    return [
+        f"Attention   {describe_attention(s)}",
+        *([f"Budgets     {describe_budgets(s['config']['budgets'])}"] if s["config"].get("budgets") else []),
+        f"Sparsity    {s['average_sparsity']:.1%} of the attention work was skipped, on average over the layers",
+        f"Layers      {s['layers_sparse']} sparse, {s['layers_dense']} dense, backend {'/'.join(s['backends'])}",
+        *(f"Dense       {count} calls: {reason}" for reason, count in s["dense_reasons"].items()),
+        *audit_lines(s),
+        *map(layer_line, s["layers"]),
+    ]
+
+
+def describe_attention(s: dict) -> str:
+    """Which layers do what, in words."""
+    if "triangle_layers" not in s:
+        return s["attention"]
+    layers = ", ".join(map(str, s["triangle_layers"]))
+    others = "PSA" if s["attention"] == "mix" else "dense"
+    return f"{s['attention']}: TriangleMix in layers {layers}, {others} in the others"
+
+
+def describe_budgets(budgets: dict) -> str:
+    """Whose and what for, and how unequal, in words."""
+    means = [sum(layer) / len(layer) for layer in budgets["factors"]]
+    least, most = min(means), max(means)
+    target = ", ".join(f"{name} {value:g}" for name, value in budgets["target"].items())
+    return (
+        f"calibrated on {budgets['model']} for {target}; the factors are {least:.2f} (layer {means.index(least)}) to "
+        f"{most:.2f} (layer {means.index(most)})"
+    )

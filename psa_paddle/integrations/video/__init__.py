@@ -1,0 +1,1 @@
+"""Video transformers: CogVideoX and Wan."""

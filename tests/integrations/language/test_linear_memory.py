@@ -1,0 +1,172 @@
+"""Dense attention with linear memory: the same numbers, less memory, undone exactly."""
+
+import copy
+import json
+import subprocess
+import sys
+
+import numpy as np
+import paddle
+import pytest
+from shared_demo import ROOT, SPARSE, greedy
+
+from psa_paddle.integrations.language.attention import psa_attention_in
+from psa_paddle.integrations.language.paddleformers import linear_memory
+from psa_paddle.integrations.language.paddleformers.linear_memory import (
+    linear_memory_in,
+    use_linear_memory,
+    use_own_memory,
+)
+
+
+@pytest.fixture
+def model(demo):
+    """The demo model with nothing plugged in, before and after."""
+    before = names(demo[0])
+    yield demo[0]
+    assert names(demo[0]) == before
+
+
+@pytest.fixture
+def taken(monkeypatch):
+    """Shapes of the queries that linear memory took."""
+    shapes, whole = [], linear_memory.dense_attention
+
+    def noting(query, *args, **how):
+        shapes.append(list(query.shape))
+        return whole(query, *args, **how)
+
+    monkeypatch.setattr(linear_memory, "dense_attention", noting)
+    return shapes
+
+
+def names(model) -> list[str]:
+    vision, language = linear_memory._configs(model)
+    return [config._attn_implementation for config in (*vision, *language)]
+
+
+def see(model, *grids):
+    """What the vision tower makes of pictures (t, h, w) of random patches, float32 [n, D]."""
+    rng = np.random.default_rng(0)
+    patches = sum(t * h * w for t, h, w in grids)
+    pixels = paddle.to_tensor(rng.standard_normal((patches, 1176)).astype(np.float32))
+    with paddle.no_grad():
+        return model.model.visual(pixels, paddle.to_tensor(grids)).numpy()
+
+
+@pytest.mark.parametrize(
+    "grids,lengths",
+    [
+        ([(1, 40, 40)], [1600]),
+        ([(1, 40, 32), (1, 8, 8), (1, 26, 60)], [1280, 1560]),
+        ([(3, 34, 36)], [1224] * 3),
+        ([(1, 32, 32)], []),
+    ],
+    ids=["a picture", "three pictures", "a clip frame by frame", "a small picture"],
+)
+def test_vision_tower_sees_the_same(model, taken, grids, lengths):
+    own = see(model, *grids)
+    assert taken == []
+    with linear_memory_in(model):
+        linear = see(model, *grids)
+    assert [shape[2] for shape in taken] == lengths
+    assert np.abs(linear - own).max() <= 1e-5 * np.abs(own).max()
+
+
+def test_pictures_do_not_see_each_other(model):
+    with linear_memory_in(model):
+        together = see(model, (1, 40, 32), (1, 40, 32))
+        alone = see(model, (1, 40, 32))
+    assert np.abs(together[: len(alone)] - alone).max() <= 1e-5 * np.abs(alone).max()
+    assert np.abs(together[len(alone) :] - alone).max() > 0.1
+
+
+def long_prompt(batch=1):
+    rng = np.random.default_rng(1)
+    return paddle.to_tensor(rng.integers(5, 1000, (batch, 1100)))
+
+
+def test_text_model_answers_the_same(model, taken):
+    ids = long_prompt()
+    with paddle.no_grad():
+        own = model(input_ids=ids)[0].numpy()
+        with linear_memory_in(model, text=True):
+            linear = model(input_ids=ids)[0].numpy()
+    assert [shape[2] for shape in taken] == [1100] * len(model.model.language_model.layers)
+    assert np.abs(linear - own).max() <= 1e-4 * np.abs(own).max()
+
+
+@pytest.mark.parametrize("how", ["padding", "gradients"])
+def test_text_model_keeps_its_own_attention(model, taken, how):
+    """Masks and gradients are not for the operator."""
+    ids = long_prompt(2 if how == "padding" else 1)
+    mask = np.ones(ids.shape, np.int64)
+    mask[0, :7] = 0 if how == "padding" else 1
+    with linear_memory_in(model, text=True):
+        if how == "gradients":
+            model(input_ids=ids)[0].sum().backward()
+            model.clear_gradients()
+        else:
+            with paddle.no_grad():
+                linear = model(input_ids=ids, attention_mask=paddle.to_tensor(mask))[0].numpy()
+    if how == "padding":
+        with paddle.no_grad():
+            own = model(input_ids=ids, attention_mask=paddle.to_tensor(mask))[0].numpy()
+        assert np.array_equal(linear[:, 7:], own[:, 7:])
+    assert taken == []
+
+
+def test_plug_is_a_name_and_is_undone(model):
+    before, state = names(model), {k: id(v) for k, v in model.state_dict().items()}
+    assert use_linear_memory(model) is model and use_linear_memory(model) is model
+    assert names(model) == ["linear_memory_or_sdpa", *before[1:]]
+    twin = copy.deepcopy(model)
+    assert use_own_memory(twin) is twin and names(twin) == before
+    assert names(model)[0] == "linear_memory_or_sdpa"
+    with pytest.raises(RuntimeError), linear_memory_in(model, text=True):
+        raise RuntimeError
+    assert names(model) == ["linear_memory_or_sdpa", *before[1:]]
+    use_own_memory(use_own_memory(model))
+    assert names(model) == before and {k: id(v) for k, v in model.state_dict().items()} == state
+
+
+def test_beside_sparse_attention(model, prompts):
+    """In either order: the answer is that of sparse attention, and the plug goes where it came from."""
+    prompt = prompts[0]
+    with psa_attention_in(model, SPARSE):
+        alone = greedy(model, prompt)
+        with linear_memory_in(model):
+            assert greedy(model, prompt) == alone
+    with linear_memory_in(model), psa_attention_in(model, SPARSE):
+        assert greedy(model, prompt) == alone
+
+
+def test_refuses():
+    with pytest.raises(TypeError, match="got Linear"):
+        use_linear_memory(paddle.nn.Linear(2, 2))
+
+
+def test_refuses_text_of_another_attention(model):
+    with psa_attention_in(model, SPARSE), pytest.raises(ValueError, match="must be 'sdpa', it is 'psa[+]sdpa'"):
+        use_linear_memory(model, text=True)
+    assert names(model)[0] == "sdpa"
+
+
+PHOTO = """
+import json, resource
+from PIL import Image
+from psa_paddle.integrations.language.inference import QwenVLInference
+model = QwenVLInference("demo", dtype="float32")
+photo = Image.open("demo/sample.jpg").resize((1232, 924))
+before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+model.inference_image(photo, "Describe this image.", 1)
+peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+print(json.dumps([(peak - before) // 1024, model.stats()["vision_tokens"]]))
+"""
+
+
+def test_photo_in_little_memory():
+    """5,808 patches: one matrix of their weights takes 515 MiB in 4 heads, and Paddle's own attention makes two."""
+    done = subprocess.run([sys.executable, "-c", PHOTO], cwd=ROOT, capture_output=True, text=True)
+    mebibytes, tokens = json.loads(done.stdout.splitlines()[-1])
+    assert tokens == 5808 // 4 and mebibytes < 300
