@@ -9,7 +9,7 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 
-from ..plan import DenseReason
+from ...plan import DenseReason
 
 
 def rotate_pairs(x, cos, sin):
