@@ -12,16 +12,25 @@ import sys
 import time
 from collections.abc import Iterator
 
-from .answer import ANSWER, demo_answer
-from .findings import FAILED, NOT_POSSIBLE, OK, Check, Fact, plural
+from .findings import (
+    ANSWER,
+    BUILD,
+    FAILED,
+    KERNELS,
+    NOT_POSSIBLE,
+    OK,
+    OPERATIONS,
+    OPERATOR,
+    TIMING,
+    Check,
+    Fact,
+    plural,
+)
 from .isolated import isolated
-from .machine import hub_check, machine_facts, nvidia_gpus, version_checks, weights
-from .operator import KERNELS, first_launch, operator_checks
-from .paddle_build import BUILD, OPERATIONS, paddle_build, paddle_operations
-from .timing import TIMING, timing
+from .machine import machine_facts, nvidia_gpus, version_checks
 
 CHECK_FAILED = 6  # the exit status beside those of utils/command.py, whose imports may be what is missing here
-OPERATOR = "operator"
+NAMED = 4  # failed checks that the verdict names
 WIDTH = 18  # of the first column
 DESCRIPTION = f"""Examine this machine: what it has, whether attention computes right on it, how fast, and one answer
 of the demo model, in about two minutes. Exit status 0 when all is well, {CHECK_FAILED} when a check failed."""
@@ -45,7 +54,7 @@ def run(args: argparse.Namespace) -> int:
         show(line_of(found))
     checks = [found for found in findings if isinstance(found, Check)]
     seconds, words = time.monotonic() - start, verdict(checks)
-    show(f"{'Verdict':<{WIDTH}}{words} {seconds:.0f} s.\n```")
+    show(f"{'Verdict':<{WIDTH}}{words}\n{'Time':<{WIDTH}}{seconds:.0f} s\n```")
     show("For a bug report copy what stands between the two lines of ```.")
     failed = any(check.status == FAILED for check in checks)
     if args.json:
@@ -79,42 +88,44 @@ def verdict(checks: list[Check]) -> str:
     rest = f", {skipped} not possible here" if skipped else ""
     if not failed:
         return f"all is well: {plural(len(checks) - skipped, 'check')} ok{rest}."
-    names = ", ".join(check.name for check in failed)
-    return f"{len(failed)} of {plural(len(checks), 'check')} FAILED{rest}: {names}. First: {failed[0].advice}"
+    more = len(failed) - NAMED
+    names = ", ".join(check.name for check in failed[:NAMED]) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"{len(failed)} of {plural(len(checks), 'check')} FAILED{rest}: {names}. What to do first: {failed[0].advice}"
+    )
 
 
 def examine(quick: bool) -> Iterator[Fact | Check]:
     """Everything, in the order in which one thing stands on another."""
     gpus = nvidia_gpus()
     yield from machine_facts(gpus)
-    yield from isolated("weights", 20, weights)
     yield from version_checks()
-    yield from isolated("hub", 20, hub_check)
-    later = [KERNELS, OPERATIONS, OPERATOR, *([] if quick else [TIMING, ANSWER])]
-    found = yield from _passed(isolated(BUILD, 60, paddle_build, gpus))
+    later = ["hub", KERNELS, OPERATIONS, OPERATOR, *([] if quick else [TIMING, ANSWER])]
+    found = yield from _passed(isolated(BUILD, 60, f"{__name__}.paddle_build.paddle_build", gpus))
     if not any(isinstance(one, Fact) for one in found):
         yield from (_impossible(name, "Paddle cannot be used") for name in later)
         return
+    yield from isolated("hub", 20, f"{__name__}.machine.hub")
     on_gpu = "device gpu" in next(one.value for one in found if isinstance(one, Fact))
-    computes = _all_ok((yield from _passed(isolated(OPERATIONS, 60, paddle_operations))))
-    launches = _all_ok((yield from _passed(isolated(KERNELS, 90, first_launch))))
+    computes = _all_ok((yield from _passed(isolated(OPERATIONS, 60, f"{__name__}.paddle_build.paddle_operations"))))
+    launches = _all_ok((yield from _passed(isolated(KERNELS, 90, f"{__name__}.operator.first_launch"))))
     backends = (*(["triton"] if launches else []), *(["eager"] if computes else []))
     if not backends:
-        later = later[2:]
+        later = later[3:]
         yield from (_impossible(name, "neither Paddle's operations nor Triton's kernels work") for name in later)
         return
-    yield from isolated(OPERATOR, 120, operator_checks, backends)
+    yield from isolated(OPERATOR, 120, f"{__name__}.operator.operator_checks", backends)
     if quick:
         return
     if launches or not on_gpu:
-        yield from isolated(TIMING, 120, timing, computes)
+        yield from isolated(TIMING, 120, f"{__name__}.timing.timing", computes)
     else:
         yield _impossible(TIMING, "without Triton's kernels the operator is slow on a GPU")
     if not computes:
         yield _impossible(ANSWER, "Paddle's own operations are broken")
         return
     for dtype in ("float32", "bfloat16") if on_gpu else ("float32",):
-        yield from isolated(f"{ANSWER} ({dtype})", 120, demo_answer, dtype)
+        yield from isolated(f"{ANSWER} ({dtype})", 120, f"{__name__}.answer.demo_answer", dtype)
 
 
 def _passed(findings: Iterator[Fact | Check]):

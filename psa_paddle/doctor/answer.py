@@ -5,9 +5,8 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 
-from .findings import FAILED, NOT_POSSIBLE, OK, Check, words_of
+from .findings import ANSWER, FAILED, NOT_POSSIBLE, OK, Check, words_of
 
-ANSWER = "demo model"  # name of the check
 PROMPT = "请描述这个视频"
 KNOWN = "首先一个粉色的菱形向右移动,然后一个绿色的圆形向右移动,然后一个红色的三角形向下移动;一张卡片上写着38。"
 FPS = 1.0

@@ -8,6 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 OK, FAILED, NOT_POSSIBLE = "ok", "FAILED", "not possible here"
+# Names of checks that others depend on.
+BUILD, OPERATIONS, KERNELS = "Paddle", "Paddle's operations", "Triton kernels"
+OPERATOR, TIMING, ANSWER = "operator", "time", "demo model"
 INSTALL_PADDLE = "https://www.paddlepaddle.org.cn/install/quick"
 MOST_LETTERS = 240  # of an error's words
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import importlib
 import multiprocessing
 import os
 import signal
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 
 from .findings import FAILED, Check, Fact, place_of, words_of
@@ -15,11 +16,11 @@ from .findings import FAILED, Check, Fact, place_of, words_of
 REPORT = "Put this report into an issue."
 
 
-def isolated(name: str, seconds: float, stage: Callable, *args) -> Iterator[Fact | Check]:
-    """What ``stage(*args)`` yields, in a new process.
+def isolated(name: str, seconds: float, stage: str, *args) -> Iterator[Fact | Check]:
+    """What the generator function ``stage`` yields for ``args``, in a new process.
 
-    name: of the stage, for what goes wrong; seconds: after which it is ended; stage: a generator function that a new
-    process can import. It never raises for the stage: an error, a crash or a hang is a ``Check`` that failed.
+    name: of the stage, for what goes wrong; seconds: after which it is ended; stage: its full name, as only the new
+    process imports it. Nothing is raised for the stage: an error, a crash or a hang is a ``Check`` that failed.
     """
     context = multiprocessing.get_context("spawn")
     receiver, sender = context.Pipe(duplex=False)
@@ -50,13 +51,14 @@ def _received(receiver, end: float) -> Iterator[Fact | Check]:
     raise TimeoutError
 
 
-def _run(sender, said: str, name: str, stage: Callable, args: tuple) -> None:
+def _run(sender, said: str, name: str, stage: str, args: tuple) -> None:
     """The new process: findings go to ``sender``, what libraries print to the file ``said``."""
     stream = os.open(said, os.O_WRONLY | os.O_CREAT, 0o600)
     for descriptor in (1, 2):
         os.dup2(stream, descriptor)
     try:
-        for found in stage(*args):
+        module, _, function = stage.rpartition(".")
+        for found in getattr(importlib.import_module(module), function)(*args):
             sender.send(found)
     except Exception as error:  # whatever a library raises, the doctor goes on
         sender.send(Check(name, FAILED, f"{words_of(error)} ({place_of(error)})", REPORT))

@@ -123,17 +123,26 @@ def weights() -> Iterator[Fact]:
     yield Fact("weights", ", ".join(found) or f"no Qwen2.5-VL in {hub_cache()} or {modelscope}")
 
 
-def hub_check() -> Iterator[Check]:
+def hub() -> Iterator[Fact | Check]:
+    """The weights that are here, and whether the hub has others."""
+    yield from weights()
+    yield hub_check()
+
+
+def hub_check() -> Check:
     """Whether the hub answers; one request, for nothing but its headers."""
     import requests
 
-    from ..integrations.hub import source
+    from ..integrations.hub import HubError, source
 
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
-        yield Check("hub", NOT_POSSIBLE, "HF_HUB_OFFLINE says not to ask", "Unset it to download weights.")
-        return
+        return Check("hub", NOT_POSSIBLE, "HF_HUB_OFFLINE says not to ask", "Unset it to download weights.")
     places = {"modelscope": "https://modelscope.cn", "aistudio": "https://aistudio.baidu.com"}
-    place = places.get(source()) or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
+    try:
+        place = places.get(source())
+    except HubError as error:
+        return Check("hub", FAILED, str(error), "Change or unset DOWNLOAD_SOURCE.")
+    place = place or os.environ.get("HF_ENDPOINT") or "https://huggingface.co"
     shown = re.sub(r"//[^/@]*@", "//", place)
     advice = (
         "Give --model the folder of a checkpoint, or set HF_ENDPOINT to a mirror (README.md, Mirrors and offline use)."
@@ -141,12 +150,10 @@ def hub_check() -> Iterator[Check]:
     try:
         answer = requests.head(place, timeout=4, allow_redirects=True)
     except requests.RequestException as error:
-        yield Check("hub", NOT_POSSIBLE, f"{shown} cannot be reached ({type(error).__name__})", advice)
-        return
+        return Check("hub", NOT_POSSIBLE, f"{shown} cannot be reached ({type(error).__name__})", advice)
     if answer.status_code >= 500:
-        yield Check("hub", NOT_POSSIBLE, f"{shown} answers with status {answer.status_code}", advice)
-    else:
-        yield Check("hub", OK, f"{shown} answers")
+        return Check("hub", NOT_POSSIBLE, f"{shown} answers with status {answer.status_code}", advice)
+    return Check("hub", OK, f"{shown} answers")
 
 
 def _existing(path: Path) -> Path:

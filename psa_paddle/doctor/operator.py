@@ -1,7 +1,7 @@
 """The operator on this device with Paddle's own tensors, against the float64 reference.
 
-Around the kernels only ``to_tensor`` and ``numpy`` of Paddle are used: the Triton backend is checked also where Paddle's
-own operations are broken.
+Around the kernels only ``to_tensor`` and ``numpy`` of Paddle are used: the Triton backend is checked also where
+Paddle's own operations are broken.
 """
 
 from __future__ import annotations
@@ -15,17 +15,18 @@ import numpy as np
 
 from .. import reference
 from ..config import PRESETS, AttentionConfig
-from .findings import FAILED, NOT_POSSIBLE, OK, Check, joined, plural, words_of
+from .findings import FAILED, KERNELS, NOT_POSSIBLE, OK, Check, joined, plural, words_of
 from .paddle_build import judged
 from .tensors import EPS, dtypes_here, exact, on_device, on_host, smooth_qkv, stored
 
 SECONDS = 60.0  # after which no further case is begun: a GPU's first run compiles
-KERNELS = "Triton kernels"  # name of the check of a first launch
 # A block of rows is right when its error is below this share of its norm: a few roundings of its dtype. Dense attention
 # in that dtype has a quarter of it.
 ROUNDINGS = 2.0
-FLOAT32_LIMIT, TF32_LIMIT = 1e-5, 5e-3  # Paddle's own float32 products may be TF32 on a GPU
-NEAR_TIES = 0.04  # share of blocks of rows that may take other key blocks: their importance ties up to rounding
+FLOAT32_LIMIT, TF32_LIMIT = 2e-5, 5e-3  # Paddle's own float32 products may be TF32 on a GPU
+# Share of blocks of rows that may take other key blocks: their importance ties up to rounding. All heads' last rows are
+# more than the first.
+NEAR_TIES, TF32_TIES = 0.04, 0.12
 POOLED = {1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.9), 0: (0.9, 1.0)}
 REPORT = "Put this report into an issue; until it is solved use dense attention."
 
@@ -134,11 +135,12 @@ def checked(case: Case, backend: str, dtype: str) -> Check:
         errors = _block_errors(out[sample, :, first:], expected(case, q[:, first:], k[:, start:], v[:, start:]))
         wrong, total = wrong + int((errors > limit).sum()), total + errors.size
         worst = max(worst, float(errors[errors <= limit].max(initial=0.0)))
-    if wrong > NEAR_TIES * total:
+    ties = (TF32_TIES if limit == TF32_LIMIT else NEAR_TIES) if _selects(case) else 0.0
+    if wrong > ties * total:
         found = "returns zeros" if not out.any() else f"{wrong} of {plural(total, 'block')} of rows are wrong"
         return Check(name, FAILED, found, REPORT)
-    ties = f"; {wrong} of {total} blocks of rows take other keys, by ties" if wrong else ""
-    return Check(name, OK, f"relative error {worst:.1e}, allowed {limit:.1e}{ties}")
+    others = f"; {wrong} of {total} blocks of rows take other keys, by ties" if wrong else ""
+    return Check(name, OK, f"relative error {worst:.1e}, allowed {limit:.1e}{others}")
 
 
 def _limit(backend: str, dtype: str, on_gpu: bool) -> float:
@@ -146,6 +148,11 @@ def _limit(backend: str, dtype: str, on_gpu: bool) -> float:
     if dtype == "float32":
         return TF32_LIMIT if backend == "eager" and on_gpu else FLOAT32_LIMIT
     return ROUNDINGS * EPS[dtype]
+
+
+def _selects(case: Case) -> bool:
+    """Whether the case chooses key blocks by importance."""
+    return case.triangle is None and len(case.config.intervals) > 1
 
 
 def _first_query(case: Case, start: int) -> int:

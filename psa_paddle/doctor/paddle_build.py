@@ -11,12 +11,11 @@ from collections.abc import Callable, Iterator
 import numpy as np
 
 from ..utils.quiet import quiet_import
-from .findings import FAILED, INSTALL_PADDLE, OK, Check, Fact, joined, words_of
+from .findings import BUILD, FAILED, INSTALL_PADDLE, OK, OPERATIONS, Check, Fact, joined, words_of
 from .machine import older
 from .tensors import dtypes_here, exact, on_device, on_host, stored
 
 LEAST_PADDLE = "3.2.2"
-BUILD, OPERATIONS = "Paddle", "Paddle's operations"  # names of the two checks
 # Largest error allowed, relative to the largest right number. float32: products in TF32 are not wrong.
 LIMITS = {"float32": 5e-3, "float16": 1e-2, "bfloat16": 5e-2}
 

@@ -1,5 +1,5 @@
-"""Paddle tensors from and to NumPy by ``to_tensor`` and ``numpy`` alone, so that a Paddle whose operations are broken can
-still carry the numbers of a check."""
+"""Paddle tensors from and to NumPy by ``to_tensor`` and ``numpy`` alone, so that a Paddle whose operations are broken
+can still carry the numbers of a check."""
 
 from __future__ import annotations
 

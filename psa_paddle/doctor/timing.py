@@ -10,11 +10,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..config import DEFAULT_PRESET
-from .findings import FAILED, NOT_POSSIBLE, OK, Check, Fact, words_of
+from .findings import FAILED, NOT_POSSIBLE, OK, TIMING, Check, Fact, words_of
 from .tensors import dtypes_here, on_device, stored
 
-TIMING = "time"  # name of the check
-SECONDS = 40.0  # after which no longer length is begun
+SECONDS = 60.0  # within which a length must be done, as far as the one before it tells
+GROWTH = 5.0  # the time of a length over that of half of it: dense attention's, and some more
 ADVICE = "Put this report into an issue; until it is solved dense attention (no --use-psa) is the faster one here."
 
 
@@ -44,10 +44,11 @@ def timing(paddle_computes: bool, shape: Shape | None = None) -> Iterator[Fact |
     on_gpu = paddle.get_device().startswith("gpu")
     shape, dtype = shape or (ON_GPU if on_gpu else ON_CPU), dtypes_here()[0]
     (h, hkv), end = shape.heads, time.monotonic() + SECONDS
-    ratio = None
+    ratio, took = None, 0.0
     for length in shape.lengths:
-        if time.monotonic() > end:
-            yield Fact(f"{length} tokens", f"not timed: {SECONDS:g} s were over")
+        begun = time.monotonic()
+        if begun + GROWTH * took > end:
+            yield Fact(f"{length} tokens", f"not timed: it would take more than {SECONDS:g} s in all")
             break
         name = f"{length} tokens"
         try:
@@ -56,6 +57,7 @@ def timing(paddle_computes: bool, shape: Shape | None = None) -> Iterator[Fact |
         except Exception as error:  # out of memory, or what this Paddle's dense attention refuses
             yield Check(f"{TIMING}, {name}", FAILED, words_of(error), "Put this report into an issue.")
             return
+        took = time.monotonic() - begun
         where = f"{h} / {hkv} heads of {shape.dim}, {dtype}, preset {DEFAULT_PRESET}: {times[0]:.2f} ms"
         if dense is None:
             yield Fact(name, where)
