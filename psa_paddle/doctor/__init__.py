@@ -102,11 +102,12 @@ def examine(quick: bool) -> Iterator[Fact | Check]:
     yield from version_checks()
     later = ["hub", KERNELS, OPERATIONS, OPERATOR, *([] if quick else [TIMING, ANSWER])]
     found = yield from _passed(isolated(BUILD, 60, f"{__name__}.paddle_build.paddle_build", gpus))
-    if not any(isinstance(one, Fact) for one in found):
+    devices = [one.value for one in found if isinstance(one, Fact) and one.name == "device"]
+    if not devices:
         yield from (_impossible(name, "Paddle cannot be used") for name in later)
         return
     yield from isolated("hub", 20, f"{__name__}.machine.hub")
-    on_gpu = "device gpu" in next(one.value for one in found if isinstance(one, Fact))
+    on_gpu = devices[0].startswith("gpu")
     computes = _all_ok((yield from _passed(isolated(OPERATIONS, 60, f"{__name__}.paddle_build.paddle_operations"))))
     launches = _all_ok((yield from _passed(isolated(KERNELS, 90, f"{__name__}.operator.first_launch"))))
     backends = (*(["triton"] if launches else []), *(["eager"] if computes else []))

@@ -33,7 +33,8 @@ def paddle_build(gpus: list[str]) -> Iterator[Fact | Check]:
             return
     version, cuda = paddle.__version__, paddle.is_compiled_with_cuda()
     kind = f"GPU build, CUDA {paddle.version.cuda()}, cuDNN {paddle.version.cudnn()}" if cuda else "CPU build"
-    yield Fact("Paddle", f"{version}, {kind}, commit {paddle.version.commit[:10]}, device {paddle.get_device()}")
+    yield Fact("Paddle", f"{version}, {kind}, commit {paddle.version.commit[:10]}")
+    yield Fact("device", paddle.get_device())
     if cuda:
         for i in range(paddle.device.cuda.device_count()):
             yield Fact(f"Paddle's gpu:{i}", paddle.device.cuda.get_device_name(i))
