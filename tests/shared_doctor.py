@@ -1,6 +1,7 @@
 """Stages for the doctor that end in every way that a stage can."""
 
 import os
+import tempfile
 import time
 
 from psa_paddle.doctor.findings import Fact
@@ -9,6 +10,11 @@ from psa_paddle.doctor.findings import Fact
 def works(word):
     print("a library talks")
     yield Fact("word", word)
+
+
+def leaves_a_file():
+    yield Fact("file", tempfile.mkstemp()[1])
+    os.abort()
 
 
 def raises():

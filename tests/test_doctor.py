@@ -81,8 +81,11 @@ def test_stages_that_work_are_not_there_or_leave(capfd):
     assert list(isolated("one", 60, "shared_doctor.works", "yes")) == [Fact("word", "yes")]
     (check,) = isolated("two", 60, "psa_paddle.nowhere.stage")
     assert check.status == FAILED and "No module named 'psa_paddle.nowhere'" in check.detail
+    assert check.advice.startswith("Install psa_paddle.nowhere")
     (check,) = isolated("three", 60, "shared_doctor.leaves")
     assert check.status == FAILED and "ended with status 3" in check.detail
+    file, check = isolated("four", 60, "shared_doctor.leaves_a_file")
+    assert check.status == FAILED and file.value and not os.path.exists(file.value)
     assert capfd.readouterr() == ("", "")
 
 

@@ -26,7 +26,7 @@ def isolated(name: str, seconds: float, stage: str, *args) -> Iterator[Fact | Ch
     receiver, sender = context.Pipe(duplex=False)
     with tempfile.TemporaryDirectory(prefix="psa_paddle_") as folder:
         said = Path(folder) / "said"
-        process = context.Process(target=_run, args=(sender, str(said), name, stage, args), daemon=True)
+        process = context.Process(target=_run, args=(sender, said, name, stage, args), daemon=True)
         process.start()
         sender.close()
         try:
@@ -51,8 +51,10 @@ def _received(receiver, end: float) -> Iterator[Fact | Check]:
     raise TimeoutError
 
 
-def _run(sender, said: str, name: str, stage: str, args: tuple) -> None:
-    """The new process: findings go to ``sender``, what libraries print to the file ``said``."""
+def _run(sender, said: Path, name: str, stage: str, args: tuple) -> None:
+    """The new process: findings go to ``sender``, what libraries print to the file ``said``, temporary files beside it,
+    so that they are removed also when the process is ended."""
+    os.environ["TMPDIR"] = tempfile.tempdir = str(said.parent)
     stream = os.open(said, os.O_WRONLY | os.O_CREAT, 0o600)
     for descriptor in (1, 2):
         os.dup2(stream, descriptor)
@@ -60,6 +62,8 @@ def _run(sender, said: str, name: str, stage: str, args: tuple) -> None:
         module, _, function = stage.rpartition(".")
         for found in getattr(importlib.import_module(module), function)(*args):
             sender.send(found)
+    except ModuleNotFoundError as error:
+        sender.send(Check(name, FAILED, words_of(error), f"Install {error.name}, then run this again."))
     except Exception as error:  # whatever a library raises, the doctor goes on
         sender.send(Check(name, FAILED, f"{words_of(error)} ({place_of(error)})", REPORT))
     finally:
