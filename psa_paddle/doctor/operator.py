@@ -20,8 +20,8 @@ from .paddle_build import judged
 from .tensors import EPS, dtypes_here, exact, on_device, on_host, smooth_qkv, stored
 
 SECONDS = 60.0  # after which no further case is begun: a GPU's first run compiles
-# A block of rows is right when its error is below this share of its norm: a few roundings of its dtype. Dense attention
-# in that dtype has a quarter of it.
+# A block of rows is right when its error is below this share of its norm: a few roundings of its dtype. The Triton
+# kernels' float16 has a quarter of it at most, in the interpreter.
 ROUNDINGS = 2.0
 FLOAT32_LIMIT, TF32_LIMIT = 2e-5, 5e-3  # Paddle's own float32 products may be TF32 on a GPU
 # Share of blocks of rows that may take other key blocks: their importance ties up to rounding. All heads' last rows are
