@@ -31,6 +31,8 @@ MASK_MODES = {
     "topk_sqrt": "topk_sqrt",
 }
 AUDIT_ROWS, MIN_AUDIT_ROWS = 64, 16  # usual and least number of audited rows
+SAMPLE_STEP = 4  # "pooling" sees one token of so many
+GOLDEN = 0x9E3779B1  # 2^32 over the golden ratio
 SQRT_KEYS = 8192  # keys of a row at which topk_sqrt's shares are mask_ratios
 IMPORTANCE_METHODS = ("xattn", "peak", "pooling")
 

@@ -11,9 +11,11 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..geometry import ceil_div
+from ..plan import Plan
 from . import tuning
-from .common import LOG2E, ceil_div, check_inputs, check_out, next_power_of_2, sample_span, stride_args
-from .triangle import _attend_run, _load_queries
+from .common import LOG2E, check_inputs, check_out, next_power_of_2, sample_span, stride_args
+from .flat_rows import attend_run, open_tile, split_place
 
 PROGRAMS = 256  # that have keys to read, about
 MIN_CHUNK, MAX_SPLITS = 512, 64  # keys of a split at least, splits at most
@@ -36,12 +38,7 @@ def _audit_kernel(
     GROUP: tl.constexpr, M: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
     CAUSAL: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
-    # The tiles of one chunk of keys come next to each other (shared keys in L2).
-    pid = tl.program_id(0)
-    i_i = n_i - 1 - pid % n_i
-    i_s = pid // n_i % n_s
-    i_kv = (pid // (n_i * n_s)).to(tl.int64)
-    i_b, i_h = i_kv // hkv, i_kv % hkv
+    i_i, i_s, i_kv, i_b, i_h = split_place(n_i, n_s, hkv)
     o_q, o_k, lq, lk = sample_span(kv_start, i_b, lq_all, lk_all, CAUSAL)
 
     rows = tl.minimum(rows, lq)
@@ -54,14 +51,12 @@ def _audit_kernel(
     end = tl.minimum((i_s + 1) * chunk, tl.max(i_q, 0) + 1)
     o_p = ((i_kv * n_i + i_i) * M + tl.arange(0, M)) * n_s + i_s
     if begin < end:
-        EVEN_D: tl.constexpr = D == BLOCK_D
         o_d = tl.arange(0, BLOCK_D)
-        m_d = (o_d < D)[None, :]
-        p_q = q + i_b * stride_qb + i_h * GROUP * stride_qh + o_d[None, :]
-        b_q = _load_queries(p_q, i_r * GROUP + o_r % GROUP, stride_qh, stride_ql, m_d, GROUP, FLIP, EVEN_D)
-        p_k = k + i_b * stride_kb + i_h * stride_kh + o_d[None, :]
-        p_v = v + i_b * stride_vb + i_h * stride_vh + o_d[None, :]
-        b_o, b_l, b_m = _attend_run(
+        b_q, p_k, p_v, m_d = open_tile(
+            q, k, v, i_b, i_h, i_r * GROUP + o_r % GROUP, o_d, stride_qb, stride_qh, stride_ql, stride_kb, stride_kh,
+            stride_vb, stride_vh, GROUP, D, FLIP,
+        )  # fmt: skip
+        b_o, b_l, b_m = attend_run(
             b_q, p_k, p_v, stride_kl, stride_vl, i_q, tl.min(i_q, 0), begin, end, scale, m_d, M, D, BLOCK_D, TILE
         )
         blind = b_l == 0.0  # a row that sees nothing of this chunk
@@ -110,16 +105,15 @@ def split_audit(tiles: int, samples: int, lk: int, tile: int, causal: bool) -> t
     return ceil_div(lk, chunk), chunk
 
 
-def audit_fwd(q, k, v, out, *, scale: float, causal: bool, rows: int, kv_start=None, heads_last: bool = False):
+def audit_fwd(q, k, v, out, plan: Plan, *, kv_start=None):
     """Compare ``out`` with exact attention at the rows that ``psa_paddle.audit.audited_rows`` names, in two launches.
 
     Args:
         q: [B, H, Lq, D]; k, v: [B, Hkv, Lk, D]; one dtype of float32, float16, bfloat16; D in 32, 64, 80, 96, 128,
             contiguous; other strides are free. Query head h reads kv head h // (H / Hkv). Causal: Lq <= Lk, aligned
             bottom-right.
-        out: what the operator gave, [B, H, Lq, D] or with ``heads_last`` [B, Lq, H, D], in q's dtype.
-        scale: factor of the logits.
-        rows: audited rows of a sample, at least 1; all of them where it has fewer.
+        out: what the operator gave, [B, H, Lq, D] or by ``plan.heads_last`` [B, Lq, H, D], in q's dtype.
+        plan: its scale, causality and audit_rows, the audited rows of a sample; all of them where it has fewer.
         kv_start: int32 [B] on the device, first key of each sample of a left-padded batch, or None. Rows of padding
             are not audited.
 
@@ -129,30 +123,30 @@ def audit_fwd(q, k, v, out, *, scale: float, causal: bool, rows: int, kv_start=N
     Raises:
         TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, no rows.
     """
-    check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=causal)
+    check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=plan.causal)
     (b, h, lq, d), (hkv, lk), dtype = q.shape, k.shape[1:3], bridge.dtype_name(q)
-    check_out(out, [b, lq, h, d] if heads_last else [b, h, lq, d], q)
-    if rows < 1:
-        raise ValueError(f"rows must be at least 1, got {rows}.")
+    check_out(out, [b, lq, h, d] if plan.heads_last else [b, h, lq, d], q)
+    if plan.audit_rows < 1:
+        raise ValueError(f"audit_rows must be at least 1, got {plan.audit_rows}.")
     strides, to = stride_args(q=q, k=k, v=v), stride_args(o=out)
-    if heads_last:
+    if plan.heads_last:
         to["stride_oh"], to["stride_ol"] = to["stride_ol"], to["stride_oh"]
 
-    rows, group = min(rows, lq), h // hkv
+    rows, group = min(plan.audit_rows, lq), h // hkv
     settings = tuning.pick("audit", d, 4 if dtype == "float32" else 2, bridge.arch(q, _audit_kernel))
     n_i = ceil_div(rows * group, settings["M"])
-    n_s, chunk = split_audit(n_i, b * hkv, lk, settings["TILE"], causal)
+    n_s, chunk = split_audit(n_i, b * hkv, lk, settings["TILE"], plan.causal)
     n_flat = n_i * settings["M"]
     part = bridge.empty([b * hkv, n_flat, n_s, d], "float32", q)
     lse = bridge.empty([b * hkv, n_flat, n_s], "float32", q)
     sums = bridge.empty([b, h, rows, 2], "float32", q)
     shared = dict(
         part=part, lse=lse, kv_start=kv_start, lq_all=lq, lk_all=lk, n_s=n_s, hkv=hkv, GROUP=group, D=d,
-        BLOCK_D=next_power_of_2(d), CAUSAL=causal,
+        BLOCK_D=next_power_of_2(d), CAUSAL=plan.causal,
     )  # fmt: skip
     bridge.launch(
-        _audit_kernel, (n_i * n_s * b * hkv,), like=q, q=q, k=k, v=v, **strides, **shared, scale=abs(scale) * LOG2E,
-        rows=rows, n_i=n_i, chunk=chunk, FLIP=scale < 0.0, **settings,
+        _audit_kernel, (n_i * n_s * b * hkv,), like=q, q=q, k=k, v=v, **strides, **shared,
+        scale=abs(plan.scale) * LOG2E, rows=rows, n_i=n_i, chunk=chunk, FLIP=plan.scale < 0.0, **settings,
     )  # fmt: skip
     bridge.launch(
         _audit_compare_kernel, (rows, b * h), like=q, out=out, sums=sums, **to, **shared, rows_all=rows, n_flat=n_flat,

@@ -12,9 +12,12 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..geometry import ceil_div
+from ..triangle_pattern import Pattern
 from . import tuning
-from .attend import _load_rows, _softmax_step
-from .common import LOG2E, ceil_div, check_inputs, check_out, next_power_of_2, stride_args
+from .common import LOG2E, check_inputs, check_out, next_power_of_2, stride_args
+from .flat_rows import attend_run, open_tile, split_place, store_rows
+from .online_softmax import load_rows, softmax_step
 
 FULL_PROGRAMS = 1024  # programs that the last rows' keys are split over, about
 MIN_CHUNK = 512  # keys of a split, at least
@@ -30,25 +33,6 @@ def _first_key(kv_start, i_b):
 
 
 @triton.jit
-def _load_queries(p_q, o_r, stride_qh, stride_ql, m, GROUP: tl.constexpr, FLIP: tl.constexpr, EVEN: tl.constexpr):
-    """Flat rows ``o_r`` of the heads of one kv head; p_q [1, D] points at the first row of its first head."""
-    rows = (o_r // GROUP).to(tl.int64)[:, None] * stride_ql + (o_r % GROUP).to(tl.int64)[:, None] * stride_qh
-    b_q = _load_rows(p_q + rows, m, EVEN)
-    if FLIP:  # the unmasked step needs a positive scale; a sign is exact
-        b_q = -b_q
-    return b_q
-
-
-@triton.jit
-def _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m, GROUP: tl.constexpr, EVEN: tl.constexpr):
-    rows = (o_r // GROUP).to(tl.int64)[:, None] * stride_ol + (o_r % GROUP).to(tl.int64)[:, None] * stride_oh
-    if EVEN:
-        tl.store(p_o + rows, b_o.to(p_o.dtype.element_ty))
-    else:
-        tl.store(p_o + rows, b_o.to(p_o.dtype.element_ty), mask=m)
-
-
-@triton.jit
 def _triangle_band_kernel(
     q, k, v, out, kv_start,
     stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
@@ -57,21 +41,17 @@ def _triangle_band_kernel(
     GROUP: tl.constexpr, M: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
     FLIP: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    i_i = n_i - 1 - pid % n_i  # longest rows first
-    i_kv = (pid // n_i).to(tl.int64)
-    i_b, i_h = i_kv // hkv, i_kv % hkv
+    i_i, _, i_kv, i_b, i_h = split_place(n_i, 1, hkv)
     start = _first_key(kv_start, i_b)
 
     EVEN_D: tl.constexpr = D == BLOCK_D
     o_n, o_d = tl.arange(0, TILE), tl.arange(0, BLOCK_D)
     o_r = tl.minimum(i_i * M + tl.arange(0, M), n_rows * GROUP - 1)  # flat rows; a ragged tile repeats its last one
-    m_d = (o_d < D)[None, :]
     i_q = o_r // GROUP + offset  # [M] positions
-    p_q = q + i_b * stride_qb + i_h * GROUP * stride_qh + o_d[None, :]
-    b_q = _load_queries(p_q, o_r, stride_qh, stride_ql, m_d, GROUP, FLIP, EVEN_D)
-    p_k = k + i_b * stride_kb + i_h * stride_kh + o_d[None, :]
-    p_v = v + i_b * stride_vb + i_h * stride_vh + o_d[None, :]
+    b_q, p_k, p_v, m_d = open_tile(
+        q, k, v, i_b, i_h, o_r, o_d, stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_vb, stride_vh,
+        GROUP, D, FLIP,
+    )  # fmt: skip
     b_o = tl.zeros([M, BLOCK_D], tl.float32)
     b_l = tl.zeros([M], tl.float32)
     b_m = tl.full([M], -float("inf"), tl.float32)
@@ -85,9 +65,9 @@ def _triangle_band_kernel(
     seen_tiles = tl.maximum(first + 1 - seen, 0) // TILE  # none in a tile with rows of padding, which see nothing
     for t in range(0, sink_tiles + seen_tiles):
         row = (start + t * TILE + (t >= sink_tiles).to(tl.int32) * (seen - start - sink_tiles * TILE)).to(tl.int64)
-        b_k = _load_rows(p_k + row * stride_kl + o_n[:, None] * stride_kl, m_d, EVEN_D)
-        b_v = _load_rows(p_v + row * stride_vl + o_n[:, None] * stride_vl, m_d, EVEN_D)
-        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, None, False)
+        b_k = load_rows(p_k + row * stride_kl + o_n[:, None] * stride_kl, m_d, EVEN_D)  # [TILE, BLOCK_D]
+        b_v = load_rows(p_v + row * stride_vl + o_n[:, None] * stride_vl, m_d, EVEN_D)
+        b_o, b_l, b_m = softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, None, False)
 
     # The rest is one run for the mask: what is left of the sink, the window's ragged edge, the diagonal.
     rest_sink = n_sink - sink_tiles * TILE
@@ -100,42 +80,13 @@ def _triangle_band_kernel(
         m_s = (i_c <= start + sink)[None, :] | (i_c[None, :] >= i_q[:, None] - window)
         m_s = m_s & (i_c[None, :] <= i_q[:, None])
         rows = tl.minimum(i_c, last).to(tl.int64)[:, None]  # past the run are keys that no row sees
-        b_k = _load_rows(p_k + rows * stride_kl, m_d, EVEN_D)
-        b_v = _load_rows(p_v + rows * stride_vl, m_d, EVEN_D)
-        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, m_s, True)
+        b_k = load_rows(p_k + rows * stride_kl, m_d, EVEN_D)  # [TILE, BLOCK_D]
+        b_v = load_rows(p_v + rows * stride_vl, m_d, EVEN_D)
+        b_o, b_l, b_m = softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, m_s, True)
 
     b_o = b_o / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
     p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
-    _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_d, GROUP, EVEN_D)
-
-
-@triton.jit
-def _attend_run(
-    b_q, p_k, p_v, stride_kl, stride_vl, i_q, first, begin, end, scale, m_d,
-    M: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """Attention of b_q [M, BLOCK_D] over keys [begin, end), a row at position i_q [M] up to its own; ``first`` is the
-    lowest. Returns the sums b_o [M, BLOCK_D] and b_l [M], and b_m [M], log2 of what they were divided by."""
-    EVEN_D: tl.constexpr = D == BLOCK_D
-    o_n = tl.arange(0, TILE)
-    b_o = tl.zeros([M, BLOCK_D], tl.float32)
-    b_l = tl.zeros([M], tl.float32)
-    b_m = tl.full([M], -float("inf"), tl.float32)
-    tiles = tl.maximum(tl.minimum(end, first + 1) - begin, 0) // TILE
-    for t in range(0, tiles):
-        row = (begin + t * TILE).to(tl.int64)
-        b_k = _load_rows(p_k + row * stride_kl + o_n[:, None] * stride_kl, m_d, EVEN_D)
-        b_v = _load_rows(p_v + row * stride_vl + o_n[:, None] * stride_vl, m_d, EVEN_D)
-        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, None, False)
-    for t in range(begin + tiles * TILE, end, TILE):
-        i_c = t + o_n
-        m_c = i_c < end
-        m_s = m_c[None, :] & (i_c[None, :] <= i_q[:, None])
-        rows = i_c.to(tl.int64)[:, None]
-        b_k = tl.load(p_k + rows * stride_kl, mask=m_c[:, None] & m_d, other=0.0)
-        b_v = tl.load(p_v + rows * stride_vl, mask=m_c[:, None] & m_d, other=0.0)
-        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, m_s, True)
-    return b_o, b_l, b_m
+    store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_d, GROUP, EVEN_D)
 
 
 @triton.jit
@@ -147,28 +98,21 @@ def _triangle_full_kernel(
     GROUP: tl.constexpr, M: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
     FLIP: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    # The tiles of one chunk of keys come next to each other (shared keys in L2).
-    pid = tl.program_id(0)
-    i_i = n_i - 1 - pid % n_i
-    i_s = pid // n_i % n_s
-    i_kv = (pid // (n_i * n_s)).to(tl.int64)
-    i_b, i_h = i_kv // hkv, i_kv % hkv
+    i_i, i_s, i_kv, i_b, i_h = split_place(n_i, n_s, hkv)
     start = _first_key(kv_start, i_b)
 
-    EVEN_D: tl.constexpr = D == BLOCK_D
     o_d = tl.arange(0, BLOCK_D)
     o_r = first_row * GROUP + tl.minimum(i_i * M + tl.arange(0, M), n_rows * GROUP - 1)  # as above
-    m_d = (o_d < D)[None, :]
     i_q = o_r // GROUP + offset  # [M] positions
-    p_q = q + i_b * stride_qb + i_h * GROUP * stride_qh + o_d[None, :]
-    b_q = _load_queries(p_q, o_r, stride_qh, stride_ql, m_d, GROUP, FLIP, EVEN_D)
-    p_k = k + i_b * stride_kb + i_h * stride_kh + o_d[None, :]
-    p_v = v + i_b * stride_vb + i_h * stride_vh + o_d[None, :]
+    b_q, p_k, p_v, m_d = open_tile(
+        q, k, v, i_b, i_h, o_r, o_d, stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_vb, stride_vh,
+        GROUP, D, FLIP,
+    )  # fmt: skip
     first = i_i * M // GROUP + first_row + offset
     last = tl.minimum((i_i * M + M - 1) // GROUP, n_rows - 1) + first_row + offset
     begin = tl.maximum(i_s * chunk, start)
     end = tl.minimum((i_s + 1) * chunk, last + 1)
-    b_o, b_l, b_m = _attend_run(
+    b_o, b_l, b_m = attend_run(
         b_q, p_k, p_v, stride_kl, stride_vl, i_q, first, begin, end, scale, m_d, M, D, BLOCK_D, TILE
     )
 
@@ -180,7 +124,7 @@ def _triangle_full_kernel(
         tl.store(part + o_p[:, None] * D + o_d[None, :], b_o, mask=m_d)
     else:
         p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
-        _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_d, GROUP, EVEN_D)
+        store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_d, GROUP, D == BLOCK_D)
 
 
 @triton.jit
@@ -211,7 +155,7 @@ def _triangle_combine_kernel(
         b_m = b_top
     b_o = b_o / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
     p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
-    _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_o, GROUP, False)
+    store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_o, GROUP, False)
 
 
 def split_keys(tiles: int, lk: int, tile: int) -> tuple[int, int]:
@@ -222,9 +166,7 @@ def split_keys(tiles: int, lk: int, tile: int) -> tuple[int, int]:
     return ceil_div(lk, chunk), chunk
 
 
-def triangle_fwd(
-    q, k, v, *, scale: float, sink: int, window: int, last: int, kv_start=None, out=None, heads_last: bool = False
-):
+def triangle_fwd(q, k, v, pattern: Pattern, scale: float, *, kv_start=None, out=None, heads_last: bool = False):
     """Causal attention over TriangleMix's pattern (arXiv:2507.21526), in at most three launches.
 
     With N keys a query at position i (the last Lq of them) sees key j <= i if ``j <= sink``, ``i - j <= window`` or
@@ -233,8 +175,8 @@ def triangle_fwd(
     Args:
         q: [B, H, Lq, D]; k, v: [B, Hkv, Lk, D]; one dtype of float32, float16, bfloat16; D in 32, 64, 80, 96, 128,
             contiguous; other strides are free. Lq <= Lk; query head h reads kv head h // (H / Hkv).
+        pattern: sink, window and last, in tokens, not negative.
         scale: factor of the logits.
-        sink, window, last: in tokens, not negative.
         kv_start: int32 [B] on the device, first key of each sample of a left-padded batch, or None. A sample is
             computed as if it came alone; rows of its padding are zeros.
         out: where to write, strides free but for the last, or None; heads_last: it is [B, Lq, H, D].
@@ -247,46 +189,54 @@ def triangle_fwd(
     """
     check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=True)
     (b, h, lq, d), (hkv, lk), dtype = q.shape, k.shape[1:3], bridge.dtype_name(q)
-    if min(sink, window, last) < 0:
-        raise ValueError(f"sink, window and last must not be negative, got {sink}, {window} and {last}.")
+    if min(pattern.sink, pattern.window, pattern.last) < 0:
+        raise ValueError(f"sink, window and last must not be negative, got {pattern}.")
     shape = [b, lq, h, d] if heads_last else [b, h, lq, d]
     if out is None:
         out = bridge.empty(shape, dtype, q)
-    check_out(out, shape, q)
+    else:
+        check_out(out, shape, q)
     strides = stride_args(q=q, k=k, v=v, o=out)
     if heads_last:
         strides["stride_oh"], strides["stride_ol"] = strides["stride_ol"], strides["stride_oh"]
 
-    group, full = h // hkv, min(max(last - 1, 0), lq)
-    itemsize, block_d = 4 if dtype == "float32" else 2, next_power_of_2(d)
+    group, full = h // hkv, min(max(pattern.last - 1, 0), lq)
     shared = dict(
         q=q, k=k, v=v, out=out, kv_start=kv_start, **strides, scale=abs(scale) * LOG2E, offset=lk - lq, hkv=hkv,
-        GROUP=group, D=d, BLOCK_D=block_d, FLIP=scale < 0.0,
+        GROUP=group, D=d, BLOCK_D=next_power_of_2(d), FLIP=scale < 0.0,
     )  # fmt: skip
+    itemsize = 4 if dtype == "float32" else 2
     settings = tuning.pick("triangle", d, itemsize, bridge.arch(q, _triangle_band_kernel))
     if full < lq:
         n_i = ceil_div((lq - full) * group, settings["M"])
         bridge.launch(
-            _triangle_band_kernel, (n_i * b * hkv,), like=q, **shared, n_rows=lq - full, sink=min(sink, lk),
-            window=min(window, lk), n_i=n_i, **settings,
+            _triangle_band_kernel, (n_i * b * hkv,), like=q, **shared, n_rows=lq - full, sink=min(pattern.sink, lk),
+            window=min(pattern.window, lk), n_i=n_i, **settings,
         )  # fmt: skip
     if full:
-        n_i = ceil_div(full * group, settings["M"])
-        n_s, chunk = split_keys(n_i * b * hkv, lk, settings["TILE"])
-        rows, part, lse = dict(first_row=lq - full, n_rows=full), None, None
-        if n_s > 1:
-            part = bridge.empty([b * hkv, n_s, n_i * settings["M"], d], "float32", q)
-            lse = bridge.empty([b * hkv, n_s, n_i * settings["M"]], "float32", q)
-        bridge.launch(
-            _triangle_full_kernel, (n_i * n_s * b * hkv,), like=q, **shared, **rows, part=part, lse=lse, n_i=n_i,
-            n_s=n_s, chunk=chunk, SPLIT=n_s > 1, **settings,
-        )  # fmt: skip
-        if n_s > 1:
-            n_r = ceil_div(full * group, COMBINED_ROWS)
-            to = {name: strides[name] for name in ("stride_ob", "stride_oh", "stride_ol")}
-            bridge.launch(
-                _triangle_combine_kernel, (n_r * b * hkv,), like=q, part=part, lse=lse, out=out, **to, **rows, n_r=n_r,
-                n_s=n_s, n_flat=n_i * settings["M"], hkv=hkv, GROUP=group, R=COMBINED_ROWS, D=d, BLOCK_D=block_d,
-                num_warps=4,
-            )  # fmt: skip
+        _run_full_rows(shared, settings, lq, lk, full)
     return out
+
+
+def _run_full_rows(shared: dict, settings: dict, lq: int, lk: int, full: int) -> None:
+    """The last ``full`` rows, which see every key: their keys split over programs, and merged where they were."""
+    q, out, group, d = shared["q"], shared["out"], shared["GROUP"], shared["D"]
+    batch_heads = q.shape[0] * shared["hkv"]
+    n_i = ceil_div(full * group, settings["M"])
+    n_s, chunk = split_keys(n_i * batch_heads, lk, settings["TILE"])
+    rows, part, lse = dict(first_row=lq - full, n_rows=full), None, None
+    if n_s > 1:
+        part = bridge.empty([batch_heads, n_s, n_i * settings["M"], d], "float32", q)
+        lse = bridge.empty([batch_heads, n_s, n_i * settings["M"]], "float32", q)
+    bridge.launch(
+        _triangle_full_kernel, (n_i * n_s * batch_heads,), like=q, **shared, **rows, part=part, lse=lse, n_i=n_i,
+        n_s=n_s, chunk=chunk, SPLIT=n_s > 1, **settings,
+    )  # fmt: skip
+    if n_s > 1:
+        n_r = ceil_div(full * group, COMBINED_ROWS)
+        to = {name: shared[name] for name in ("stride_ob", "stride_oh", "stride_ol")}
+        bridge.launch(
+            _triangle_combine_kernel, (n_r * batch_heads,), like=q, part=part, lse=lse, out=out, **to, **rows, n_r=n_r,
+            n_s=n_s, n_flat=n_i * settings["M"], hkv=shared["hkv"], GROUP=group, R=COMBINED_ROWS, D=d,
+            BLOCK_D=shared["BLOCK_D"], num_warps=4,
+        )  # fmt: skip

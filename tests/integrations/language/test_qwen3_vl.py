@@ -95,7 +95,7 @@ def test_tower_sees_frame_by_frame(loaded, grids, rows, monkeypatch):
     """No frame meets another one, which the library masks among all patches of all frames."""
     model, seen = loaded[0], []
     own = see(model, *grids)
-    for place, name in ((AttentionInterface._global_mapping, "sdpa"), (vars(linear_memory), "pyramid_attention")):
+    for place, name in ((AttentionInterface._global_mapping, "sdpa"), (vars(linear_memory), "dense_attention")):
 
         def noting(*args, whole=place[name], **how):
             seen.append(max(args, key=lambda x: getattr(x, "ndim", 0)).shape[2])

@@ -17,8 +17,9 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from ....attention import pyramid_attention
+from ....attention import dense_attention
 from ....config import HEAD_DIMS, AttentionConfig
+from ....plan import DenseReason
 from .. import families
 
 PREFIX = "linear_memory_or_"
@@ -94,10 +95,10 @@ def _attend(own: str, layer, query, key, value, **how):
     batch, heads, rows, dim = query.shape
     if rows <= SHORT or not _can(layer, query, how):
         return _registry().ALL_ATTENTION_FUNCTIONS[own](layer, query, key, value, **how)
-    dense = AttentionConfig(causal=layer.is_causal, dense_below=key.shape[2] + 1)
     wide = next(d for d in HEAD_DIMS if d >= dim) - dim  # zeros change no product; Qwen3-VL's tower has 72 a head
     qkv = (F.pad(x, [0, wide], data_format="NCHW") if wide else x for x in (query, key, value))
-    out = pyramid_attention(*qkv, dense, scale=how.get("scaling", dim**-0.5), heads_last=True)
+    how = {"scale": how.get("scaling", dim**-0.5), "heads_last": True}
+    out, _ = dense_attention(*qkv, AttentionConfig(causal=layer.is_causal), DenseReason.ASKED_FOR, **how)
     return out[..., :dim].reshape([batch, rows, heads * dim]), None
 
 

@@ -14,6 +14,7 @@ import paddle
 
 from ....attention import pyramid_attention
 from ....config import DEFAULT_TEXT_LENGTH, HEAD_DIMS, AttentionConfig
+from ....plan import DenseReason
 from ....stats import CallStats, merge_calls
 from ...patches import Patches
 from .. import families, plugs
@@ -25,7 +26,6 @@ from .dense import own_attention
 
 NAME = "psa+"  # before the name of the model's own attention, in the registry and in a plugged model's configuration
 PLUG = "_psa_plug"  # attribute of a plugged model's attention layers; gone after the restore
-DECODE = "decode"
 READ_OF_LAYERS = ("config", "layer_idx", "head_dim", "attention_dropout")
 
 
@@ -122,9 +122,9 @@ class Plug:
     def _why_whole_dense(self, embeds, past, output_attentions) -> str:
         """Why no layer of a forward may run sparse; empty when some may."""
         if self._wants_gradients(embeds, past):
-            return "gradients"
+            return DenseReason.GRADIENTS
         asked = self._text.config.output_attentions if output_attentions is None else output_attentions
-        return "attention weights asked for" if asked and own_name(self._text.config) == "eager" else ""
+        return DenseReason.WEIGHTS if asked and own_name(self._text.config) == "eager" else ""
 
     def _wants_gradients(self, embeds, past) -> bool:
         """Whether anything wants gradients: a sparse layer below would change those of the layers above."""
@@ -137,28 +137,28 @@ class Plug:
     def _cannot(self, layer) -> str:
         """Why this layer cannot run sparse at all; empty when it can."""
         if layer.training and layer.attention_dropout:
-            return "attention dropout"
+            return DenseReason.DROPOUT
         if layer.head_dim not in HEAD_DIMS:
-            return f"head dimension {layer.head_dim}"
+            return DenseReason.HEAD_DIM.text(layer.head_dim)
         if getattr(layer, "sliding_window", None) is not None:
-            return "sliding window"
+            return DenseReason.SLIDING_WINDOW
         return ""
 
     def _reason_for_dense(self, layer, qkv, attention_mask, row_indices, is_causal, kwargs) -> str:
         if qkv[0].shape[2] == 1:
-            return DECODE
+            return DenseReason.DECODE
         if self._why_dense:
             return self._why_dense
         if attention_mask is not None and self._kv_start is None:
-            return "attention mask"
+            return DenseReason.MASK
         if row_indices is not None:
-            return "attn_mask_startend_row_indices"
+            return DenseReason.ROW_INDICES
         if is_causal is False:
-            return "not causal"
+            return DenseReason.NOT_CAUSAL
         if kwargs.get("sink") is not None:
-            return "attention sink"
+            return DenseReason.SINK
         if paddle.is_grad_enabled() and not all(x.stop_gradient for x in qkv):
-            return "gradients"
+            return DenseReason.GRADIENTS
         return self._cannot(layer)
 
     def attend(
@@ -174,7 +174,7 @@ class Plug:
         else:
             out, call = self._prefill(layer.layer_idx, query, key, value, scaling)
             result = out.reshape([b, lq, h * d]), None
-        if reason == DECODE:
+        if reason == DenseReason.DECODE:
             self.decode_calls += 1
         else:
             self.calls.append((layer.layer_idx, call))

@@ -11,11 +11,13 @@ from functools import partial
 
 import paddle
 
+from ....attention import dense_attention
 from ....config import HEAD_DIMS
+from ....plan import DenseReason
 from ....stats import CallStats
 from .. import families
 from ..choice import AttentionChoice
-from ..paddleformers.plug import DECODE, Plug, first_tokens
+from ..paddleformers.plug import Plug, first_tokens
 
 
 def rotate_multimodal(x, cos, sin, sections):
@@ -53,14 +55,14 @@ class MixPlug(Plug):
             return
         self._kv_start, self._why_dense = None, ""
         if self._wants_gradients(embeds, past):
-            self._why_dense = "gradients"
+            self._why_dense = DenseReason.GRADIENTS
         elif kwargs.get("output_attentions"):
-            self._why_dense = "attention weights asked for"
+            self._why_dense = DenseReason.WEIGHTS
         elif mask is not None:
             keys = length + (0 if not past or past[0] is None else past[0][0].shape[2])
             starts = first_tokens(mask, keys)
             if starts is None:
-                self._why_dense = "attention mask"
+                self._why_dense = DenseReason.MASK
             elif any(starts):
                 self._kv_start = starts
 
@@ -71,8 +73,8 @@ class MixPlug(Plug):
 
     def _cannot(self, layer) -> str:
         if layer.training and layer.attention_dropout:
-            return "attention dropout"
-        return "" if layer.head_dim in HEAD_DIMS else f"head dimension {layer.head_dim}"
+            return DenseReason.DROPOUT
+        return "" if layer.head_dim in HEAD_DIMS else DenseReason.HEAD_DIM.text(layer.head_dim)
 
     def _forward(
         self, layer, dense, hidden_states, attention_mask=None, position_ids=None, past_key_value=None, **rest
@@ -82,7 +84,7 @@ class MixPlug(Plug):
         decoding = length == 1
         if decoding:
             self.decode_calls += 1
-        reason = "" if decoding and self._kv_start is not None else DECODE if decoding else self._why_dense
+        reason = "" if decoding and self._kv_start is not None else DenseReason.DECODE if decoding else self._why_dense
         reason = reason or self._cannot(layer)
         if reason:
             if not decoding:
@@ -119,7 +121,8 @@ class MixPlug(Plug):
 
     def _attend_padded(self, q, k, v):
         """Decoding of a left-padded batch, dense: PaddleMIX's SDPA and flash classes would attend to the padding."""
-        return self._sparse(q, k, v, None, self.config.replace(dense_below=k.shape[2] + 1))
+        starts = self._kv_start
+        return dense_attention(q, k, v, self.config, DenseReason.DECODE, kv_start=starts, heads_last=True)
 
 
 def make_plug(model, choice: AttentionChoice) -> MixPlug:
