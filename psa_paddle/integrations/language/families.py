@@ -77,6 +77,20 @@ class Family:
         return [token for name in self.vision_tokens if (token := getattr(config, name)) is not None]
 
 
+def _of_text(name: str, model_type: str, stem: str, kind: str = "ForCausalLM", attention: str = "") -> Family:
+    """A model of text alone that PaddleFormers has: module ``model_type``, classes that begin with ``stem``."""
+    module = f"paddleformers.transformers.{model_type}"
+    layout = Layout(
+        config=f"{module}.configuration:{stem}Config",
+        model=f"{module}.modeling:{stem}{kind}",
+        attention=attention or f"{stem}Attention",
+        text="model",
+        mends=("sliding cache",),
+    )
+    return Family(name, model_type, {"paddleformers": layout})
+
+
+FLEET = "ForCausalLMDeprecated"  # ...ForCausalLM are paddlefleet's layers, which do not ask the registry
 FAMILIES = (
     Family(
         name="Qwen2.5-VL",
@@ -119,6 +133,13 @@ FAMILIES = (
         pixel_factor=32,
         time_stamps=True,
     ),
+    _of_text("Llama", "llama", "Llama", attention="LLamaAttention"),
+    _of_text("Phi-3", "phi3", "Phi3"),
+    _of_text("ERNIE-4.5", "ernie4_5", "Ernie4_5"),
+    _of_text("Qwen2", "qwen2", "Qwen2", FLEET),
+    _of_text("Qwen2-MoE", "qwen2_moe", "Qwen2Moe", FLEET),
+    _of_text("Qwen3", "qwen3", "Qwen3", FLEET),
+    _of_text("Qwen3-MoE", "qwen3_moe", "Qwen3Moe", FLEET),
 )
 
 
@@ -157,7 +178,12 @@ def refusal(model) -> str:
     wanted, given = [layout.model.split(":")[1] for layout in layouts], type(model).__name__
     if f"{given}Deprecated" in wanted:
         return f"{given} does not ask PaddleFormers' attention registry; load the weights as {given}Deprecated."
-    return f"expected PaddleFormers' {' or '.join(wanted)}, got {given}."
+    return f"expected PaddleFormers' {listed(wanted)}, got {given}."
+
+
+def listed(names: list[str]) -> str:
+    """Names as a sentence lists them."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def of_type(model_type: str, library: str) -> tuple[Family, Layout]:
@@ -170,4 +196,4 @@ def of_type(model_type: str, library: str) -> tuple[Family, Layout]:
     for family in known:
         if family.model_type == model_type:
             return family, family.layouts[library]
-    raise ValueError(f"it is a '{model_type}' model, not {' or '.join(family.name for family in known)}")
+    raise ValueError(f"it is a '{model_type}' model, not {listed([family.name for family in known])}")

@@ -21,6 +21,7 @@ from ....attention import dense_attention
 from ....config import HEAD_DIMS, AttentionConfig
 from ....plan import DenseReason
 from .. import families
+from .names import NamePlace, places_of
 
 PREFIX = "linear_memory_or_"
 SHORT = 1024  # keys up to which the model's own attention is taken: windows, small frames
@@ -33,13 +34,12 @@ def _registry():
     return interface
 
 
-def _configs(model) -> tuple[list, list]:
-    """The configurations of the vision tower's and of the text model's attention, each once; TypeError for others."""
+def name_places(model) -> tuple[list[NamePlace], list[NamePlace]]:
+    """Where the vision tower's and the text model's attention is named; TypeError for models of no family."""
     layout = families.check(model, "paddleformers").layout
     tower, text = layout.tower_of(model), layout.text_of(model)
-    vision = [] if tower is None else [block.attn.config for block in tower.blocks]
-    language = [text.config, *(layer.self_attn.config for layer in text.layers)]
-    return tuple(list({id(config): config for config in configs}.values()) for configs in (vision, language))
+    vision = [] if tower is None else places_of(block.attn for block in tower.blocks)
+    return vision, places_of((layer.self_attn for layer in text.layers), text.config)
 
 
 def use_linear_memory(model, text: bool = False):
@@ -54,35 +54,34 @@ def use_linear_memory(model, text: bool = False):
     Raises:
         TypeError: not such a model. ValueError: ``text`` on a model whose text attention is not ``sdpa``.
     """
-    vision, language = _configs(model)
-    for config in language if text else ():
-        if config._attn_implementation.removeprefix(PREFIX) != "sdpa":
-            raise ValueError(f"the text model's attention must be 'sdpa', it is '{config._attn_implementation}'.")
-    for config in [*vision, *(language if text else ())]:
-        own = config._attn_implementation
+    vision, language = name_places(model)
+    for place in language if text else ():
+        if place.get().removeprefix(PREFIX) != "sdpa":
+            raise ValueError(f"the text model's attention must be 'sdpa', it is '{place.get()}'.")
+    for place in [*vision, *(language if text else ())]:
+        own = place.get()
         if not own.startswith(PREFIX):
             _registry().AttentionInterface.register(PREFIX + own, partial(_attend, own))
-            config._attn_implementation = PREFIX + own
+            place.set(PREFIX + own)
     return model
 
 
 def use_own_memory(model):
     """Undo ``use_linear_memory``; does nothing on a model without it. Returns the model."""
-    for config in chain(*_configs(model)):
-        config._attn_implementation = config._attn_implementation.removeprefix(PREFIX)
+    for place in chain(*name_places(model)):
+        place.set(place.get().removeprefix(PREFIX))
     return model
 
 
 @contextmanager
 def linear_memory_in(model, text: bool = False):
     """``with linear_memory_in(model): ...`` puts back what the model had, whatever happens inside."""
-    configs = list(chain(*_configs(model)))
-    before = [config._attn_implementation for config in configs]
+    before = [(place, place.get()) for place in chain(*name_places(model))]
     try:
         yield use_linear_memory(model, text)
     finally:
-        for config, name in zip(configs, before, strict=True):
-            config._attn_implementation = name
+        for place, name in before:
+            place.set(name)
 
 
 def _attend(own: str, layer, query, key, value, **how):
@@ -93,12 +92,12 @@ def _attend(own: str, layer, query, key, value, **how):
         frames = zip(*(paddle.split(x, lengths, 2) for x in (query, key, value)), strict=True)
         return paddle.concat([_attend(own, layer, *frame, **how)[0] for frame in frames], 1), None
     batch, heads, rows, dim = query.shape
-    if rows <= SHORT or not _can(layer, query, how):
+    if rows <= SHORT or not _can(layer, query, value, how):
         return _registry().ALL_ATTENTION_FUNCTIONS[own](layer, query, key, value, **how)
     wide = next(d for d in HEAD_DIMS if d >= dim) - dim  # zeros change no product; Qwen3-VL's tower has 72 a head
     qkv = (F.pad(x, [0, wide], data_format="NCHW") if wide else x for x in (query, key, value))
     how = {"scale": how.get("scaling", dim**-0.5), "heads_last": True}
-    out, _ = dense_attention(*qkv, AttentionConfig(causal=layer.is_causal), DenseReason.ASKED_FOR, **how)
+    out, _ = dense_attention(*qkv, AttentionConfig(causal=_is_causal(layer)), DenseReason.ASKED_FOR, **how)
     return out[..., :dim].reshape([batch, rows, heads * dim]), None
 
 
@@ -117,15 +116,22 @@ def frame_lengths(indices) -> list[int] | None:
     return lengths.tolist()
 
 
-def _can(layer, query, how: dict) -> bool:
+def _is_causal(layer) -> bool:
+    """Text layers need not say so."""
+    return getattr(layer, "is_causal", True)
+
+
+def _can(layer, query, value, how: dict) -> bool:
     """Whether nothing but whole or causal attention is asked for."""
     if how.get("attention_mask") is not None or how.get("attn_mask_startend_row_indices") is not None:
         return False
     if how.get("sink") is not None or how.get("dropout") or query.shape[3] > max(HEAD_DIMS):
         return False
+    if value.shape[3] != query.shape[3]:
+        return False
     if paddle.is_grad_enabled() and not query.stop_gradient:
         return False
     asked = how.get("is_causal")
-    if layer.is_causal:
+    if _is_causal(layer):
         return query.place.is_cpu_place() and asked in (None, True) and getattr(layer, "sliding_window", None) is None
     return asked is False
