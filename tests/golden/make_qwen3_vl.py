@@ -1,7 +1,7 @@
 """Write tests/golden/qwen3_vl_logits.npz: what Hugging Face transformers computes for the random Qwen3-VL checkpoint.
 
-Its own processor makes the inputs, of pixels that ``shared_qwen3_vl`` draws; dense eager attention, float32, CPU. Needs
-torch, torchvision and transformers (5.23 wrote the file).
+Its own processor makes the inputs, of pixels that ``shared_checkpoints`` draws; dense eager attention, float32, CPU.
+Needs torch, torchvision and transformers (5.23 wrote the file).
 
     PYTHONPATH=tests python tests/golden/make_qwen3_vl.py
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from shared_qwen3_vl import CASES, STEP, pictures_of, video_of, write_qwen3_vl
+from shared_checkpoints import CASES, STEP, pictures_of, video_of, write_qwen3_vl
 from transformers import AutoProcessor, Qwen3VLForConditionalGeneration
 
 GOLDEN = Path(__file__).parent / "qwen3_vl_logits.npz"

@@ -35,9 +35,18 @@ class Layout:
     mends: tuple[str, ...] = ()
 
     def classes(self) -> tuple[type, type]:
-        """The configuration's class and the model's; the library is imported here."""
+        """The configuration's class and the model's; the library is imported here.
+
+        Raises:
+            ImportError: what the library itself imports for this model is missing.
+        """
         places = (path.split(":") for path in (self.config, self.model))
-        config, model = (getattr(import_module(module), name) for module, name in places)
+        try:
+            config, model = (getattr(import_module(module), name) for module, name in places)
+        except ImportError as error:
+            if "paddlefleet" not in str(error):
+                raise
+            raise ImportError(FLEET_MISSING) from error
         return config, model
 
     def text_of(self, model):
@@ -75,6 +84,12 @@ class Family:
     def vision_ids(self, config) -> list[int]:
         """The token ids that stand for pictures and frames."""
         return [token for name in self.vision_tokens if (token := getattr(config, name)) is not None]
+
+
+FLEET_MISSING = (
+    "PaddleFormers imports paddlefleet for this model, which PyPI does not have; its README says how to install "
+    "paddleformers[paddlefleet]"
+)
 
 
 def _of_text(name: str, model_type: str, stem: str, kind: str = "ForCausalLM", attention: str = "") -> Family:

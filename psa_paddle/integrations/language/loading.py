@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import paddle
+from safetensors import SafetensorError
 
 from ...config import AttentionConfig
 from ...utils.files import as_path
@@ -126,7 +127,7 @@ def _in_one_sentence(name: str) -> Iterator[None]:
         yield
     except HubError:
         raise
-    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise ValueError(f"model '{name}' could not be loaded: {reason}.") from error
 

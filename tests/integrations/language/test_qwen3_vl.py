@@ -6,8 +6,8 @@ import numpy as np
 import paddle
 import pytest
 from paddleformers.nn.attention.interface import AttentionInterface
+from shared_checkpoints import CASES, DEPTH, LAYERS, STEP, pictures_of, video_of, write_qwen3_vl
 from shared_demo import ROOT, greedy
-from shared_qwen3_vl import CASES, DEPTH, LAYERS, STEP, pictures_of, video_of, write_qwen3_vl
 from shared_tiny import TINY_ONE, TINY_SPARSE, closeness, tiny_prompts
 
 from psa_paddle.cli import main

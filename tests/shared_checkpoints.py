@@ -1,4 +1,4 @@
-"""A Qwen3-VL checkpoint with random weights, in Hugging Face's names and files, small enough for every test."""
+"""Checkpoints with random weights, in Hugging Face's names and files, small enough for every test: Qwen3-VL, text."""
 
 import json
 import shutil
@@ -17,6 +17,7 @@ LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, MLP = 3, 64, 4, 2, 32, 96
 DEPTH, VISION, VISION_HEADS, VISION_MLP, GRID = 3, 144, 2, 160, 8  # 72 a head, as Qwen3-VL has
 DEEPSTACK = [0, 1]
 CASES = {"image": ["image"], "images": ["image", "image"], "video": ["video"]}
+TEXTS = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 STEP = 16  # of a case's logits the golden file has every sixteenth token's, from the last one back
 
 CONFIG = {
@@ -85,11 +86,11 @@ def shapes(tied: bool = False) -> dict[str, tuple[int, ...]]:
     return sizes
 
 
-def weights(tied: bool = False) -> dict[str, np.ndarray]:
+def draw(shapes: dict[str, tuple[int, ...]]) -> dict[str, np.ndarray]:
     """Matrices drawn so that each keeps the size of what it multiplies; biases small, norms near one."""
     rng = np.random.default_rng(0)
     drawn = {}
-    for name, shape in sorted(shapes(tied).items()):
+    for name, shape in sorted(shapes.items()):
         values = rng.standard_normal(shape, np.float32)
         if len(shape) > 1:
             values /= np.sqrt(np.prod(shape[1:])) if "embed_tokens" not in name else 1
@@ -112,7 +113,7 @@ def write_qwen3_vl(folder: Path, tied: bool = False, **changes) -> Path:
     }
     for name, content in files.items():
         (folder / name).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-    save_file(weights(tied), folder / "model.safetensors", metadata={"format": "pt"})
+    save_file(draw(shapes(tied)), folder / "model.safetensors", metadata={"format": "pt"})
     return folder
 
 
@@ -132,3 +133,37 @@ def _blocks(rng, frames: int, height: int, width: int) -> np.ndarray:
     """Random colours in squares of 8 pixels."""
     small = rng.integers(0, 256, (frames, height // 8, width // 8, 3), np.uint8)
     return small.repeat(8, 1).repeat(8, 2)
+
+
+def write_text_model(folder: Path, kind: str) -> Path:
+    """Write a checkpoint of ``TEXTS`` with random weights, in Hugging Face's names; returns the folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in TOKENIZER:
+        shutil.copy(DEMO / name, folder / name)
+    config = {
+        "architectures": [TEXTS[kind]], "model_type": kind,
+        "vocab_size": VOCABULARY, "hidden_size": HIDDEN, "intermediate_size": MLP, "num_hidden_layers": 2,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": HEAD_DIM, "hidden_act": "silu",
+        "max_position_embeddings": 8192, "rms_norm_eps": 1e-6, "rope_theta": 10000.0, "tie_word_embeddings": False,
+        "bos_token_id": 1200, "eos_token_id": 1202, "torch_dtype": "float32", "attention_bias": False,
+    }  # fmt: skip
+    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n", encoding="utf-8")
+    sizes = {"model.embed_tokens.weight": (VOCABULARY, HIDDEN), "lm_head.weight": (VOCABULARY, HIDDEN)}
+    sizes["model.norm.weight"] = (HIDDEN,)
+    for i in range(2):
+        layer = f"model.layers.{i}."
+        for name, heads in (("q", 2), ("k", 1), ("v", 1)):
+            sizes[f"{layer}self_attn.{name}_proj.weight"] = (heads * HEAD_DIM, HIDDEN)
+        sizes[f"{layer}self_attn.o_proj.weight"] = (HIDDEN, HIDDEN)
+        if kind == "qwen3":
+            sizes |= {f"{layer}self_attn.{name}_norm.weight": (HEAD_DIM,) for name in "qk"}
+        sizes |= {f"{layer}mlp.{name}_proj.weight": (MLP, HIDDEN) for name in ("gate", "up")}
+        sizes[f"{layer}mlp.down_proj.weight"] = (HIDDEN, MLP)
+        sizes |= {f"{layer}{name}_layernorm.weight": (HIDDEN,) for name in ("input", "post_attention")}
+    save_file(draw(sizes), folder / "model.safetensors", metadata={"format": "pt"})
+    return folder
+
+
+def text_prompt() -> np.ndarray:
+    """Tokens [1, 200] for the text models."""
+    return np.random.default_rng(5).integers(5, 1000, (1, 200))
