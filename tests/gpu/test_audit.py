@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 from gpu.gpu_cases import DTYPES, REPEATS, assert_repeats, assert_replays, first_keys, params, randn, torch
 from gpu.launches import audit
-from gpu.rows import dense_rows
+from gpu_rows import dense_rows, sums_of
 
 from psa_paddle.audit import audited_rows
 
@@ -30,10 +30,6 @@ def chosen() -> dict:
         name = f"B{b}-Lq{lq}-Lk{lk}-H{heads}of{kv_heads}-D{dim}-rows{rows}-{'causal' if causal else 'full'}-{dtype}"
         found[name] = (shape, DTYPES[dtype]), dtype == "bf16" or i % 4 == {"fp16": 1, "fp32": 3}[dtype]
     return found
-
-
-def sums_of(exact, out):
-    return torch.stack([((out.double() - exact) ** 2).sum(-1), (exact**2).sum(-1)], -1)
 
 
 @pytest.mark.parametrize("shape, dtype", params(chosen()))

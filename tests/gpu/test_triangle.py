@@ -6,7 +6,7 @@ from itertools import product
 import pytest
 from gpu.gpu_cases import DTYPES, REPEATS, assert_repeats, assert_replays, first_keys, params, randn, torch
 from gpu.launches import triangle
-from gpu.rows import triangle_rows
+from gpu_rows import triangle_rows
 
 # (B, Lq, Lk, H, Hkv, D, (sink, window, last), first key of each sample or None)
 SHAPES = [

@@ -1,6 +1,6 @@
-"""Rows of attention in torch float64, for lengths whose whole matrix NumPy would take long over."""
+"""Rows of attention in torch float64, for lengths over whose whole matrix NumPy would take long; tests/gpu too."""
 
-from gpu.gpu_cases import torch
+import torch
 
 
 def dense_rows(q, k, v, rows, scale: float, causal: bool, rough: bool = False):
@@ -31,3 +31,8 @@ def masked_rows(q, k, v, rows, seen, scale: float, rough: bool):
         p = torch.softmax(s.masked_fill(~seen, float("-inf")), -1).nan_to_num(0.0)
         out.append((p.to(q.dtype) @ v[h]).double() if rough else p @ v[h].double())
     return torch.cat(out)
+
+
+def sums_of(exact, out):
+    """What an audit says of rows: the squares of out - exact and of exact, [..., 2]."""
+    return torch.stack([((out.double() - exact) ** 2).sum(-1), (exact**2).sum(-1)], -1)
