@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numbers
-
+import numpy as np
 import paddle
 
 from .attention import pyramid_attention
@@ -77,7 +76,7 @@ class PyramidAdaptiveBlockSparseAttn(paddle.nn.Layer):
     ) -> None:
         super().__init__()
         self.config = AttentionConfig.of(config)
-        if isinstance(layer_idx, bool) or not isinstance(layer_idx, numbers.Integral):
+        if isinstance(layer_idx, bool) or not isinstance(layer_idx, int | np.integer):
             raise TypeError(f"layer_idx must be an integer, got {layer_idx!r}.")
         self.layer_idx = int(layer_idx)
         self.last_call: CallStats | None = None
