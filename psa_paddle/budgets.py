@@ -75,6 +75,7 @@ class Budgets:
 
     @property
     def layers(self) -> int:
+        """Number of layers."""
         return len(self.factors)
 
     @property

@@ -41,6 +41,11 @@ class WarmupSteps:
         self._counter = DenoisingSteps()
 
     def warming_up(self, timestep) -> bool:
+        """Whether this call belongs to the first steps.
+
+        Raises:
+            ValueError: no timestep, where steps are counted.
+        """
         if not self.steps:
             return False
         if timestep is None:

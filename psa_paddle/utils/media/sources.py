@@ -22,6 +22,7 @@ NOT_FILES = (
 
 
 def is_url(source) -> bool:
+    """Whether a source is an address and no path."""
     return isinstance(source, str) and "://" in source
 
 
