@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,7 +179,7 @@ def _preset(model: str, node: Node, name: str, keys: dict[str, Node]) -> Preset:
     for key in found:
         if key not in (*every, *own[kind]):
             raise found[key].error(f"means nothing in a {kind} preset.")
-    config = {"psa": _config, "prefill": _prefill_config}.get(kind)
+    config: Callable | None = {"psa": _config, "prefill": _prefill_config}.get(kind)
     return Preset(
         description=found["description"].text() if "description" in found else "",
         config=None if config is None else config(node, found, causal),

@@ -155,6 +155,7 @@ def attention_of(args) -> str:
 
 
 def given_flags(args, names) -> dict:
+    """The flags among ``names`` that were given."""
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 
