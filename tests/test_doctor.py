@@ -26,7 +26,7 @@ def process(tmp_path, *flags, blocked=()):
     surroundings = {**os.environ, "PYTHONPATH": path, "HF_HUB_OFFLINE": "1", "HOME": str(tmp_path / "home")}
     surroundings = {name: x for name, x in surroundings.items() if name not in ("TRITON_INTERPRET", "HF_HOME")}
     done = subprocess.run(
-        [sys.executable, "-m", "psa_paddle.doctor", *flags], env=surroundings, capture_output=True, text=True
+        [sys.executable, "-m", "psa_paddle", "doctor", *flags], env=surroundings, capture_output=True, text=True
     )
     return done.returncode, done.stdout, done.stderr
 

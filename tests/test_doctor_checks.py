@@ -200,19 +200,16 @@ def test_times_that_cannot_be_taken(monkeypatch):
 def test_the_demo_model_gives_the_known_answer(monkeypatch):
     (check,) = answer.demo_answer("float32")
     assert check.status == OK and "1648 tokens" in check.detail, check
-    monkeypatch.setitem(sys.modules, "psa_paddle.integrations.inference", None)
+    monkeypatch.setitem(sys.modules, "psa_paddle.integrations.language.inference", None)
     (check,) = answer.demo_answer("float32")
-    assert check.status == NOT_POSSIBLE and "psa_paddle.integrations.inference" in check.detail
+    assert check.status == NOT_POSSIBLE and "psa_paddle.integrations.language.inference" in check.detail
 
 
-def test_another_answer_fails(monkeypatch, tmp_path):
-    from psa_paddle.integrations import inference
+def test_another_answer_fails(monkeypatch):
+    from psa_paddle.integrations.language import inference
 
     figures = dict(sequence_length=9, average_sparsity=0.5, ttft_s=1.0, backends=["eager"], library="paddleformers")
     model = SimpleNamespace(inference_video=lambda *args: "一个", stats=lambda: figures)
     monkeypatch.setattr(inference, "QwenVLInference", lambda *args, **more: model)
     (check,) = answer.demo_answer("float32")
     assert check.status == FAILED and "answers '一个' in place of '首先" in check.detail
-    monkeypatch.setattr(inference, "DEMO", tmp_path / "none")
-    (check,) = answer.demo_answer("float32")
-    assert check.status == NOT_POSSIBLE and "repository" in check.detail

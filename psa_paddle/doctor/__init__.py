@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import sys
 import time
 from collections.abc import Iterator
@@ -44,7 +45,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """Examine and print the report as it grows; 0, or ``CHECK_FAILED``."""
+    """Examine and print the report as it grows; 0, ``CHECK_FAILED``, 130 at Ctrl-C or 141 when nobody reads on."""
+    try:
+        return _report(args)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return 130
+    except BrokenPipeError:  # as in "... | head"
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 141
+
+
+def _report(args: argparse.Namespace) -> int:
     if hasattr(sys.stdout, "reconfigure"):
         sys.stdout.reconfigure(errors="backslashreplace")  # the demo model answers in Chinese
     show, start, findings = (lambda line: None) if args.json else _show, time.monotonic(), []

@@ -109,7 +109,7 @@ def hub_cache() -> Path:
 
 def weights() -> Iterator[Fact]:
     """The Qwen2.5-VL checkpoints in the hubs' caches."""
-    from ..integrations.hub import earlier_copy, is_whole
+    from ..integrations.language.hub import earlier_copy, is_whole
 
     found = []
     for folder in sorted(hub_cache().glob("models--*Qwen2.5-VL*")):
@@ -133,7 +133,7 @@ def hub_check() -> Check:
     """Whether the hub answers; one request, for nothing but its headers."""
     import requests
 
-    from ..integrations.hub import HubError, source
+    from ..integrations.language.hub import HubError, source
 
     if os.environ.get("HF_HUB_OFFLINE", "").upper() in ("1", "TRUE", "YES", "ON"):
         return Check("hub", NOT_POSSIBLE, "HF_HUB_OFFLINE says not to ask", "Unset it to download weights.")

@@ -15,6 +15,7 @@ import numpy as np
 
 from .. import reference
 from ..config import PRESETS, AttentionConfig
+from ..plan import Plan
 from .findings import FAILED, KERNELS, NOT_POSSIBLE, OK, Check, joined, plural, words_of
 from .paddle_build import judged
 from .tensors import EPS, dtypes_here, exact, on_device, on_host, smooth_qkv, stored
@@ -83,7 +84,8 @@ def first_launch() -> Iterator[Check]:
         return
     x = stored(smooth_qkv(64, 64, 1, 1, 32)[1], "float32")
     try:
-        found = on_host(means_fwd(on_device(x), on_device(x), key_block=32)[0])
+        plan = Plan(scale=1.0, causal=True, query_block=64, key_block=32)
+        found = on_host(means_fwd(on_device(x), on_device(x), plan)[0])
     except Exception as error:  # a missing compiler or driver shows in many ways
         advice = "Triton needs a C compiler (gcc), Python's headers and the GPU's driver; install what is missing."
         yield Check(KERNELS, FAILED, f"the first launch fails: {words_of(error)}", advice)
@@ -196,10 +198,8 @@ def expected(case: Case, q: np.ndarray, k: np.ndarray, v: np.ndarray) -> np.ndar
     thresholds = {2: c.sim_2x_threshold, 4: c.sim_4x_threshold, 8: c.sim_8x_threshold}
     cap = reference.key_similarity_cap(k, c.key_block, thresholds)
     cap = cap if c.use_sim_mask else np.full_like(cap, 8)
-    levels = reference.select_levels(
-        scores, cap, c.intervals, c.mask_mode, lq, lk, *blocks, c.causal, c.forced_text, c.budgets
-    )
-    return reference.attend(q, k, v, levels, scale, c.causal, *blocks, c.uses_means)
+    plan = Plan.of(c, scale)
+    return reference.attend(q, k, v, reference.select_levels(scores, cap, plan, lq, lk), plan)
 
 
 def _triangle(q, k, v, pattern: tuple[int, int, int], scale: float) -> np.ndarray:
