@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import sys
+from typing import Any
 
 from ..integrations.language.inference import QwenVLInference
 from ..integrations.language.loading import check_library, checkpoint_family
@@ -95,7 +96,7 @@ def ask(args, kind: str) -> None:
     check_request(prompt, args.max_tokens)
     budgets = budgets_of(args)
     settings = dict(psa_config=psa_config(args, budgets), triangle_config=triangle_config(args, budgets))
-    choice = dict(attention=attention_of(args), budgets=budgets, **settings)
+    choice: dict[str, Any] = dict(attention=attention_of(args), budgets=budgets, **settings)
     if args.stats_json is not None:
         args.stats_json = check_file(args.stats_json, "--stats-json")
     if args.log_dir is not None:
