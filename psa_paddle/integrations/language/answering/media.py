@@ -1,0 +1,75 @@
+"""Pictures and clips as the vision tower takes them: in patches, a bounded number at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import paddle
+from PIL import Image
+
+from ....utils.media import Clip
+from ..request import image_limits
+
+PORTION = 16384  # patches that the tower sees at once, unless a picture has more: 74 frames of 252 x 336 pixels
+
+
+@dataclass(frozen=True, eq=False)
+class Medium:
+    """One picture or clip of a prompt.
+
+    kind: ``"image"`` or ``"video"``; content: what is shown; grid: patches in time, height and width; limits: what the
+    image processor is told about sizes.
+    """
+
+    kind: str
+    content: Image.Image | Clip
+    grid: tuple[int, int, int]
+    limits: dict
+
+    @property
+    def patches(self) -> int:
+        t, h, w = self.grid
+        return t * h * w
+
+
+def medium_of(processor, content: Image.Image | Clip, max_pixels: int | None = None) -> Medium:
+    """What a picture, with at most ``max_pixels`` pixels, or a clip becomes; nothing is computed from its pixels yet.
+
+    Raises:
+        TypeError, ValueError: a max_pixels that makes no sense.
+    """
+    if isinstance(content, Clip):
+        video = processor.video_processor
+        t, h, w = content.frames.shape[:3]
+        return Medium(
+            "video", content, (t // video.temporal_patch_size, h // video.patch_size, w // video.patch_size), {}
+        )
+    from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
+
+    image = processor.image_processor
+    limits = image_limits(max_pixels).get("images_kwargs", {})
+    least, most = (
+        limits.get("min_pixels", image.size["shortest_edge"]),
+        limits.get("max_pixels", image.size["longest_edge"]),
+    )
+    factor = image.patch_size * image.merge_size
+    height, width = smart_resize(content.height, content.width, factor, least, most)
+    return Medium("image", content, (1, height // image.patch_size, width // image.patch_size), limits)
+
+
+def portions(processor, medium: Medium) -> Iterator[tuple[paddle.Tensor, list[int]]]:
+    """Patches [n, channels x pixels] and their grid, in order: a picture whole, a clip by whole frames. No patch of one
+    portion attends to another's, so that the tower gives what it gives for all of them at once."""
+    if medium.kind == "image":
+        made = processor.image_processor(images=[medium.content], return_tensors="pd", **medium.limits)
+        yield made["pixel_values"], list(medium.grid)
+        return
+    t, h, w = medium.grid
+    pair = processor.video_processor.temporal_patch_size
+    step = max(1, PORTION // (h * w))
+    for first in range(0, t, step):
+        count = min(step, t - first)
+        frames = medium.content.frames[first * pair : (first + count) * pair]
+        made = processor.video_processor(videos=[frames], do_resize=False, return_tensors="pd")
+        yield made["pixel_values_videos"], [count, h, w]
