@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 
 import paddle
 from PIL import Image
@@ -18,19 +18,26 @@ PORTION = 16384  # patches that the tower sees at once, unless a picture has mor
 class Medium:
     """One picture or clip of a prompt.
 
-    kind: ``"image"`` or ``"video"``; content: what is shown; grid: patches in time, height and width; limits: what the
-    image processor is told about sizes.
+    kind: ``"image"`` or ``"video"``; grid: patches in time, height and width; content: what is shown, None once the
+    model has seen it; times: seconds at which a clip's frames are seen; seconds: from one patch in time to the next;
+    limits: what the image processor is told about sizes.
     """
 
     kind: str
-    content: Image.Image | Clip
     grid: tuple[int, int, int]
-    limits: dict
+    content: Image.Image | Clip | None
+    times: tuple[float, ...] = ()
+    seconds: float = 0.0
+    limits: dict = field(default_factory=dict)
 
     @property
     def patches(self) -> int:
         t, h, w = self.grid
         return t * h * w
+
+    def seen(self) -> Medium:
+        """The same without its pixels."""
+        return replace(self, content=None)
 
 
 def medium_of(processor, content: Image.Image | Clip, max_pixels: int | None = None) -> Medium:
@@ -42,20 +49,15 @@ def medium_of(processor, content: Image.Image | Clip, max_pixels: int | None = N
     if isinstance(content, Clip):
         video = processor.video_processor
         t, h, w = content.frames.shape[:3]
-        return Medium(
-            "video", content, (t // video.temporal_patch_size, h // video.patch_size, w // video.patch_size), {}
-        )
+        grid = (t // video.temporal_patch_size, h // video.patch_size, w // video.patch_size)
+        return Medium("video", grid, content, tuple(content.times), video.temporal_patch_size / content.fps)
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     image = processor.image_processor
     limits = image_limits(max_pixels).get("images_kwargs", {})
-    least, most = (
-        limits.get("min_pixels", image.size["shortest_edge"]),
-        limits.get("max_pixels", image.size["longest_edge"]),
-    )
-    factor = image.patch_size * image.merge_size
-    height, width = smart_resize(content.height, content.width, factor, least, most)
-    return Medium("image", content, (1, height // image.patch_size, width // image.patch_size), limits)
+    sizes = {"min_pixels": image.size["shortest_edge"], "max_pixels": image.size["longest_edge"], **limits}
+    height, width = smart_resize(content.height, content.width, image.patch_size * image.merge_size, **sizes)
+    return Medium("image", (1, height // image.patch_size, width // image.patch_size), content, limits=limits)
 
 
 def portions(processor, medium: Medium) -> Iterator[tuple[paddle.Tensor, list[int]]]:

@@ -56,8 +56,7 @@ class Parts:
     def positions(self, ids: np.ndarray, media: list[Medium], mask: np.ndarray | None):
         """M-RoPE's positions [3, B, L] of whole conversations, and [B, 1], the position of the token after each."""
         grids = {kind: [list(m.grid) for m in media if m.kind == kind] for kind in ("image", "video")}
-        pair = self.processor.video_processor.temporal_patch_size
-        seconds = [pair / m.content.fps for m in media if m.kind == "video"]
+        seconds = [m.seconds for m in media if m.kind == "video"]
         positions, deltas = self.model.model.get_rope_index(
             input_ids=paddle.to_tensor(ids),
             image_grid_thw=paddle.to_tensor(grids["image"]) if grids["image"] else None,

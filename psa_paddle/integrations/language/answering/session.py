@@ -42,9 +42,9 @@ class Session:
         self.messages = [read_message("system", system, self._looking).as_dict()]
 
     @property
-    def tokens(self) -> int:
-        """Tokens of the conversation so far."""
-        return len(self._ids)
+    def ids(self) -> list[int]:
+        """The tokens of the conversation so far."""
+        return list(self._ids)
 
     def ask(self, content, max_tokens: int = 512, *, streamer=None) -> str:
         """Say something and return the answer.
@@ -92,7 +92,7 @@ class Session:
         except BaseException:
             self._forget(cached)
             raise
-        self._ids, self._media = [*ids, *made.tokens[0]], asked.media
+        self._ids, self._media = [*ids, *made.tokens[0]], [medium.seen() for medium in asked.media]
         text = parts.processor.tokenizer.decode(made.tokens[0], skip_special_tokens=True).strip()
         answered = {"role": "assistant", "content": [{"type": "text", "text": text}]}
         self.messages = [*self.messages, *(m.as_dict() for m in said), answered]

@@ -76,7 +76,7 @@ class Answer:
 
     def _frame_times(self) -> dict:
         """Seconds at which the frames are seen; a list a clip where there are several clips."""
-        times = [medium.content.times for medium in self.asked.media if medium.kind == "video"]
+        times = [list(medium.times) for medium in self.asked.media if medium.kind == "video"]
         return {"frame_times_s": times[0] if len(times) == 1 else times} if times else {}
 
     @property
