@@ -23,6 +23,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from psa_paddle import kernels
 from psa_paddle.config import ALL_LEVEL_ONE, IMPORTANCE_METHODS, PRESETS, SEED_RATIOS, AttentionConfig
+from psa_paddle.plan import Plan
 
 PRESET_FIELDS = ("mask_mode", "mask_ratios", "block_means", "importance_method", "xattn_stride", "xattn_query_stride",
                  "xattn_terms")  # fmt: skip
@@ -85,30 +86,18 @@ def flex_ms(q, k, v, levels, config) -> float:
     return time_ms(lambda: run(q, k, v, block_mask=mask, enable_gqa=True))
 
 
-def arguments(config: AttentionConfig, dim: int) -> dict:
-    return dict(
-        scale=dim**-0.5, causal=config.causal, query_block=config.query_block, key_block=config.key_block
-    )  # fmt: skip
-
-
 def bench(name, length, args, case, fields) -> dict:
     """One row: the peers, the operator, its stages."""
     q, k, v = INPUTS[name](length, args.heads, args.kv_heads, args.dim, torch.bfloat16)
     config = AttentionConfig(
-        key_block=args.key_block, text_length=args.text_length, causal=not args.bidirectional,
+        key_block=args.key_block, text_length=args.text_length, causal=not args.bidirectional, use_sim_mask=args.cap,
         **{"block_means": False, "importance_method": args.method, "xattn_query_stride": args.strides[0],
            "xattn_stride": args.strides[1], "xattn_terms": args.terms, **fields},
     )  # fmt: skip
-    means = config.uses_means
-    thresholds = (config.sim_2x_threshold, config.sim_4x_threshold, config.sim_8x_threshold) if args.cap else None
-    shape = arguments(config, args.dim)
-    choose = dict(
-        intervals=config.intervals, mode=config.mask_mode, strides=(config.xattn_query_stride, config.xattn_stride),
-        terms=config.xattn_terms, method=config.importance_method, text_length=args.text_length,
-    )  # fmt: skip
+    plan = Plan.of(config, args.dim**-0.5)
 
     def operator():
-        return kernels.psa_fwd(q, k, v, **shape, **choose, thresholds=thresholds, means=means)
+        return kernels.psa_fwd(q, k, v, plan)
 
     reference = dense(q, k, v, config.causal, SDPBackend.CUDNN_ATTENTION)
     row = dict(inputs=name, L=length, heads=args.heads, kv=args.kv_heads, D=args.dim, causal=config.causal, case=case)
@@ -130,32 +119,20 @@ def bench(name, length, args, case, fields) -> dict:
     row["dense_cudnn_ms"] = time_ms(lambda: dense(q, k, v, config.causal, SDPBackend.CUDNN_ATTENTION))
     row["dense_flash_ms"] = time_ms(lambda: dense(q, k, v, config.causal, SDPBackend.FLASH_ATTENTION))
     row["psa_ms"] = time_ms(operator)
-    pools = any(level > 1 for level, _, _ in config.intervals)
 
     def pool():
-        pyramid = (None, None, None)
-        if pools:
-            pyramid = kernels.pyramid_fwd(k, v, key_block=config.key_block, thresholds=thresholds)
-        return pyramid, kernels.means_fwd(k, v, key_block=config.key_block) if means else None
+        pyramid = kernels.pyramid_fwd(k, v, plan) if plan.pools else (None, None, None)
+        return pyramid, kernels.means_fwd(k, v, plan) if plan.reads_means else ()
 
-    (pooled_k, pooled_v, cap), pair = pool()
-    row["pyramid_ms"] = time_ms(pool) if pools or means else 0.0
-    blocks = lambda **more: kernels.select_blocks(q, k, **shape, **choose, cap=cap, means=means, **more)  # noqa: E731
-    estimate = (
-        (lambda: kernels.pooling_fwd(q, k, **shape))
-        if choose["method"] == "pooling"
-        else lambda: kernels.xattn_fwd(
-            q, k, **shape, strides=choose["strides"], terms=choose["terms"], peak=choose["method"] == "peak"
-        )
-    )
-    row["importance_ms"] = time_ms(estimate) if len(config.intervals) > 1 else 0.0
+    (pooled_k, pooled_v, cap), means = pool()
+    row["pyramid_ms"] = time_ms(pool) if plan.pools or plan.reads_means else 0.0
+    blocks = lambda **more: kernels.select_blocks(q, k, plan, cap, **more)  # noqa: E731
+    estimate = kernels.pooling_fwd if plan.importance_method == "pooling" else kernels.xattn_fwd
+    row["importance_ms"] = time_ms(lambda: estimate(q, k, plan)) if len(config.intervals) > 1 else 0.0
     row["select_ms"] = time_ms(blocks) - row["importance_ms"]
     found = blocks(return_levels=args.flex)
-    row["attend_ms"] = time_ms(
-        lambda: kernels.attend_fwd(
-            q, k, v, pooled_k, pooled_v, found, text_length=config.forced_text, means=pair, **shape
-        )
-    )
+    pooled = kernels.Pooled(pooled_k, pooled_v, *means)
+    row["attend_ms"] = time_ms(lambda: kernels.attend_fwd(q, k, v, found, plan, pooled))
     row["flex_ms"] = flex_ms(q, k, v, found.levels, config) if args.flex else None
     row["efficiency"] = density * row["dense_cudnn_ms"] / row["psa_ms"]
     row["attend_efficiency"] = density * row["dense_cudnn_ms"] / row["attend_ms"]

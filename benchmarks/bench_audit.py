@@ -26,6 +26,7 @@ from torch.nn.attention import SDPBackend
 from psa_paddle.audit import AuditedRows, attention_errors, audited_rows
 from psa_paddle.config import AttentionConfig
 from psa_paddle.kernels import audit, audit_fwd, psa_fwd, tuning
+from psa_paddle.plan import Plan
 
 # (B, Lq, Lk, H, Hkv, D, rows, causal, first key of each sample or None)
 SHAPES = [
@@ -83,10 +84,10 @@ def check() -> int:
         for x, start in enumerate(starts or ()):
             k[x, :, :start], v[x, :, :start] = float("inf"), float("nan")
         padding = torch.tensor(starts, dtype=torch.int32, device="cuda") if starts else None
-        call = dict(scale=scale, causal=causal, rows=rows, kv_start=padding)
-        got = audit_fwd(q, k, v, out, **call)
+        plan = Plan(scale, causal, 128, 64, audit_rows=rows)
+        got = audit_fwd(q, k, v, out, plan, kv_start=padding)
         swapped = out.transpose(1, 2).contiguous()
-        again = torch.equal(audit_fwd(q, k, v, swapped, **call, heads_last=True), got)
+        again = torch.equal(audit_fwd(q, k, v, swapped, plan.replace(heads_last=True), kv_start=padding), got)
         worst = 0.0
         for x, start in enumerate(starts or (0,) * b):
             first = max(0, start - (lk - lq)) if causal else 0
@@ -102,12 +103,12 @@ def check() -> int:
         report(worst <= 1 and again, text + ("" if again else ", another result in the other layout"))
 
     q, k, v = (torch.randn(1, h, 8192, 128, device="cuda").bfloat16() for h in (28, 4, 4))
-    call = dict(scale=0.1, causal=True, rows=64)
-    first = audit_fwd(q, k, v, q, **call)
-    report(all(torch.equal(audit_fwd(q, k, v, q, **call), first) for _ in range(20)), "20 repeats bitwise equal")
+    plan = Plan(0.1, True, 128, 64, audit_rows=64)
+    first = audit_fwd(q, k, v, q, plan)
+    report(all(torch.equal(audit_fwd(q, k, v, q, plan), first) for _ in range(20)), "20 repeats bitwise equal")
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        sums = audit_fwd(q, k, v, q, **call)
+        sums = audit_fwd(q, k, v, q, plan)
     sums.fill_(float("nan"))
     graph.replay()
     torch.cuda.synchronize()
@@ -117,14 +118,9 @@ def check() -> int:
 
 
 def operator(preset: str, dim: int):
-    """``psa_fwd`` of a preset as a function of q, k, v and its keywords."""
-    config = AttentionConfig.preset(preset)
-    call = dict(
-        scale=dim**-0.5, causal=True, query_block=config.query_block, key_block=config.key_block,
-        intervals=config.intervals, mode=config.mask_mode, strides=(config.xattn_query_stride, config.xattn_stride),
-        terms=config.xattn_terms, method=config.importance_method, text_length=0, means=config.uses_means,
-    )  # fmt: skip
-    return lambda q, k, v: psa_fwd(q, k, v, **call)[0]
+    """``psa_fwd`` of a preset as a function of q, k, v."""
+    plan = Plan.of(AttentionConfig.preset(preset, text_length=0, use_sim_mask=False), dim**-0.5)
+    return lambda q, k, v: psa_fwd(q, k, v, plan)[0]
 
 
 def bench(name: str, length: int, args) -> None:
@@ -137,7 +133,7 @@ def bench(name: str, length: int, args) -> None:
     true, heads = float(sizes[:, 0].sum() / sizes[:, 1].sum()), (sizes[:, 0] / sizes[:, 1]).tolist()
     alone = time_ms(lambda: run(q, k, v))
     for rows in args.rows:
-        compare = partial(audit_fwd, scale=args.dim**-0.5, causal=True, rows=rows)
+        compare = partial(audit_fwd, plan=Plan(args.dim**-0.5, True, 128, 64, audit_rows=rows))
         audit_ms = time_ms(partial(compare, q, k, v, out))
         both = time_ms(partial(audited, compare, run, q, k, v))
         found, each = attention_errors([AuditedRows(compare(q, k, v, out).cpu(), (length,))])
@@ -160,7 +156,7 @@ def tune(args) -> None:
     for length in args.lengths:
         q, k, v = INPUTS["structured"](length, args.heads, args.kv_heads, args.dim, torch.bfloat16)
         for settings, programs, rows in itertools.product(TUNED, PROGRAMS, (16, 64)):
-            compare = partial(audit_fwd, q, k, v, q, scale=args.dim**-0.5, causal=True, rows=rows)
+            compare = partial(audit_fwd, q, k, v, q, Plan(args.dim**-0.5, True, 128, 64, audit_rows=rows))
             picked = mock.patch.object(tuning, "pick", lambda *_, settings=settings: settings)
             with picked, mock.patch.object(audit, "PROGRAMS", programs):
                 try:

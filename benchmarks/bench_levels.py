@@ -14,20 +14,20 @@ from bench_attention import time_ms
 from gpu_inputs import INPUTS
 
 from psa_paddle import kernels
+from psa_paddle.plan import Plan
 
 
 def level_ms(qkv, level: int, key_block: int) -> float:
     q, k, v = qkv
     heads, length = q.shape[1], q.shape[2]
-    shape = dict(causal=False, query_block=128, key_block=key_block)
+    plan = Plan(q.shape[3] ** -0.5, False, 128, key_block, ((1, 0.0, 0.5), (8, 0.5, 1.0)))  # so that all are pooled
     n_i, n_j = length // 128, length // key_block
     levels = torch.zeros(1, heads, n_i, n_j, dtype=torch.int8, device="cuda")
     levels[..., : n_j // 5] = level
     levels = levels.gather(-1, torch.rand(levels.shape, device="cuda").argsort(-1))
-    pooled_k, pooled_v, _ = kernels.pyramid_fwd(k, v, key_block=key_block)
-    found = kernels.lists_from_levels(levels, lq=length, lk=length, **shape)
-    scale = q.shape[3] ** -0.5
-    return time_ms(lambda: kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found, scale=scale, **shape))
+    pooled = kernels.Pooled(*kernels.pyramid_fwd(k, v, plan)[:2])
+    found = kernels.lists_from_levels(levels, plan, length, length)
+    return time_ms(lambda: kernels.attend_fwd(q, k, v, found, plan, pooled))
 
 
 def main():

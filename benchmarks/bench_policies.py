@@ -35,6 +35,7 @@ from psa_paddle import AttentionConfig, eager  # noqa: E402
 from psa_paddle.config import PRESETS  # noqa: E402
 from psa_paddle.eager.selection import key_similarity_cap  # noqa: E402
 from psa_paddle.geometry import Geometry  # noqa: E402
+from psa_paddle.plan import Plan  # noqa: E402
 from psa_paddle.stats import work_of  # noqa: E402
 
 STRUCTURED_TEXT = 64  # last tokens of the structured tensors that stay at level 1
@@ -61,19 +62,19 @@ class Tensors:
         key = (true, config.query_block, config.key_block, *(() if true else estimate))
         if key not in self.kept:
             run = true_importance if true else eager.importance
-            self.kept[key] = run(self.q, self.k, config, self.scale).numpy()
+            self.kept[key] = run(self.q, self.k, Plan.of(config, self.scale, "eager")).numpy()
         return self.kept[key]
 
 
-def true_importance(q, k, config, scale):
+def true_importance(q, k, plan):
     """The attention that each block of keys gets from each block of queries, [1, H, nI, nJ]."""
-    geo = Geometry(q.shape[2], k.shape[2], config.query_block, config.key_block, True)
+    geo = Geometry(q.shape[2], k.shape[2], plan.query_block, plan.key_block, True)
     out = np.zeros((1, q.shape[1], geo.n_i, geo.n_j), np.float32)
     for head in range(q.shape[1]):
         keys = k[0, head * k.shape[1] // q.shape[1]]
         for i in range(geo.n_i):
             start, stop = geo.rows(i)
-            logits = scale * paddle.matmul(q[0, head, start:stop], keys[:stop], transpose_y=True)
+            logits = plan.scale * paddle.matmul(q[0, head, start:stop], keys[:stop], transpose_y=True)
             hidden = paddle.arange(stop) > paddle.arange(start, stop).unsqueeze(-1)
             p = paddle.nn.functional.softmax(logits - hidden.astype("float32") * 1e30, -1).sum(0).numpy()
             out[0, head, i, : geo.n_valid(i)] = np.add.reduceat(p, np.arange(0, stop, geo.key_block))
@@ -97,7 +98,8 @@ class Policy:
         )
         scores = x.importance(config, self.true)
         if not self.inclusive:
-            return config, eager.select(paddle.to_tensor(scores), x.k, x.q.shape[2], config).numpy()
+            plan = Plan.of(config, x.scale, "eager")
+            return config, eager.select(paddle.to_tensor(scores), x.k, x.q.shape[2], plan).numpy()
         cap = key_similarity_cap(x.k, config.key_block, THRESHOLDS).numpy()
         geo = Geometry(x.q.shape[2], x.k.shape[2], config.query_block, config.key_block, True)
         return config, inclusive_levels(scores, cap, geo, x.text_length, config.mask_ratios)
@@ -109,7 +111,7 @@ def density(x: Tensors, config: AttentionConfig, levels) -> float:
 
 
 def error(x: Tensors, config: AttentionConfig, levels) -> float:
-    out = eager.attend_levels(x.q, x.k, x.v, levels, config, x.scale)
+    out = eager.attend_levels(x.q, x.k, x.v, levels, Plan.of(config, x.scale, "eager"))
     return float((out - x.dense).norm() / x.dense.norm())
 
 

@@ -41,6 +41,7 @@ from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextMod
 from psa_paddle import kernels
 from psa_paddle.config import ALL_LEVEL_ONE, AttentionConfig
 from psa_paddle.geometry import Geometry
+from psa_paddle.plan import Plan
 
 DEVICE = "cuda"
 DENSE_BACKEND = SDPBackend.CUDNN_ATTENTION
@@ -84,16 +85,7 @@ class Attentions:
 
     def psa(self, module, q, k, v, mask, scaling, **kwargs):
         self._check(q, k, mask)
-        b, h, length, d = q.shape
-        out = torch.empty(b, length, h, d, dtype=q.dtype, device=q.device)
-        config = self.config
-        _, work = kernels.psa_fwd(
-            q, k, v, scale=scaling, causal=True, query_block=config.query_block, key_block=config.key_block,
-            intervals=config.intervals, mode=config.mask_mode,
-            strides=(config.xattn_query_stride, config.xattn_stride), terms=config.xattn_terms,
-            method=config.importance_method, text_length=config.forced_text,
-            means=config.uses_means, out=out.transpose(1, 2),
-        )  # fmt: skip
+        out, work = kernels.psa_fwd(q, k, v, Plan.of(self.config, scaling, heads_last=True))
         self.work.append(work)
         return out, None
 

@@ -29,6 +29,7 @@ from torch.nn.attention import SDPBackend
 from psa_paddle import kernels
 from psa_paddle.config import IMPORTANCE_METHODS
 from psa_paddle.kernels import tuning
+from psa_paddle.plan import Plan
 from psa_paddle.psa_config import PSAConfig
 from psa_paddle.rearrange import METHODS
 
@@ -39,16 +40,6 @@ FIELDS = (
     "plan_cold_ms", "plan_ms", "permute_ms", "permute_gbs", "pyramid_ms", "importance_ms", "importance_tflops",
     "select_ms", "attend_ms", "restore_ms", "restore_gbs", "extra_mib",
 )  # fmt: skip
-
-
-def arguments(config, dim: int) -> dict:
-    """``kernels.psa_fwd``'s keywords for an AttentionConfig without the similarity cap."""
-    return dict(
-        scale=dim**-0.5, causal=False, query_block=config.query_block, key_block=config.key_block,
-        intervals=config.intervals, mode=config.mask_mode, method=config.importance_method,
-        strides=(config.xattn_query_stride, config.xattn_stride), terms=config.xattn_terms,
-        text_length=config.forced_text,
-    )  # fmt: skip
 
 
 def sampled_error(out, q, k, v, rows: int = 256) -> float:
@@ -66,7 +57,9 @@ def sampled_error(out, q, k, v, rows: int = 256) -> float:
 def make_order(method: str, grid, text: int, tile_size):
     if method == "none":
         return None
-    return METHODS[method](grid, text, text_to_end=True, **({"tile_size": tile_size} if method == "STA" else {}))
+    return METHODS[method](
+        grid, text, text_to_end=True, **({"tile_size": tile_size} if METHODS[method].settings else {})
+    )
 
 
 def peak_mib(run) -> float:
@@ -88,15 +81,15 @@ def bench(shape: str, method: str, args) -> dict:
     length = q.shape[2]
     psa = PSAConfig(block_n=args.block_n)
     config = psa.to_attention_config(text_length=text).replace(importance_method=args.importance)
-    call, blocks = arguments(config, dim), dict(query_block=config.query_block, key_block=config.key_block)
+    plan = Plan.of(config, dim**-0.5).replace(causal=False, thresholds=None, block_means=False)
     order = make_order(method, grid, text, psa.tile_size)
 
     def whole():
         if order is None:
-            return kernels.psa_fwd(q, k, v, **call)
-        plan = order.plan(q, k)
-        out, work = kernels.psa_fwd(plan.permute(q), plan.permute_kv(k), plan.permute_kv(v), **call)
-        return plan.restore(out), work
+            return kernels.psa_fwd(q, k, v, plan)
+        found = order.plan(q, k)
+        out, work = kernels.psa_fwd(found.permute(q), found.permute_kv(k), found.permute_kv(v), plan)
+        return found.restore(out), work
 
     row = dict(shape=shape, L=length, heads=heads, D=dim, order=method, importance=args.importance, N=args.block_n)
     row["extra_mib"] = peak_mib(whole)
@@ -109,40 +102,35 @@ def bench(shape: str, method: str, args) -> dict:
     row["vs_cudnn"] = row["cudnn_ms"] / row["whole_ms"]
     moved = (q, k, v)
     if order is not None:
-        plan = order.plan(q, k)
+        found = order.plan(q, k)
         row["plan_ms"] = time_ms(lambda: order.plan(q, k))
         row["plan_cold_ms"] = time_ms(lambda: (order.reset(), order.plan(q, k)))
-        permute = lambda: (plan.permute(q), plan.permute_kv(k), plan.permute_kv(v))  # noqa: E731
+        permute = lambda: (found.permute(q), found.permute_kv(k), found.permute_kv(v))  # noqa: E731
         row["permute_ms"] = time_ms(permute)
         row["permute_gbs"] = 6 * q.nbytes / row["permute_ms"] / 1e6
-        row["restore_ms"] = time_ms(lambda: plan.restore(out))
+        row["restore_ms"] = time_ms(lambda: found.restore(out))
         row["restore_gbs"] = 2 * q.nbytes / row["restore_ms"] / 1e6
         moved = permute()
-    stages(row, moved, call, blocks)
+    stages(row, moved, plan)
     return row
 
 
-def stages(row: dict, qkv, call: dict, blocks: dict) -> None:
+def stages(row: dict, qkv, plan: Plan) -> None:
     """Times of the operator's own launches."""
     q, k, v = qkv
-    shared = dict(scale=call["scale"], causal=False, **blocks)
-    pyramid = lambda: kernels.pyramid_fwd(k, v, key_block=blocks["key_block"])  # noqa: E731
+    pyramid = lambda: kernels.pyramid_fwd(k, v, plan)  # noqa: E731
     row["pyramid_ms"] = time_ms(pyramid)
     pooled_k, pooled_v, _ = pyramid()
-    if call["method"] == "pooling":
-        row["importance_ms"] = time_ms(lambda: kernels.pooling_fwd(q, k, **shared))
+    if plan.importance_method == "pooling":
+        row["importance_ms"] = time_ms(lambda: kernels.pooling_fwd(q, k, plan))
         sampled = -(-q.shape[2] // 4)
         row["importance_tflops"] = 2 * q.shape[1] * q.shape[3] * sampled**2 / row["importance_ms"] / 1e9
     else:
-        row["importance_ms"] = time_ms(
-            lambda: kernels.xattn_fwd(
-                q, k, **shared, strides=call["strides"], terms=call["terms"], peak=call["method"] == "peak"
-            )
-        )
-    choose = lambda: kernels.select_blocks(q, k, **call)  # noqa: E731
+        row["importance_ms"] = time_ms(lambda: kernels.xattn_fwd(q, k, plan))
+    choose = lambda: kernels.select_blocks(q, k, plan)  # noqa: E731
     row["select_ms"] = time_ms(choose) - row["importance_ms"]
     found = choose()
-    row["attend_ms"] = time_ms(lambda: kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found, **shared))
+    row["attend_ms"] = time_ms(lambda: kernels.attend_fwd(q, k, v, found, plan, kernels.Pooled(pooled_k, pooled_v)))
 
 
 # (rows, keys, warps, stages, programs at a time, registers) of the pooling importance
@@ -163,9 +151,9 @@ def pooling_settings(shape: str, args) -> None:
         settings = dict(BLOCK_A=rows, BLOCK_B=keys, CHUNK=64, RESIDENT=resident, num_warps=warps, num_stages=stages)
         settings |= {} if registers is None else {"maxnreg": registers}
         with mock.patch.object(tuning, "pick", lambda *_, settings=settings: settings):
-            call = dict(scale=dim**-0.5, causal=False, query_block=128, key_block=key_block)
+            plan = Plan(dim**-0.5, False, 128, key_block)
             try:
-                ms = time_ms(lambda call=call: kernels.pooling_fwd(q, k, **call))
+                ms = time_ms(lambda plan=plan: kernels.pooling_fwd(q, k, plan))
             except triton.runtime.errors.OutOfResources as error:
                 print(f"| {shape} | {key_block} | " + " | ".join(map(str, values)) + f" | {error} | |", flush=True)
                 continue

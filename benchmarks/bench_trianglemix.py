@@ -48,13 +48,13 @@ def gpu_row(name: str, length: int, args) -> dict:
     from bench_attention import dense, time_ms
     from gpu_inputs import INPUTS
     from torch.nn.attention import SDPBackend
-    from trianglemix_gpu import masked_rows, triangle_fwd
+    from trianglemix_gpu import Pattern, masked_rows, triangle_fwd
 
     q, k, v = INPUTS[name](length, args.heads, args.kv_heads, args.dim, torch.bfloat16)
     pattern, scale = (args.sink, args.window, args.last), args.dim**-0.5
 
     def ours(queries=q, last=args.last):
-        return triangle_fwd(queries, k, v, scale=scale, sink=args.sink, window=args.window, last=last)
+        return triangle_fwd(queries, k, v, Pattern(args.sink, args.window, last), scale)
 
     row = dict(inputs=name, L=length, heads=args.heads, kv=args.kv_heads, D=args.dim)
     row.update(sink=args.sink, window=args.window, last=args.last)

@@ -30,6 +30,7 @@ from psa_paddle import bridge  # noqa: E402
 from psa_paddle.bridge import alloc  # noqa: E402
 from psa_paddle.config import AttentionConfig  # noqa: E402
 from psa_paddle.kernels import (  # noqa: E402
+    Pooled,
     attend_fwd,
     audit_fwd,
     cluster_tokens,
@@ -41,6 +42,8 @@ from psa_paddle.kernels import (  # noqa: E402
 )
 from psa_paddle.kernels.lists import empty_selection  # noqa: E402
 from psa_paddle.kernels.triangle import triangle_fwd  # noqa: E402
+from psa_paddle.plan import Plan  # noqa: E402
+from psa_paddle.triangle_pattern import Pattern  # noqa: E402
 
 INTERVALS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.97), (0, 0.97, 1.0))
 LENGTH, HEADS, KV_HEADS = 65536, 28, 4
@@ -126,24 +129,24 @@ def pipeline(
 ) -> list[dict]:  # fmt: skip
     """All kernels of one call: of a preset, with budgets or without, or of all levels, block means and the similarity
     cap."""
-    choice = dict(intervals=INTERVALS, mode="energybound", means=True, thresholds=(0.75, 0.7, 0.7))
-    choice.update(method=method, strides=(8, 2) if method == "peak" else (16, 4))
+    strides = dict(query_stride=8, key_stride=2) if method == "peak" else dict(query_stride=16, key_stride=4)
+    plan = Plan(
+        dim**-0.5, causal, 128, key_block, INTERVALS, "energybound", importance_method=method, **strides,
+        forced_text=512, thresholds=(0.75, 0.7, 0.7), block_means=True,
+    )  # fmt: skip
     if preset:
-        config = AttentionConfig.preset(preset)
-        method = config.importance_method
-        choice = dict(intervals=config.intervals, mode=config.mask_mode, means=config.uses_means, thresholds=None,
-                      method=method, strides=(config.xattn_query_stride, config.xattn_stride))  # fmt: skip
+        plan = Plan.of(AttentionConfig.preset(preset), dim**-0.5).replace(causal=causal, key_block=key_block)
+        method = plan.importance_method
     if budgets:
-        choice["budgets"] = tuple(1 + head / HEADS for head in range(HEADS))
+        plan = plan.replace(budgets=tuple(1 + head / HEADS for head in range(HEADS)))
     q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
     start = ShapeOnly((1,), "int32") if padded else None
     n_i, n_j = LENGTH // 128, LENGTH // key_block
 
     def calls():
-        shared = dict(causal=causal, query_block=128, key_block=key_block, kv_start=start)
-        psa_fwd(q, kv, kv, scale=dim**-0.5, terms=1, text_length=512, **choice, **shared)
+        psa_fwd(q, kv, kv, plan, kv_start=start)
         levels = ShapeOnly((1, HEADS, n_i, n_j), "int8")
-        lists_from_levels(levels, lq=LENGTH, lk=LENGTH, **shared)
+        lists_from_levels(levels, plan.replace(block_means=False), LENGTH, LENGTH, kv_start=start)
 
     variant = f"D={dim} {dtype} N={key_block} {'causal' if causal else 'full'}{' padded' if padded else ''} {method}"
     return [{"variant": variant, **row} for row in compile_calls(arch, calls)]
@@ -166,11 +169,11 @@ def attend_once(arch: int, dim: int, dtype: str, key_block: int, settings: dict)
     """The portable attention kernel alone, M=128, causal, with given settings."""
     q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
     pooled = ShapeOnly((1, KV_HEADS, LENGTH * 7 // 8, dim), dtype)
-    shared = dict(scale=dim**-0.5, causal=True, query_block=128, key_block=key_block)
+    plan = Plan(dim**-0.5, True, 128, key_block)
 
     def calls():
         found = empty_selection(q, (1, HEADS, LENGTH // 128, LENGTH // key_block), None, None)
-        attend_fwd(q, kv, kv, pooled, pooled, found, **shared)
+        attend_fwd(q, kv, kv, found, plan, Pooled(pooled, pooled))
 
     portable = mock.patch.object(bridge, "has_gluon", lambda: False)
     with portable, mock.patch.object(tuning, "pick", lambda *_: settings):
@@ -191,13 +194,12 @@ def attend_grid(arch: int, dim: int, dtype: str) -> list[dict]:
 def triangle(arch: int, dim: int, dtype: str, padded: bool) -> list[dict]:
     """TriangleMix's kernels: the band, the last rows over split keys, the merge, the last rows of a short call."""
     start = ShapeOnly((1,), "int32") if padded else None
-    shared = dict(scale=dim**-0.5, sink=8, window=512, kv_start=start)
 
     def calls():
         q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
-        triangle_fwd(q, kv, kv, last=128, **shared)
+        triangle_fwd(q, kv, kv, Pattern(8, 512, 128), dim**-0.5, kv_start=start)
         short, short_kv = ShapeOnly((1, HEADS, 128, dim), dtype), ShapeOnly((1, KV_HEADS, 128, dim), dtype)
-        triangle_fwd(short, short_kv, short_kv, last=256, **shared)
+        triangle_fwd(short, short_kv, short_kv, Pattern(8, 512, 256), dim**-0.5, kv_start=start)
 
     variant = f"D={dim} {dtype}{' padded' if padded else ''}"
     return [{"variant": variant, **row} for row in compile_calls(arch, calls)]
@@ -209,7 +211,7 @@ def audit(arch: int, dim: int, dtype: str, causal: bool, padded: bool) -> list[d
     q, kv = ShapeOnly((1, HEADS, LENGTH, dim), dtype), ShapeOnly((1, KV_HEADS, LENGTH, dim), dtype)
 
     def calls():
-        audit_fwd(q, kv, kv, q, scale=dim**-0.5, causal=causal, rows=64, kv_start=start)
+        audit_fwd(q, kv, kv, q, Plan(dim**-0.5, causal, 128, 64, audit_rows=64), kv_start=start)
 
     variant = f"D={dim} {dtype} {'causal' if causal else 'full'}{' padded' if padded else ''}"
     return [{"variant": variant, **row} for row in compile_calls(arch, calls)]

@@ -20,6 +20,7 @@ import torch
 
 from psa_paddle import kernels, reference
 from psa_paddle.config import AttentionConfig
+from psa_paddle.plan import Plan
 
 # (Lq, Lk, H, Hkv, D, query block, key block)
 SHAPES = [
@@ -72,7 +73,6 @@ def check(shape, name, causal, failures):
     lq, lk, heads, kv_heads, dim, m, n = shape
     dtype, scale = DTYPES[name], dim**-0.5
     q, k, v = inputs(shape, dtype)
-    geometry = dict(causal=causal, query_block=m, key_block=n)
     thresholds = (0.75, 0.7, 0.7)
     limit = budget(q, k, v, scale, causal, dtype)
     wanted = {
@@ -82,27 +82,24 @@ def check(shape, name, causal, failures):
     cosines = reference.key_similarity_cap(exact(k), n, dict(zip((2, 4, 8), thresholds, strict=True)))
     valid, _ = reference.block_grid(lq, lk, m, n, causal)
     for kind, (ratios, means, method) in KINDS.items():
-        intervals = AttentionConfig(query_block=m, key_block=n, causal=causal, mask_ratios=ratios).intervals
-        pooled_k = pooled_v = cap = None
-        if ratios is RATIOS:
-            pooled_k, pooled_v, cap = kernels.pyramid_fwd(k, v, key_block=n, thresholds=thresholds)
-        found = kernels.select_blocks(
-            q, k, scale=scale, **geometry, intervals=intervals, mode="energybound", text_length=0,
-            strides=STRIDES[method], terms=1, method=method, cap=cap, means=means, return_levels=True,
-            return_importance=True,
+        plan = Plan(
+            scale, causal, m, n, AttentionConfig(mask_ratios=ratios).intervals, "energybound", None, method,
+            *STRIDES[method], thresholds=thresholds if ratios is RATIOS else None, block_means=means,
         )  # fmt: skip
+        pooled_k, pooled_v, cap = kernels.pyramid_fwd(k, v, plan) if plan.pools else (None, None, None)
+        found = kernels.select_blocks(q, k, plan, cap, return_levels=True, return_importance=True)
         levels = found.levels[0].cpu().numpy().astype(int)
-        call = dict(scale=scale, **geometry, means=kernels.means_fwd(k, v, key_block=n) if means else None)
+        pooled = kernels.Pooled(pooled_k, pooled_v, *(kernels.means_fwd(k, v, plan) if means else ()))
         out, again = (torch.full_like(q, float("nan")) for _ in range(2))
-        kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found, out=out, **call)
-        kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found, out=again, text_length=150, **call)  # another order
-        want = reference.attend(exact(q), exact(k), exact(v), levels, scale, causal, m, n, means)
+        kernels.attend_fwd(q, k, v, found, plan, pooled, out=out)
+        kernels.attend_fwd(q, k, v, found, plan.replace(forced_text=150), pooled, out=again)  # another order
+        want = reference.attend(exact(q), exact(k), exact(v), levels, plan)
         error = float(np.abs(exact(out) - want).max())
         scores = found.importance[0].double().cpu().numpy()
         importance_error = float(np.abs(scores - wanted[method]).max() / wanted[method].max())
-        grid = (intervals, "energybound", lq, lk, m, n, causal)
-        chosen = reference.select_levels(scores, cosines if cap is not None else np.full_like(cosines, 8), *grid, 0)
-        differ = (chosen != levels) & ~reference.near_a_bound(scores, *grid, 1e-4)
+        limits = cosines if cap is not None else np.full_like(cosines, 8)
+        chosen = reference.select_levels(scores, limits, plan, lq, lk)
+        differ = (chosen != levels) & ~reference.near_a_bound(scores, plan, lq, lk, 1e-4)
         work = float(found.work.double().sum())
         counted = (1 - reference.sparsity(levels, lq, lk, m, n, causal, means)) * valid.sum() * heads
         good = error <= limit and importance_error < (2e-2 if name != "float32" else 1e-5) and not differ.any()
@@ -142,15 +139,14 @@ def check_layouts(max_keys: int, failures) -> None:
             continue
         shape = (lq, lk, heads, kv_heads, dim, 128, n)
         both = [torch.cat(pair) for pair in zip(*(inputs(shape, torch.bfloat16, seed) for seed in (1, 2)), strict=True)]
-        call = dict(
-            scale=sign * dim**-0.5, causal=causal, query_block=128, key_block=n,
-            intervals=AttentionConfig(mask_ratios=ratios).intervals, mode="energybound", strides=(16, 4), terms=1,
-            method="xattn", text_length=40, thresholds=None, means=sign > 0 or ratios is FLAT,
+        plan = Plan(
+            sign * dim**-0.5, causal, 128, n, AttentionConfig(mask_ratios=ratios).intervals, "energybound",
+            key_stride=4, forced_text=40, block_means=sign > 0 or ratios is FLAT,
         )  # fmt: skip
-        want, _ = kernels.psa_fwd(*both, **call)
+        want, _ = kernels.psa_fwd(*both, plan)
         wrong = [] if want.isfinite().all() else ["contiguous"]
         for name, tensors in layouts(*both):
-            if not torch.equal(kernels.psa_fwd(*tensors, **call)[0], want):
+            if not torch.equal(kernels.psa_fwd(*tensors, plan)[0], want):
                 wrong.append(name)
         padding = torch.tensor([0, lk // 3 + 5], dtype=torch.int32, device="cuda")
         start = int(padding[1])
@@ -159,9 +155,9 @@ def check_layouts(max_keys: int, failures) -> None:
         for x in padded[1:]:
             x[1, :, :start] = float("nan")
         padded[0][1, :, :hidden] = float("nan")
-        found, _ = kernels.psa_fwd(*padded, **call, kv_start=padding)
+        found, _ = kernels.psa_fwd(*padded, plan, kv_start=padding)
         alone = [padded[0][1:, :, hidden:], *(x[1:, :, start:] for x in padded[1:])]
-        same = torch.equal(found[1:, :, hidden:], kernels.psa_fwd(*alone, **call)[0])
+        same = torch.equal(found[1:, :, hidden:], kernels.psa_fwd(*alone, plan)[0])
         if not (same and torch.equal(found[0], want[0]) and not found[1, :, :hidden].any()):
             wrong.append("left padding")
         good = "FAIL" if wrong else "ok  "
@@ -176,19 +172,19 @@ def check_repeats(repeats: int, failures) -> None:
     shape = (2048, 2048, 7, 1, 128, 128, 64)
     q, k, v = inputs(shape, torch.bfloat16)
     config = AttentionConfig(mask_ratios=RATIOS)
-    call = dict(
-        scale=128**-0.5, causal=True, query_block=128, key_block=64, intervals=config.intervals, mode="energybound",
-        strides=(16, 4), terms=1, method="xattn", text_length=0, thresholds=(0.75, 0.7, 0.7), means=True,
+    plan = Plan(
+        128**-0.5, True, 128, 64, config.intervals, "energybound", key_stride=4, thresholds=(0.75, 0.7, 0.7),
+        block_means=True,
     )  # fmt: skip
-    first, work = kernels.psa_fwd(q, k, v, **call)
-    equal = all(torch.equal(kernels.psa_fwd(q, k, v, **call)[0], first) for _ in range(repeats))
+    first, work = kernels.psa_fwd(q, k, v, plan)
+    equal = all(torch.equal(kernels.psa_fwd(q, k, v, plan)[0], first) for _ in range(repeats))
     stream = torch.cuda.Stream()
     with torch.cuda.stream(stream):
-        kernels.psa_fwd(q, k, v, **call)
+        kernels.psa_fwd(q, k, v, plan)
     torch.cuda.synchronize()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        out, _ = kernels.psa_fwd(q, k, v, **call)
+        out, _ = kernels.psa_fwd(q, k, v, plan)
     out.fill_(float("nan"))
     graph.replay()
     torch.cuda.synchronize()

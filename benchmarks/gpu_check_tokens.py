@@ -22,6 +22,7 @@ from gpu_check import DTYPES, budget, exact, inputs
 from psa_paddle import bridge, kernels, reference
 from psa_paddle.kernels.kmeans import assign_tokens, seed_centres, update_centres
 from psa_paddle.kernels.sort import sort_tokens
+from psa_paddle.plan import Plan
 from psa_paddle.rearrange import METHODS
 
 GRID, TEXT = (5, 11, 13), 29
@@ -103,9 +104,9 @@ def check_pooling(repeats: int) -> None:
             for causal in (True, False):
                 for scale in (d**-0.5, -0.3):
                     q, k, _ = inputs(shape, dtype)
-                    call = dict(causal=causal, query_block=m, key_block=n, method="pooling", strides=(8, 8), terms=4,
-                                intervals=LEVELS, mode="topk", text_length=0, return_importance=True)  # fmt: skip
-                    got = kernels.select_blocks(q, k, scale=scale, **call).importance[0].double().cpu().numpy()
+                    plan = Plan(scale, causal, m, n, LEVELS, importance_method="pooling")
+                    found = kernels.select_blocks(q, k, plan, return_importance=True)
+                    got = found.importance[0].double().cpu().numpy()
                     want = reference.pooling_importance(exact(q), exact(k), scale, causal, m, n)
                     off = float(np.abs(got - want).max() / want.max())
                     report(
@@ -114,11 +115,11 @@ def check_pooling(repeats: int) -> None:
     q, k, _ = inputs((3000, 3300, 4, 2, 128, 128, 64), torch.bfloat16)
     q, k = q.expand(2, -1, -1, -1).contiguous(), k.expand(2, -1, -1, -1).contiguous()
     start = torch.tensor([0, 1234], dtype=torch.int32, device="cuda")
-    call = dict(scale=0.1, causal=True, query_block=128, key_block=64)
+    plan = Plan(0.1, True, 128, 64)
     with mock.patch.object(bridge, "empty", lambda *a: poisoned(*a).nan_to_num(0.0)):
-        both = kernels.pooling_fwd(q, k, kv_start=start, **call)
-        alone = kernels.pooling_fwd(q[1:, :, 1234 - 300 :], k[1:, :, 1234:], **call)[0]
-        same = all(torch.equal(kernels.pooling_fwd(q, k, kv_start=start, **call), both) for _ in range(repeats))
+        both = kernels.pooling_fwd(q, k, plan, kv_start=start)
+        alone = kernels.pooling_fwd(q[1:, :, 1234 - 300 :], k[1:, :, 1234:], plan)[0]
+        same = all(torch.equal(kernels.pooling_fwd(q, k, plan, kv_start=start), both) for _ in range(repeats))
     n_i, n_j = alone.shape[1:]
     valid = torch.from_numpy(reference.block_grid(2066, 2066, 128, 64, True)[0]).cuda()
     report("pooling of a padded sample", torch.equal(both[1, :, :n_i, :n_j][:, valid], alone[:, valid]))
@@ -128,8 +129,7 @@ def check_pooling(repeats: int) -> None:
 def check_path() -> None:
     length = int(np.prod(GRID)) + TEXT
     shape = (length, length, 4, 2, 128, 128, 64)
-    call = dict(scale=128**-0.5, causal=False, query_block=128, key_block=64, mode="topk", method="pooling",
-                strides=(16, 16), terms=4, text_length=TEXT)  # fmt: skip
+    keep = Plan(128**-0.5, False, 128, 64, importance_method="pooling", forced_text=TEXT)
     for name, dtype in DTYPES.items():
         q, k, v = inputs(shape, dtype)
         want = reference.dense_attention(exact(q), exact(k), exact(v), 128**-0.5, False)
@@ -139,7 +139,7 @@ def check_path() -> None:
             def run(intervals, order=order, q=q, k=k, v=v):
                 plan = order.plan(q, k)
                 moved = (plan.permute(q), plan.permute_kv(k), plan.permute_kv(v))
-                return plan.restore(kernels.psa_fwd(*moved, intervals=intervals, **call)[0])
+                return plan.restore(kernels.psa_fwd(*moved, keep.replace(intervals=intervals))[0])
 
             off = float(np.abs(exact(run(((1, 0.0, 1.0),))) - want).max())
             limit = budget(q, k, v, 128**-0.5, False, dtype)
@@ -160,7 +160,7 @@ def check_no_wait(method: str, run) -> None:
         report(f"no host sync, {method}", False, str(error))
     finally:
         torch.cuda.set_sync_debug_mode("default")
-    if method in ("Gilbert", "STA"):  # clusters go on from call to call, so two calls differ
+    if not METHODS[method].follows_tokens:  # clusters go on from call to call, so two calls differ
         want, graph = run(), torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):
             out = run()

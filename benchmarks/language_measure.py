@@ -14,8 +14,9 @@ from quality_settings import LAST, SINK, WINDOW
 
 from psa_paddle import kernels
 from psa_paddle.geometry import Geometry
-from psa_paddle.kernel_arguments import kernel_arguments
 from psa_paddle.kernels.triangle import triangle_fwd
+from psa_paddle.plan import Plan
+from psa_paddle.triangle_pattern import Pattern
 
 FAR = 4096  # first position that counts, and how far back a long-range copy reaches; a quarter of shorter texts
 LOGITS = 4096  # tokens whose logits are in memory at once
@@ -30,11 +31,11 @@ def attention(choice: LayerChoice, text_length: int, densities: list):
     def triangle(q, k, v):
         length = q.shape[2]
         densities.append(seen_pairs(length, SINK, WINDOW, LAST) / (length * (length + 1) / 2))
-        return triangle_fwd(q, k, v, scale=q.shape[3] ** -0.5, sink=SINK, window=WINDOW, last=LAST)
+        return triangle_fwd(q, k, v, Pattern(SINK, WINDOW, LAST), q.shape[3] ** -0.5)
 
     def sparse(q, k, v):
         config = choice.replace(text_length=text_length)
-        out, work = kernels.psa_fwd(q, k, v, **kernel_arguments(config, q.shape[3] ** -0.5))
+        out, work = kernels.psa_fwd(q, k, v, Plan.of(config, q.shape[3] ** -0.5))
         pairs = Geometry(q.shape[2], k.shape[2], config.query_block, config.key_block, True).n_pairs()
         densities.append(work.sum() / (pairs * work.shape[0] * work.shape[1]))
         return out

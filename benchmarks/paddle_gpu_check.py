@@ -32,28 +32,32 @@ import triton
 import triton.language as tl
 
 from psa_paddle import bridge, kernels, reference
+from psa_paddle.plan import Plan
 from psa_paddle.rearrange import METHODS
 
 RATIOS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.9), (0, 0.9, 1.0))
 MEANS = ((1, 0.0, 0.3), (0, 0.3, 1.0))
-XATTN = dict(intervals=RATIOS, mode="energybound", method="xattn", strides=(16, 4), terms=1, text_length=0)
-CAP = (0.75, 0.7, 0.7)
+XATTN = dict(intervals=RATIOS, mask_mode="energybound", key_stride=4, thresholds=(0.75, 0.7, 0.7))
 HOLD_NS = 512_000_000
 CALLS = 200
 # (name, dtype, B, H, Hkv, Lq, Lk, D, query block, key block, causal, first keys of a left-padded batch, changes)
 CASES = [
     ("default blocks", "bfloat16", 1, 4, 1, 1000, 1000, 128, 128, 64, True, None, {}),
-    ("chunk", "float16", 1, 4, 2, 777, 1500, 128, 128, 64, True, None, {"text_length": 50}),
-    ("two samples", "bfloat16", 2, 7, 1, 1024, 1024, 128, 128, 64, True, None, {"mode": "topk", "thresholds": None}),
+    ("chunk", "float16", 1, 4, 2, 777, 1500, 128, 128, 64, True, None, {"forced_text": 50}),
+    ("two samples", "bfloat16", 2, 7, 1, 1024, 1024, 128, 128, 64, True, None,
+     {"mask_mode": "topk", "thresholds": None}),
     ("float32", "float32", 1, 4, 1, 300, 300, 64, 64, 32, True, None, {}),
     ("one token", "float32", 1, 1, 1, 1, 1, 64, 64, 32, True, None, {}),
     ("bidirectional", "bfloat16", 1, 4, 1, 1000, 1000, 80, 64, 64, False, None, {}),
-    ("bidirectional", "float16", 1, 2, 2, 129, 700, 128, 128, 64, False, None, {"method": "pooling"}),
-    ("pooling", "bfloat16", 1, 7, 1, 600, 600, 128, 128, 64, True, None, {"method": "pooling", "mode": "topk"}),
-    ("peaks", "bfloat16", 1, 7, 1, 600, 600, 128, 128, 64, True, None, {"method": "peak", "strides": (8, 2)}),
-    ("left padding", "bfloat16", 3, 4, 1, 640, 640, 128, 128, 64, True, [0, 100, 333], {"text_length": 20}),
-    ("block means", "bfloat16", 1, 4, 1, 900, 1200, 128, 128, 64, True, None, {"intervals": MEANS, "means": True}),
-    ("left padding", "bfloat16", 2, 4, 1, 640, 640, 128, 128, 64, True, [0, 200], {"means": True}),
+    ("bidirectional", "float16", 1, 2, 2, 129, 700, 128, 128, 64, False, None, {"importance_method": "pooling"}),
+    ("pooling", "bfloat16", 1, 7, 1, 600, 600, 128, 128, 64, True, None,
+     {"importance_method": "pooling", "mask_mode": "topk"}),
+    ("peaks", "bfloat16", 1, 7, 1, 600, 600, 128, 128, 64, True, None,
+     {"importance_method": "peak", "query_stride": 8, "key_stride": 2}),
+    ("left padding", "bfloat16", 3, 4, 1, 640, 640, 128, 128, 64, True, [0, 100, 333], {"forced_text": 20}),
+    ("block means", "bfloat16", 1, 4, 1, 900, 1200, 128, 128, 64, True, None,
+     {"intervals": MEANS, "block_means": True}),
+    ("left padding", "bfloat16", 2, 4, 1, 640, 640, 128, 128, 64, True, [0, 200], {"block_means": True}),
     ("left padding", "float16", 2, 4, 2, 300, 500, 64, 64, 32, True, [250, 0], {}),
     ("left padding", "float32", 2, 2, 1, 200, 300, 64, 64, 32, False, [0, 130], {}),
 ]  # fmt: skip
@@ -81,11 +85,10 @@ def host_inputs(case):
 def run(case, q, k, v, kv_start, out):
     """(out, work, levels) of one case on tensors of either framework; ``out`` is given full of NaN."""
     _, _, _, _, _, _, _, d, m, n, causal, _, changes = case
-    args = dict(scale=d**-0.5, causal=causal, query_block=m, key_block=n, kv_start=kv_start, **{**XATTN, **changes})
-    thresholds = args.pop("thresholds", CAP)
-    out, work = kernels.psa_fwd(q, k, v, **args, thresholds=thresholds, out=out)
-    cap = kernels.pyramid_fwd(k, v, key_block=n, thresholds=thresholds, kv_start=kv_start)[2]
-    return out, work, kernels.select_blocks(q, k, **args, cap=cap, return_levels=True).levels
+    plan = Plan(d**-0.5, causal, m, n, **{**XATTN, **changes})
+    out, work = kernels.psa_fwd(q, k, v, plan, kv_start=kv_start, out=out)
+    cap = kernels.pyramid_fwd(k, v, plan, kv_start=kv_start)[2]
+    return out, work, kernels.select_blocks(q, k, plan, cap, kv_start=kv_start, return_levels=True).levels
 
 
 def moved(method, q, k):
@@ -106,13 +109,13 @@ def samples(case):
 def overhead_us(tensors) -> tuple[float, int]:
     """Host microseconds a launch over CALLS operators of the TINY case, and the launches an operator."""
     count, launch = [], bridge.launch
-    args = dict(scale=TINY[7] ** -0.5, causal=True, query_block=TINY[8], key_block=TINY[9], **XATTN, thresholds=CAP)
+    plan = Plan(TINY[7] ** -0.5, True, *TINY[8:10], **XATTN)
     bridge.launch = lambda *args, **kwargs: (count.append(1), launch(*args, **kwargs))
-    kernels.psa_fwd(*tensors, **args)
+    kernels.psa_fwd(*tensors, plan)
     bridge.launch = launch
     start = time.perf_counter()
     for _ in range(CALLS):
-        kernels.psa_fwd(*tensors, **args)
+        kernels.psa_fwd(*tensors, plan)
     return (time.perf_counter() - start) * 1e6 / (CALLS * len(count)), len(count)
 
 
@@ -194,7 +197,7 @@ class PaddleSide:
         for i, o_q, o_k in samples(case):
             q, k, v = stored["q64"][i, :, o_q:], stored["k64"][i, :, o_k:], stored["v64"][i, :, o_k:]
             cut = levels[i, :, : -(-(lq - o_q) // m), : -(-(lk - o_k) // n)].astype(int)
-            want = reference.attend(q, k, v, cut, d**-0.5, causal, m, n, changes.get("means", False))
+            want = reference.attend(q, k, v, cut, Plan(d**-0.5, causal, m, n, block_means="block_means" in changes))
             worst = np.maximum(worst, np.abs(exact[i, :, o_q:] - want).max() / stored["budget"][i])  # keeps NaN
             padding &= not exact[i, :, :o_q].any()
         text = f"{name}, {dtype} {'causal' if causal else 'bidirectional'} {(b, h, hkv, lq, lk, d, m, n)}"

@@ -29,6 +29,7 @@ from psa_paddle.integrations.language.paddleformers import plug as plug_module
 from psa_paddle.integrations.language.paddleformers.plug import plug_of
 from psa_paddle.integrations.qwen2_5_vl import attention_in
 from psa_paddle.integrations.triangle_layers import measure_middle_gradients
+from psa_paddle.plan import Plan
 from psa_paddle.stats import CallStats, work_of
 from psa_paddle.trianglemix import TriangleMixConfig
 
@@ -41,8 +42,9 @@ def inclusive_attention(q, k, v, config, *, scale, kv_start=None, heads_last=Fal
     geo = Geometry(q.shape[2], k.shape[2], config.query_block, config.key_block, True)
     thresholds = {2: config.sim_2x_threshold, 4: config.sim_4x_threshold, 8: config.sim_8x_threshold}
     cap = eager.selection.key_similarity_cap(k, config.key_block, thresholds).numpy()
-    levels = inclusive_levels(eager.importance(q, k, config, scale).numpy(), cap, geo, config.forced_text)
-    out = eager.attend_levels(q, k, v, levels, config, scale)
+    plan = Plan.of(config, scale, "eager")
+    levels = inclusive_levels(eager.importance(q, k, plan).numpy(), cap, geo, plan.forced_text)
+    out = eager.attend_levels(q, k, v, levels, plan)
     work = work_of(levels, geo, config.block_means)
     call = CallStats("eager", "sparse", "", ((geo.lq, geo.lk),) * q.shape[0], [work], [geo.n_pairs()])
     return (out.transpose([0, 2, 1, 3]) if heads_last else out), call

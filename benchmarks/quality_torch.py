@@ -32,20 +32,10 @@ from world_batches import CHECKPOINT, PREFIX, encode
 from psa_paddle import kernels
 from psa_paddle.geometry import Geometry
 from psa_paddle.kernels.triangle import triangle_fwd
+from psa_paddle.plan import Plan
+from psa_paddle.triangle_pattern import Pattern
 
 NAME = "bench_quality"
-
-
-def kernel_arguments(config) -> dict:
-    return dict(
-        causal=True, query_block=config.query_block, key_block=config.key_block, mode=config.mask_mode,
-        intervals=config.intervals, strides=(config.xattn_query_stride, config.xattn_stride), terms=config.xattn_terms,
-        method=config.importance_method,
-    )  # fmt: skip
-
-
-def thresholds(config):
-    return (config.sim_2x_threshold, config.sim_4x_threshold, config.sim_8x_threshold) if config.use_sim_mask else None
 
 
 def dense(q, k, v, scale):
@@ -54,40 +44,27 @@ def dense(q, k, v, scale):
     return F.scaled_dot_product_attention(q, k, v, is_causal=True, scale=scale).transpose(1, 2)
 
 
-def inclusive(q, k, v, config, scale, text_length):
+def inclusive(q, k, v, plan):
     """The seeds' rule on the product's importance, pooling and attention kernels; the levels are made on the host."""
-    geo = Geometry(q.shape[2], q.shape[2], config.query_block, config.key_block, True)
-    blocks = dict(query_block=config.query_block, key_block=config.key_block)
-    shared = dict(scale=scale, causal=True, text_length=text_length, **blocks)
-    pooled_k, pooled_v, cap = kernels.pyramid_fwd(k, v, key_block=config.key_block, thresholds=thresholds(config))
-    found = kernels.select_blocks(
-        q, k, scale=scale, **kernel_arguments(config), text_length=text_length, return_importance=True
-    )
-    levels = inclusive_levels(found.importance.cpu().numpy(), cap.cpu().numpy(), geo, text_length)
-    levels = torch.from_numpy(levels).to(q.device)
-    found = kernels.lists_from_levels(levels, lq=geo.lq, lk=geo.lk, causal=True, **blocks)
-    out = kernels.attend_fwd(q, k, v, pooled_k, pooled_v, found, heads_last=True, **shared)
-    return out, found.work
+    geo = Geometry(q.shape[2], q.shape[2], plan.query_block, plan.key_block, True)
+    pooled_k, pooled_v, cap = kernels.pyramid_fwd(k, v, plan)
+    found = kernels.select_blocks(q, k, plan, return_importance=True)
+    levels = inclusive_levels(found.importance.cpu().numpy(), cap.cpu().numpy(), geo, plan.forced_text)
+    found = kernels.lists_from_levels(torch.from_numpy(levels).to(q.device), plan, geo.lq, geo.lk)
+    return kernels.attend_fwd(q, k, v, found, plan, kernels.Pooled(pooled_k, pooled_v)), found.work
 
 
 def prefill(kind: str, q, k, v, config, scale: float):
     """``([B, L, H, D], density)`` of a clip's prefix in one layer; the density is a scalar on the device or a float."""
-    b, h, length, d = q.shape
+    b, h, length, _ = q.shape
     if kind == "dense" or (kind == "trianglemix" and length <= TRIANGLE_DENSE_UP_TO):
         return dense(q, k, v, scale), 1.0
     if kind == "trianglemix":
-        out = triangle_fwd(q, k, v, scale=scale, sink=SINK, window=WINDOW, last=LAST, heads_last=True)
+        out = triangle_fwd(q, k, v, Pattern(SINK, WINDOW, LAST), scale, heads_last=True)
         return out, triangle_density(length)
     # The question follows: the query block in which it starts is kept whole, as one prompt's text_length does.
-    text_length = 1 if length % config.query_block else 0
-    if kind == "inclusive":
-        out, work = inclusive(q, k, v, config, scale, text_length)
-    else:
-        out = torch.empty(b, length, h, d, dtype=q.dtype, device=q.device)
-        _, work = kernels.psa_fwd(
-            q, k, v, scale=scale, **kernel_arguments(config), thresholds=thresholds(config), text_length=text_length,
-            means=config.uses_means, out=out.transpose(1, 2),
-        )  # fmt: skip
+    plan = Plan.of(config.replace(text_length=1 if length % config.query_block else 0), scale, heads_last=True)
+    out, work = inclusive(q, k, v, plan) if kind == "inclusive" else kernels.psa_fwd(q, k, v, plan)
     pairs = Geometry(length, length, config.query_block, config.key_block, True).n_pairs()
     return out, work.sum() / (pairs * b * h)
 

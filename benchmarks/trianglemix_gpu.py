@@ -14,6 +14,7 @@ from gpu_inputs import structured
 
 from psa_paddle.kernels import tuning
 from psa_paddle.kernels.triangle import triangle_fwd
+from psa_paddle.triangle_pattern import Pattern
 
 # (B, Lq, Lk, H, Hkv, D, (sink, window, last), first key of each sample or None)
 SHAPES = [
@@ -69,8 +70,7 @@ def check(args) -> None:
             k[x, :, :start], v[x, :, :start] = float("inf"), float("nan")
         out = torch.full((b, lq, heads, dim), float("nan"), dtype=dtype, device="cuda")
         kv_start = torch.tensor(starts, dtype=torch.int32, device="cuda") if starts else None
-        sink, window, last = pattern
-        call = dict(scale=scale, sink=sink, window=window, last=last, kv_start=kv_start, heads_last=True)
+        call = dict(pattern=Pattern(*pattern), scale=scale, kv_start=kv_start, heads_last=True)
         triangle_fwd(q, k, v, out=out, **call)
         again = torch.equal(out, triangle_fwd(q, k, v, **call))
         rows, error, limit = torch.arange(lq, device="cuda"), 0.0, 0.0
@@ -84,7 +84,7 @@ def check(args) -> None:
         report(error <= limit and again, text + ("" if again else ", another result the second time"))
 
     q, k, v = (torch.randn(1, h, 8192, 128, device="cuda").bfloat16() for h in (28, 4, 4))
-    call = dict(scale=0.1, sink=8, window=512, last=128)
+    call = dict(pattern=Pattern(8, 512, 128), scale=0.1)
     first = triangle_fwd(q, k, v, **call)
     equal = all(torch.equal(triangle_fwd(q, k, v, **call), first) for _ in range(args.repeats))
     report(equal, f"{args.repeats} repeats bitwise equal")
@@ -107,7 +107,11 @@ def tune(args) -> None:
     """Time other settings than those of ``tuning.py``; one that does not fit says so."""
     length = (args.lengths or [131072])[0]
     q, k, v = structured(length, args.heads, args.kv_heads, args.dim, torch.bfloat16)
-    shared = dict(scale=args.dim**-0.5, sink=args.sink, window=args.window)
+    scale, whole, banded = (
+        args.dim**-0.5,
+        Pattern(args.sink, args.window, args.last),
+        Pattern(args.sink, args.window, 0),
+    )
     tail = q[:, :, max(0, length - args.last + 1) :]
     print(f"L={length}\n| M | TILE | warps | stages | registers | both ms | band ms | last ms |\n|" + "---|" * 8)
     for (m, tile, warps), stages, registers in itertools.product(TILES, (2, 3, 4), (None, 168, 128)):
@@ -115,9 +119,9 @@ def tune(args) -> None:
         settings.update({} if registers is None else {"maxnreg": registers})
         with mock.patch.object(tuning, "pick", lambda *_, settings=settings: settings):
             try:
-                both = time_ms(lambda: triangle_fwd(q, k, v, last=args.last, **shared))
-                band = time_ms(lambda: triangle_fwd(q, k, v, last=0, **shared))
-                last = time_ms(lambda: triangle_fwd(tail, k, v, last=args.last, **shared))
+                both = time_ms(lambda: triangle_fwd(q, k, v, whole, scale))
+                band = time_ms(lambda: triangle_fwd(q, k, v, banded, scale))
+                last = time_ms(lambda: triangle_fwd(tail, k, v, whole, scale))
                 times = f"{both:.3f} | {band:.3f} | {last:.3f}"
             except triton.runtime.errors.OutOfResources as error:
                 times = f"{error.name} | - | -"

@@ -10,14 +10,12 @@ import paddle
 
 from . import eager
 from .audit import AuditedRows
-from .config import ALL_LEVEL_ONE, HEAD_DIMS, SEED_RATIOS, AttentionConfig
+from .config import HEAD_DIMS, SEED_RATIOS, AttentionConfig, check_mask_ratios
 from .geometry import Geometry
-from .kernel_arguments import kernel_arguments
+from .plan import DenseReason, Plan
 from .stats import CallStats, merge_calls
 
 DTYPES = (paddle.float32, paddle.float16, paddle.bfloat16)
-# Keys from which the operator beats dense attention: benchmarks/RESULTS.md shows where the curves cross.
-DENSE_BELOW = {"eager": 1024, "triton": 4608}
 
 
 def check_qkv(q, k, v, config: AttentionConfig) -> None:
@@ -104,25 +102,65 @@ def pyramid_attention(
         ImportError: no Triton, or one that is too old.
     """
     config = AttentionConfig.of(config)
+    audit_rows = config.audit_rows if return_stats else 0
+    plan, starts = prepare(q, k, v, config, scale, kv_start, heads_last=heads_last, audit_rows=audit_rows)
+    out, stats = run(q, k, v, starts, plan)
+    return (out, stats) if return_stats else out
+
+
+def dense_attention(
+    q,
+    k,
+    v,
+    config: AttentionConfig,
+    reason: DenseReason | str,
+    *,
+    scale: float | None = None,
+    kv_start: Sequence[int] | None = None,
+    heads_last: bool = False,
+):
+    """``(out, CallStats)`` of ``pyramid_attention`` with every block kept, whatever the lengths.
+
+    Of the configuration the backend and ``causal`` matter; ``reason``: what the statistics say; the rest, and the
+    errors, as in ``pyramid_attention``.
+    """
+    plan, starts = prepare(q, k, v, config, scale, kv_start, heads_last=heads_last, dense=reason)
+    return run(q, k, v, starts, plan)
+
+
+def prepare(q, k, v, config: AttentionConfig, scale, kv_start, **call) -> tuple[Plan, list[int]]:
+    """A call's plan and starts, once everything is checked: arguments and errors as in ``pyramid_attention``; call: see
+    ``Plan.of``."""
     check_qkv(q, k, v, config)
     scale = check_scale(scale, q.shape[3])
     starts = check_kv_start(kv_start, q.shape[0], k.shape[2])
-    backend = pick_backend(config, q, k, v)
-    below = DENSE_BELOW[backend] if config.dense_below is None else config.dense_below
+    return Plan.of(config, scale, pick_backend(config, q, k, v), **call), starts
 
-    def run(q, k, v, starts):
-        out, stats = {"eager": _eager, "triton": _triton}[backend](q, k, v, starts, config, scale, below, heads_last)
-        if return_stats and config.audit_rows and stats.mode == "sparse":
-            stats.audits = audit_output(q, k, v, out, starts, config, scale, backend, heads_last)
-        return out, stats
 
-    sides = {k.shape[2] - start < below for start in starts}
-    if len(set(starts)) == 1 or (backend == "triton" and len(sides) == 1):
-        out, stats = run(q, k, v, starts)
+def run(q, k, v, starts: list[int], plan: Plan):
+    """``(out, CallStats)`` of what ``prepare`` saw: the whole batch in one pass of the kernels; in parts where its
+    samples go different ways, or where the eager backend meets different starts."""
+    lk = k.shape[2]
+    reasons = [plan.why_dense(lk - start) for start in set(starts)]
+    if len(reasons) > 1 and (plan.backend == "eager" or not (all(reasons) or not any(reasons))):
+        rows = [slice(b, b + 1) for b in range(len(starts))]
+        parts = [run(q[b], k[b], v[b], starts[b], plan) for b in rows]
+        return paddle.concat([part for part, _ in parts]), merge_calls([one for _, one in parts])
+    lengths = _lengths(q, k, starts, plan)
+    if plan.backend == "eager":
+        out, work = _eager(q, k, v, starts[0], plan)
     else:
-        parts = [run(q[b : b + 1], k[b : b + 1], v[b : b + 1], starts[b : b + 1]) for b in range(len(starts))]
-        out, stats = paddle.concat([part for part, _ in parts]), merge_calls([one for _, one in parts])
-    return (out, stats) if return_stats else out
+        from . import kernels
+
+        q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
+        out, work = kernels.psa_fwd(q, k, v, plan.at_level_one if reasons[0] else plan, kv_start=_on_device(starts, q))
+    if reasons[0]:
+        return out, CallStats(plan.backend, "dense", reasons[0], lengths)
+    pairs = [Geometry(*n, plan.query_block, plan.key_block, plan.causal).n_pairs() for n in lengths]
+    stats = CallStats(plan.backend, "sparse", "", lengths, [work], pairs)
+    if plan.audit_rows:
+        stats.audits = audit_output(q, k, v, out, starts, plan)
+    return out, stats
 
 
 def pick_backend(config: AttentionConfig, *tensors) -> str:
@@ -139,67 +177,45 @@ def pick_backend(config: AttentionConfig, *tensors) -> str:
     return "triton" if tensors[0].place.is_gpu_place() and not wanted else "eager"
 
 
-def _lengths(q, k, starts: list[int], config: AttentionConfig) -> tuple[tuple[int, int], ...]:
+def _lengths(q, k, starts: list[int], plan: Plan) -> tuple[tuple[int, int], ...]:
     """(Lq, Lk) of each sample without its padding."""
     lq, lk = q.shape[2], k.shape[2]
-    return tuple((lq - max(0, s - (lk - lq)) if config.causal else lq, lk - s) for s in starts)
+    return tuple((lq - max(0, s - (lk - lq)) if plan.causal else lq, lk - s) for s in starts)
 
 
-def _stats(backend: str, lengths, config: AttentionConfig, below: int, work) -> CallStats:
-    if lengths[0][1] < below:
-        return CallStats(backend, "dense", f"shorter than {below} keys", lengths)
-    pairs = [Geometry(*n, config.query_block, config.key_block, config.causal).n_pairs() for n in lengths]
-    return CallStats(backend, "sparse", "", lengths, [work], pairs)
+def _on_device(starts: list[int], like):
+    """int32 [B], or None where there is no padding."""
+    return paddle.to_tensor(starts, dtype="int32", place=like.place) if any(starts) else None
 
 
-def _eager(q, k, v, starts, config: AttentionConfig, scale: float, below: int, heads_last: bool):
+def _eager(q, k, v, start: int, plan: Plan):
     """Samples that share one start: cut the padding off, run, and put zeros in its place."""
-    start, lengths, work = starts[0], _lengths(q, k, starts, config), None
-    first = q.shape[2] - lengths[0][0]
+    first = max(0, start - (k.shape[2] - q.shape[2])) if plan.causal else 0
     if start:
         q, k, v = q[:, :, first:], k[:, :, start:], v[:, :, start:]
-    if k.shape[2] < below:
-        out = eager.dense_attention(q, k, v, config.causal, scale)
+    if plan.why_dense(k.shape[2]):
+        out, work = eager.dense_attention(q, k, v, plan.causal, plan.scale), None
     else:
-        out, work = eager.psa_attention(q, k, v, config, scale)
+        out, work = eager.psa_attention(q, k, v, plan)
     if first:
         b, h, _, d = q.shape
         out = paddle.concat([paddle.zeros([b, h, first, d], dtype=q.dtype), out], axis=2)
-    out = out.transpose([0, 2, 1, 3]) if heads_last else out
-    return out, _stats("eager", lengths, config, below, work)
+    return out.transpose([0, 2, 1, 3]) if plan.heads_last else out, work
 
 
-def _triton(q, k, v, starts, config: AttentionConfig, scale: float, below: int, heads_last: bool):
-    """One pass over the whole batch; below the crossover with every block at level 1, which needs no estimate."""
-    from . import kernels
-
-    q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
-    lengths = _lengths(q, k, starts, config)
-    chosen = config if lengths[0][1] >= below else config.replace(mask_ratios=ALL_LEVEL_ONE)
-    padded = paddle.to_tensor(starts, dtype="int32", place=q.place) if any(starts) else None
-    out, work = kernels.psa_fwd(q, k, v, **kernel_arguments(chosen, scale), kv_start=padded, heads_last=heads_last)
-    return out, _stats("triton", lengths, config, below, work)
-
-
-def audit_output(
-    q, k, v, out, starts: list[int], config: AttentionConfig, scale: float, backend: str, heads_last: bool
-) -> list[AuditedRows]:
-    """Compare ``out`` with exact attention at ``config.audit_rows`` rows of each sample; shapes as in
+def audit_output(q, k, v, out, starts: list[int], plan: Plan) -> list[AuditedRows]:
+    """Compare ``out`` with exact attention at ``plan.audit_rows`` rows of each sample; shapes as in
     ``pyramid_attention``. Nothing is read from the device."""
-    rows, lengths = config.audit_rows, [n for n, _ in _lengths(q, k, starts, config)]
-    if backend == "triton":
+    lengths = [n for n, _ in _lengths(q, k, starts, plan)]
+    if plan.backend == "triton":
         from . import kernels
 
         q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
-        padded = paddle.to_tensor(starts, dtype="int32", place=q.place) if any(starts) else None
-        sums = kernels.audit_fwd(
-            q, k, v, out, scale=scale, causal=config.causal, rows=rows, kv_start=padded, heads_last=heads_last
-        )
-        return [AuditedRows(sums, tuple(lengths))]
-    out, audits = out.transpose([0, 2, 1, 3]) if heads_last else out, []
+        return [AuditedRows(kernels.audit_fwd(q, k, v, out, plan, kv_start=_on_device(starts, q)), tuple(lengths))]
+    out, audits = out.transpose([0, 2, 1, 3]) if plan.heads_last else out, []
     for b, (start, n) in enumerate(zip(starts, lengths, strict=True)):
         own = (q[b : b + 1, :, -n:], k[b : b + 1, :, start:], v[b : b + 1, :, start:], out[b : b + 1, :, -n:])
-        audits.append(AuditedRows(eager.audit_sums(*own, scale, config.causal, rows), (n,)))
+        audits.append(AuditedRows(eager.audit_sums(*own, plan.scale, plan.causal, plan.audit_rows), (n,)))
     return audits
 
 
@@ -209,14 +225,13 @@ def estimate_block_importance(q, k, config: AttentionConfig | str | None = None,
     ``pyramid_attention``."""
     config = AttentionConfig.of(config)
     check_qkv(q, k, k, config)
-    scale = check_scale(scale, q.shape[3])
-    if pick_backend(config, q, k) == "eager":
-        return eager.importance(q, k, config, scale)
+    plan = Plan.of(config, check_scale(scale, q.shape[3]), pick_backend(config, q, k))
+    if plan.backend == "eager":
+        return eager.importance(q, k, plan)
     from . import kernels
 
-    arguments = kernel_arguments(config.replace(mask_ratios=SEED_RATIOS), scale)  # any ratios that need the estimate
-    del arguments["thresholds"], arguments["means"]
-    return kernels.select_blocks(q, k, **arguments, return_importance=True).importance
+    plan = plan.replace(intervals=check_mask_ratios(SEED_RATIOS), block_means=False)  # any that need the estimate
+    return kernels.select_blocks(q, k, plan, return_importance=True).importance
 
 
 def adaptive_block_sparse_attn(q, k, v, config: AttentionConfig | str | None = None, *, scale: float | None = None):

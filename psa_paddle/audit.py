@@ -10,7 +10,8 @@ from typing import Any
 
 import numpy as np
 
-GOLDEN = 0x9E3779B1  # 2^32 over the golden ratio
+from .config import GOLDEN
+
 # Errors to warn of: on the demo model ``balanced``, which keeps its answers, stays below, and ``fast``, which loses 1.4
 # points at 2k tokens, is above (benchmarks/RESULTS.md). They bound nothing: an error is not a loss.
 LARGE = {"layer": 0.2, "head": 0.3}

@@ -31,6 +31,8 @@ MASK_MODES = {
     "topk_sqrt": "topk_sqrt",
 }
 AUDIT_ROWS, MIN_AUDIT_ROWS = 64, 16  # usual and least number of audited rows
+SAMPLE_STEP = 4  # "pooling" sees one token of so many
+GOLDEN = 0x9E3779B1  # 2^32 over the golden ratio
 SQRT_KEYS = 8192  # keys of a row at which topk_sqrt's shares are mask_ratios
 IMPORTANCE_METHODS = ("xattn", "peak", "pooling")
 
@@ -49,6 +51,12 @@ PRESETS = {
     "seed": dict(key_block=64, mask_mode="energybound", importance_method="xattn", xattn_stride=16,
                  xattn_query_stride=16, xattn_terms=4, block_means=False, use_sim_mask=True, mask_ratios=SEED_RATIOS),
 }  # fmt: skip
+PRESET_USES = {
+    "quality": "closest to dense attention",
+    "balanced": "what most runs should use: a smaller share of the work the longer the prompt",
+    "fast": "the least work; the attention error is the largest",
+    "seed": "the ratios of the upstream Qwen2.5-VL example, by share of importance",
+}
 DEFAULT_PRESET = "balanced"
 _DEFAULT = PRESETS[DEFAULT_PRESET]
 

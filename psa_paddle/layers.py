@@ -6,8 +6,9 @@ import numbers
 
 import paddle
 
-from .attention import pyramid_attention
+from .attention import dense_attention, pyramid_attention
 from .config import AttentionConfig
+from .plan import DenseReason
 from .stats import CallStats
 from .utils.psa_logger import PSALogger
 
@@ -89,13 +90,11 @@ class PyramidAdaptiveBlockSparseAttn(paddle.nn.Layer):
 
         timestep: the denoising timestep, needed when ``warmup_steps`` is set; layer_idx: overrides the layer's own.
         """
-        config = self.config
-        warming_up = self._warmup.warming_up(timestep)
-        if warming_up:
-            config = config.replace(dense_below=k.shape[2] + 1)
-        out, call = pyramid_attention(q, k, v, config, scale=scale, kv_start=kv_start, return_stats=True)
-        if warming_up:
-            call.reason = "warm-up step"
+        keywords = {"scale": scale, "kv_start": kv_start}
+        if self._warmup.warming_up(timestep):
+            out, call = dense_attention(q, k, v, self.config, DenseReason.WARM_UP, **keywords)
+        else:
+            out, call = pyramid_attention(q, k, v, self.config, return_stats=True, **keywords)
         self.last_call = call
         if self.logger is not None:
             self.logger.log(self.layer_idx if layer_idx is None else layer_idx, call)

@@ -13,7 +13,7 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from .config import DEFAULT_PRESET, PRESETS, AttentionConfig
+from .config import DEFAULT_PRESET, PRESET_USES, PRESETS, AttentionConfig
 from .preset_file import Node, PresetError, read
 from .psa_config import PSAConfig
 
@@ -80,7 +80,9 @@ class Preset:
 
 def _check_model(model: Node) -> tuple[dict[str, Node], dict[str, Node]]:
     """Keys of a model's section, and its presets."""
-    keys = model.items(("default_attention", "video_scale", "text_length", "causal", "attention_configs"))
+    keys = model.items(
+        ("default_attention", "video_scale", "text_length", "causal", "named_presets", "attention_configs")
+    )
     if "attention_configs" not in keys:
         raise model.error("has no attention_configs.")
     presets = keys["attention_configs"].items()
@@ -151,30 +153,37 @@ def _at_fault(words: str, nodes: dict[str, Node], preset: Node) -> Node:
 
 
 def _preset(model: str, node: Node, name: str, keys: dict[str, Node]) -> Preset:
+    """The preset that a node describes; the node of ``named_presets`` stands for the one of ``config.PRESETS``."""
+    causal = keys["causal"].flag() if "causal" in keys else False
+    shared = {
+        "model": model,
+        "name": name,
+        "text_length": keys["text_length"].count(0) if "text_length" in keys else 0,
+        "video_scale": _scale(keys["video_scale"]) if "video_scale" in keys else None,
+        "causal": causal,
+    }
+    if node is keys.get("named_presets"):
+        config = AttentionConfig.preset(name, causal=causal)
+        return Preset(description=f"{PRESET_USES[name].capitalize()}.", config=config, verbose=False, **shared)
     own = {
         "psa": ("use_rearrange", "block_size", "sim_thresholds", *SAME_NAME),
         "prefill": ("preset", *PREFILL),
         "dense": (),
     }
-    shared = ("type", "description", "verbose")
-    found = node.items((*shared, *dict.fromkeys(key for keys_ in own.values() for key in keys_)))
+    every = ("type", "description", "verbose")
+    found = node.items((*every, *dict.fromkeys(key for keys_ in own.values() for key in keys_)))
     if "type" not in found:
         raise node.error("has no type; use psa, prefill or dense.")
     kind = found["type"].one_of(*own)
-    causal = keys["causal"].flag() if "causal" in keys else False
     for key in found:
-        if key not in (*shared, *own[kind]):
+        if key not in (*every, *own[kind]):
             raise found[key].error(f"means nothing in a {kind} preset.")
     config = {"psa": _config, "prefill": _prefill_config}.get(kind)
     return Preset(
-        model=model,
-        name=name,
         description=found["description"].text() if "description" in found else "",
         config=None if config is None else config(node, found, causal),
-        text_length=keys["text_length"].count(0) if "text_length" in keys else 0,
-        video_scale=_scale(keys["video_scale"]) if "video_scale" in keys else None,
-        causal=causal,
         verbose=found["verbose"].flag() if "verbose" in found else False,
+        **shared,
     )
 
 
@@ -185,6 +194,9 @@ def _load(file: str | os.PathLike | None) -> dict[str, tuple[dict[str, Node], di
         keys, presets = _check_model(node)
         old_keys, old_presets = models.get(name, ({}, {}))
         models[name] = ({**old_keys, **keys}, {**old_presets, **presets})
+    for keys, presets in models.values():
+        if "named_presets" in keys and keys["named_presets"].flag():
+            presets.update({name: keys["named_presets"] for name in PRESETS if name not in presets})
     return models
 
 

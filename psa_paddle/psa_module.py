@@ -9,8 +9,9 @@ import dataclasses
 
 import paddle
 
-from .attention import DENSE_BELOW, check_qkv, pick_backend, pyramid_attention
+from .attention import prepare, run
 from .layers import WarmupSteps
+from .plan import DenseReason
 from .presets import video_config
 from .psa_config import PSAConfig
 from .rearrange import METHODS, Rearrangement
@@ -88,32 +89,23 @@ class PSAAttention(paddle.nn.Layer):
             raise TypeError(f"causal must be True or False, got {causal!r}.")
         check_text(text_length, text_first)
         config = self.config.to_attention_config(causal, text_length)
-        check_qkv(q, k, v, config)
+        plan, starts = prepare(q, k, v, config, scale, None, heads_last=heads_last, audit_rows=config.audit_rows)
         if text_length > min(q.shape[2], k.shape[2]):
             raise ValueError(f"text_length {text_length} exceeds {q.shape[2]} queries or {k.shape[2]} keys.")
-        config = config.replace(backend=pick_backend(config, q, k, v))
-        order = self._rearrangement(grid, text_length, text_first, causal, config.backend)
+        order = self._rearrangement(grid, text_length, text_first, causal, plan.backend)
         if order is not None:
             order.vision_tokens(q, k)  # refuse what does not fit before the warm-up is over
-        warming_up = self._warmup.warming_up(timestep)
-        if warming_up:
-            config = config.replace(dense_below=k.shape[2] + 1)
-        below = DENSE_BELOW[config.backend] if config.dense_below is None else config.dense_below
-        if k.shape[2] < below:  # dense attention is the same in any order
-            order = None
-        if order is None:
-            out, call = pyramid_attention(q, k, v, config, scale=scale, heads_last=heads_last, return_stats=True)
-        else:
-            q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
-            plan = order.plan(q, k)
-            out, call = pyramid_attention(
-                plan.permute(q), plan.permute_kv(k), plan.permute_kv(v), config, scale=scale, return_stats=True
-            )
-            out = plan.restore(out, heads_last)
-        if warming_up:
-            call.reason = "warm-up step"
-        self.last_call = call
-        return out
+        if self._warmup.warming_up(timestep):
+            plan = plan.replace(dense=DenseReason.WARM_UP)
+        if order is None or plan.why_dense(k.shape[2]):  # dense attention is the same in any order
+            out, self.last_call = run(q, k, v, starts, plan)
+            return out
+        q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
+        moved = order.plan(q, k)
+        plan = plan.replace(heads_last=False) if heads_last else plan
+        q, k, v = moved.permute(q), moved.permute_kv(k), moved.permute_kv(v)
+        out, self.last_call = run(q, k, v, starts, plan)
+        return moved.restore(out, heads_last)
 
     def _rearrangement(
         self, grid, text_length: int, text_first: bool, causal: bool, backend: str
@@ -130,8 +122,8 @@ class PSAAttention(paddle.nn.Layer):
             return None
         key = (grid, text_length, text_first, backend)
         if self._made[0] != key:
-            extra = {"tile_size": self.config.tile_size} if method == "STA" else {}
             kind = TextOnly if method is None else METHODS[method]
+            extra = {name: getattr(self.config, name) for name in kind.settings}
             order = kind(grid, text_length, text_first, text_to_end=True, backend=backend, **extra)
             self._made = (key, order)
         return self._made[1]

@@ -10,9 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from .config import SQRT_KEYS
-
-POOLED = (2, 4, 8)
+from .config import GOLDEN, POOLED_LEVELS, SAMPLE_STEP, SQRT_KEYS
+from .plan import Plan
 
 
 def blocks(length: int, size: int) -> int:
@@ -63,7 +62,7 @@ def places(groups, size: int, terms: int):
     a picture's rows. Where all are taken nothing is turned.
     """
     t = np.arange(terms) * (size // terms) + size // terms // 2
-    turn = [int(g) ** 2 * 0x9E3779B1 % 2**32 * size // 2**32 if terms < size else 0 for g in groups]
+    turn = [int(g) ** 2 * GOLDEN % 2**32 * size // 2**32 if terms < size else 0 for g in groups]
     return (t + np.array(turn)[:, None]) % size
 
 
@@ -113,7 +112,7 @@ def pooling_importance(q, k, scale: float, causal: bool, query_block: int, key_b
     """Sampled importance, [H, nI, nJ]: tokens 0, 4, 8, ... attend to tokens 0, 4, 8, ...; the pair's maximum
     probability, normalised over J."""
     h, lq, _ = q.shape
-    group, lk, step = h // k.shape[0], k.shape[1], 4
+    group, lk, step = h // k.shape[0], k.shape[1], SAMPLE_STEP
     rows, cols = np.arange(0, lq, step), np.arange(0, lk, step)
     logits = scale * np.einsum("had,hbd->hab", q[:, rows], np.repeat(k[:, cols], group, 0))
     if causal:
@@ -135,13 +134,13 @@ def key_similarity_cap(k, key_block: int, thresholds: dict):
     for head in range(hkv):
         for j in range(lk // key_block):
             x = unit[head, j * key_block : (j + 1) * key_block]
-            for p in POOLED:
+            for p in POOLED_LEVELS:
                 if (x[0::p] * x[p - 1 :: p]).sum(-1).mean() > thresholds[p]:
                     cap[head, j] = p
     return cap
 
 
-def select_levels(importance, cap, intervals, mode, lq, lk, query_block, key_block, causal, text_length, budgets=None):
+def select_levels(importance, cap, plan: Plan, lq: int, lk: int):
     """Level map, int [H, nI, nJ]; invalid pairs are 0.
 
     A row's valid blocks are sorted by importance, descending and stable. ``topk``: rank / n picks the interval;
@@ -150,7 +149,9 @@ def select_levels(importance, cap, intervals, mode, lq, lk, query_block, key_blo
     similarity cap, then the forced level 1.
     """
     h, n_i, n_j = importance.shape
-    valid, free = block_grid(lq, lk, query_block, key_block, causal)
+    query_block, key_block, text, mode = plan.query_block, plan.key_block, plan.forced_text, plan.mask_mode
+    intervals, budgets = plan.intervals, plan.budgets
+    valid, free = block_grid(lq, lk, query_block, key_block, plan.causal)
     levels = np.zeros((h, n_i, n_j), int)
     for head in range(h):
         for i in range(n_i):
@@ -168,41 +169,42 @@ def select_levels(importance, cap, intervals, mode, lq, lk, query_block, key_blo
                 level = next((intervals[c][0] for c, end in enumerate(ends[:-1]) if x < end), intervals[-1][0])
                 level = min(level, cap[head // (h // cap.shape[0]), j])
                 ragged = (j + 1) * key_block > lk
-                text = (j + 1) * key_block > lk - text_length or min((i + 1) * query_block, lq) > lq - text_length
-                if j == 0 or not free[i, j] or (text and text_length) or (ragged and level > 1):
+                asked = (j + 1) * key_block > lk - text or min((i + 1) * query_block, lq) > lq - text
+                if j == 0 or not free[i, j] or (asked and text) or (ragged and level > 1):
                     level = 1
                 levels[head, i, j] = level
     return levels
 
 
-def near_a_bound(importance, intervals, mode, lq, lk, query_block, key_block, causal, slack: float):
+def near_a_bound(importance, plan: Plan, lq: int, lk: int, slack: float):
     """Pairs, bool [H, nI, nJ], whose place lies within ``slack`` of an interval's bound: in lower precision the level
     on either side of it is right."""
-    valid, _ = block_grid(lq, lk, query_block, key_block, causal)
+    valid, _ = block_grid(lq, lk, plan.query_block, plan.key_block, plan.causal)
     near = np.zeros(importance.shape, bool)
     for head, i in np.ndindex(importance.shape[:2]):
         js = np.flatnonzero(valid[i])
         order = js[np.argsort(-importance[head, i, js], kind="stable")]
         mass = importance[head, i, order].astype(float)
         share = (np.cumsum(mass) - mass) / max(mass.sum(), np.finfo(float).tiny)
-        place = np.arange(len(js)) / len(js) if mode.startswith("topk") else share
-        if mode == "topk_sqrt":
-            place *= (len(js) * key_block / SQRT_KEYS) ** 0.5
-        near[head, i, order] = [min(abs(x - hi) for _, _, hi in intervals) < slack for x in place]
+        place = np.arange(len(js)) / len(js) if plan.mask_mode.startswith("topk") else share
+        if plan.mask_mode == "topk_sqrt":
+            place *= (len(js) * plan.key_block / SQRT_KEYS) ** 0.5
+        near[head, i, order] = [min(abs(x - hi) for _, _, hi in plan.intervals) < slack for x in place]
     return near
 
 
 def pyramid(x, key_block: int):
     """Level -> means over runs of that many tokens, of the full blocks only."""
     full = x.shape[1] // key_block * key_block
-    return {p: x[:, :full].reshape(x.shape[0], full // p, p, x.shape[2]).mean(2) for p in (1, *POOLED)}
+    return {p: x[:, :full].reshape(x.shape[0], full // p, p, x.shape[2]).mean(2) for p in (1, *POOLED_LEVELS)}
 
 
-def attend(q, k, v, levels, scale: float, causal: bool, query_block: int, key_block: int, means: bool = False):
+def attend(q, k, v, levels, plan: Plan):
     """Attention over what ``levels`` [H, nI, nJ] keeps, [H, Lq, D]; a pooled key stands for p keys (ln p added).
-    ``means``: a skipped block that is free and full takes part by the means of its keys and values, a pooled key of
-    p = key_block."""
+    ``block_means``: a skipped block that is free and full takes part by the means of its keys and values, a pooled key
+    of p = key_block."""
     h, lq, d = q.shape
+    query_block, key_block, causal = plan.query_block, plan.key_block, plan.causal
     group, lk = h // k.shape[0], k.shape[1]
     offset = lk - lq
     _, free = block_grid(lq, lk, query_block, key_block, causal)
@@ -215,7 +217,7 @@ def attend(q, k, v, levels, scale: float, causal: bool, query_block: int, key_bl
             keys, values, bias = [], [], []
             for j, level in enumerate(levels[head, i]):
                 if level == 0:
-                    if means and free[i, j] and (j + 1) * key_block <= lk:
+                    if plan.block_means and free[i, j] and (j + 1) * key_block <= lk:
                         part = slice(j * key_block, (j + 1) * key_block)
                         keys.append(k[kv, part].mean(0, keepdims=True))
                         values.append(v[kv, part].mean(0, keepdims=True))
@@ -234,7 +236,7 @@ def attend(q, k, v, levels, scale: float, causal: bool, query_block: int, key_bl
                     values.append(pooled_v[level][kv, part])
                     bias.append(np.full((len(rows), key_block // level), np.log(level)))
             if keys:
-                logits = scale * q[head, rows] @ np.concatenate(keys).T + np.concatenate(bias, 1).astype(q.dtype)
+                logits = plan.scale * q[head, rows] @ np.concatenate(keys).T + np.concatenate(bias, 1).astype(q.dtype)
                 out[head, rows] = softmax(logits) @ np.concatenate(values)
     return out
 
@@ -245,11 +247,11 @@ def audit(q, k, v, out, rows, scale: float, causal: bool):
     return np.stack([((out[:, rows] - exact) ** 2).sum(-1), (exact**2).sum(-1)], -1)
 
 
-def sparsity(levels, lq, lk, query_block, key_block, causal, means: bool = False) -> float:
+def sparsity(levels, lq, lk, query_block, key_block, causal, block_means: bool = False) -> float:
     """1 - mean over the valid pairs of 1 / level (level 0: 0, or 1 / key_block where the block takes part by its
-    ``means``, see ``attend``): the share of dense work not done."""
+    mean, see ``attend``): the share of dense work not done."""
     valid, free = block_grid(lq, lk, query_block, key_block, causal)
     full = (np.arange(valid.shape[1]) + 1) * key_block <= lk
-    skipped = np.where(means & free & full, 1.0 / key_block, 0.0)
+    skipped = np.where(block_means & free & full, 1.0 / key_block, 0.0)
     work = np.where(levels > 0, 1.0 / np.maximum(levels, 1), skipped)
     return float(1.0 - work[:, valid].mean())

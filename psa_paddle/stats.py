@@ -48,11 +48,11 @@ class CallStats:
         return attention_errors(self.audits) if self.audits else None
 
 
-def work_of(levels: np.ndarray, geo: Geometry, means: bool, first: int = 0) -> np.ndarray:
+def work_of(levels: np.ndarray, geo: Geometry, block_means: bool, first: int = 0) -> np.ndarray:
     """What ``CallStats`` counts as work, float64 [B, H], of a host level map [B, H, rows, nJ] whose rows start at query
-    block ``first``; ``means``: skipped blocks take part by their means."""
+    block ``first``; ``block_means``: skipped blocks take part by their means."""
     work = np.where(levels > 0, 1.0 / np.maximum(levels, 1), 0.0)
-    if means:
+    if block_means:
         n_means = np.array([geo.n_means(first + i) for i in range(levels.shape[2])])
         work += ((levels == 0) & (np.arange(levels.shape[3]) < n_means[:, None])) / geo.key_block
     return work.sum((2, 3))

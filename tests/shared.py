@@ -4,6 +4,7 @@ import numpy as np
 import paddle
 
 from psa_paddle import reference
+from psa_paddle.plan import Plan
 
 paddle.set_device("cpu")
 
@@ -57,7 +58,8 @@ def error_budget(q, k, v, scale, causal, levels=None, blocks=()):
         qkv = [x.astype(dtype) for x in (q, k, v)]
         if levels is None:
             return reference.dense_attention(*qkv, dtype(scale), causal)
-        return reference.attend(*qkv, levels, dtype(scale), causal, *blocks)
+        query_block, key_block, means = blocks
+        return reference.attend(*qkv, levels, Plan(scale, causal, query_block, key_block, block_means=means))
 
     rough = attend_in(np.float32).astype(q.dtype).astype(np.float64)
     rounding = 4 * np.finfo(q.dtype).eps * max(1.0, float(np.abs(v.astype(np.float64)).max()))

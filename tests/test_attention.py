@@ -8,6 +8,7 @@ from shared import RATIOS, error_budget, smooth_qkv
 from psa_paddle import AttentionConfig, adaptive_block_sparse_attn, estimate_block_importance, pyramid_attention
 from psa_paddle import reference as ref
 from psa_paddle.eager import operator
+from psa_paddle.plan import Plan
 
 SPARSE = AttentionConfig.preset(
     "seed", query_block=64, key_block=32, mask_ratios=RATIOS, text_length=0, xattn_stride=8, dense_below=0
@@ -60,8 +61,9 @@ def test_whole_operator_follows_the_reference(spans, means, causal, monkeypatch)
     q64, k64, v64 = (x[0].astype(np.float64) for x in (q, k, v))
     scores = ref.xattn_importance(q64, k64, 0.125, causal, 64, 32, (16, 8), 4)
     cap = ref.key_similarity_cap(k64, 32, {2: 0.75, 4: 0.7, 8: 0.7})
-    levels = ref.select_levels(scores, cap, config.intervals, "energybound", 500, 700, 64, 32, causal, 20)
-    want = ref.attend(q64, k64, v64, levels, 0.125, causal, 64, 32, means)
+    plan = Plan.of(config, 0.125)
+    levels = ref.select_levels(scores, cap, plan, 500, 700)
+    want = ref.attend(q64, k64, v64, levels, plan)
     assert set(np.unique(levels)) == {0, 1, 2, 4, 8}
     assert np.abs(out.numpy()[0] - want).max() <= error_budget(q[0], k[0], v[0], 0.125, causal)
     assert stats.sparsity() == pytest.approx(ref.sparsity(levels, 500, 700, 64, 32, causal, means), abs=1e-6)

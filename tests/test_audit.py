@@ -11,6 +11,7 @@ from psa_paddle import AttentionConfig, PSAAttention, PSAConfig, PyramidAdaptive
 from psa_paddle import reference as ref
 from psa_paddle.audit import AuditedRows, attention_errors, audited_rows, error_figures, error_warning
 from psa_paddle.integrations.summary import totals
+from psa_paddle.plan import Plan
 from psa_paddle.stats import CallStats, merge_calls
 
 LENGTH, ROWS = 2048, 64
@@ -61,7 +62,7 @@ def test_figure_is_within_its_sampling_error(calls, backend):
         if backend == "triton":
             from psa_paddle.kernels import audit_fwd
 
-            sums = audit_fwd(*tensors(q, k, v), out, scale=32**-0.5, causal=True, rows=ROWS)
+            sums = audit_fwd(*tensors(q, k, v), out, Plan.of(CONFIG, 32**-0.5, audit_rows=ROWS))
             call = CallStats("triton", "sparse", "", ((LENGTH, LENGTH),), audits=[AuditedRows(sums, (LENGTH,))])
         every, heads = call.attention_errors()
         sums = true.sum(1)

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from psa_paddle import AttentionConfig, reference
 from psa_paddle.budget_solver import density_of, factor_for, fit, least_density, scaled, share_out, solve
 from psa_paddle.geometry import Geometry
+from psa_paddle.plan import Plan
 
 LEVELS = {1: (0.0, 0.05), 2: (0.05, 0.1), 8: (0.1, 0.3), 0: (0.3, 1.0)}
 ONE = {1: (0.0, 0.1), 0: (0.1, 1.0)}
@@ -38,8 +39,8 @@ def test_density_is_what_the_reference_keeps(tokens, text, m, n, mode, ratios, m
         importance[0, i] = (j == 0) | (j >= geo.n_free(i)) | ((j + 1) * n > tokens - text) & (text > 0)
     importance += 0.5 * np.random.default_rng(0).random(importance.shape)
     cap = np.full((1, geo.n_j), 8)
-    args = (config.intervals, mode, tokens, tokens, m, n, True, text)
-    levels = reference.select_levels(importance, cap, *args, (factor,))
+    plan = Plan.of(config.replace(text_length=text, budgets=(factor,)), 1.0)
+    levels = reference.select_levels(importance, cap, plan, tokens, tokens)
     want = 1 - reference.sparsity(levels, tokens, tokens, m, n, True, means)
     # A ragged last key block is never pooled or skipped by its mean; it is seen by the last rows alone.
     assert density_of(config, [(tokens, text)], factor) == pytest.approx(want, abs=1e-9 if tokens % n == 0 else 0.02)

@@ -26,8 +26,7 @@ def test_version_and_help_import_no_library():
 def test_every_command_has_help_and_a_line_in_the_list(name, capsys):
     with pytest.raises(SystemExit, match="0"):
         main([name, "--help"])
-    out = capsys.readouterr().out
-    assert out.startswith(f"usage: psa-paddle {name} ") and "exit codes:" in out and f"psa-paddle {name} --" in out
+    assert capsys.readouterr().out.startswith(f"usage: psa-paddle {name} ")
     with pytest.raises(SystemExit, match="0"):
         main(["--help"])
     assert f" {name} {COMMANDS[name][1]} " in " ".join(capsys.readouterr().out.split())

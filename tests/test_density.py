@@ -10,6 +10,7 @@ from psa_paddle import AttentionConfig, list_presets, load_preset, reference
 from psa_paddle.config import PRESETS
 from psa_paddle.density import QUESTION, density
 from psa_paddle.geometry import Geometry
+from psa_paddle.plan import Plan
 
 ROOT = Path(__file__).resolve().parents[1]
 TOKENS = (8192, 32768, 131072)
@@ -31,12 +32,10 @@ def counted(config: AttentionConfig, tokens: int, forced_first: bool) -> tuple[f
     geo = Geometry(tokens, tokens, config.query_block, config.key_block, config.causal)
     importance = np.random.default_rng(0).random((1, geo.n_i, geo.n_j))
     sizes = (tokens, tokens, config.query_block, config.key_block, config.causal)
-    skip = ((0, 0.0, 1.0),)
-    forced = reference.select_levels(importance, np.full((1, geo.n_j), 8), skip, "topk", *sizes, QUESTION) == 1
-    levels = reference.select_levels(
-        importance + forced * forced_first, np.full((1, geo.n_j), 8), config.intervals, config.mask_mode, *sizes,
-        QUESTION,
-    )  # fmt: skip
+    plan, cap = Plan.of(config.replace(text_length=QUESTION), 1.0), np.full((1, geo.n_j), 8)
+    skip = plan.replace(intervals=((0, 0.0, 1.0),), mask_mode="topk")
+    forced = reference.select_levels(importance, cap, skip, tokens, tokens) == 1
+    levels = reference.select_levels(importance + forced * forced_first, cap, plan, tokens, tokens)
     return 1 - reference.sparsity(levels, *sizes, config.block_means), forced.sum() / geo.n_pairs()
 
 

@@ -39,9 +39,9 @@ def test_triangle_kernels_need_no_paddle():
     assert done.returncode == 0 and done.stdout.strip() == "triangle_fwd", done.stderr
 
 
-def test_what_the_kernels_take_of_a_configuration_needs_no_paddle():
-    code = "from psa_paddle import AttentionConfig\nfrom psa_paddle.kernel_arguments import kernel_arguments\n"
-    done = run(code + "print(kernel_arguments(AttentionConfig(text_length=7), 0.5)['text_length'])")
+def test_a_plan_needs_no_paddle():
+    code = "from psa_paddle import AttentionConfig\nfrom psa_paddle.plan import Plan\n"
+    done = run(code + "print(Plan.of(AttentionConfig(text_length=7), 0.5).forced_text)")
     assert done.stdout.split() == ["7"], done.stderr
 
 

@@ -7,7 +7,7 @@ import yaml
 from shared import smooth_qkv
 from shared_presets import CUSTOM
 
-from psa_paddle.config import PRESETS, AttentionConfig
+from psa_paddle.config import PRESET_USES, PRESETS, AttentionConfig
 from psa_paddle.presets import PresetError, check_presets, list_presets, load_preset
 from psa_paddle.psa_config import PSAConfig
 from psa_paddle.psa_module import PSAAttention
@@ -207,7 +207,21 @@ def test_presets_of_qwen_are_those_of_the_configuration():
     assert names == ["baseline", *PRESETS]
     for name in PRESETS:
         assert load_preset("Qwen2.5-VL", name).config == AttentionConfig.preset(name)
+        assert load_preset("Qwen2.5-VL", name).description == f"{PRESET_USES[name].capitalize()}."
     assert load_preset("Qwen2.5-VL").config == AttentionConfig()
+
+
+def test_the_names_of_presets_stand_in_one_place(monkeypatch, write_preset):
+    """A preset added to the configuration's is one of the language models', and of a user's model that says so."""
+    monkeypatch.setitem(PRESETS, "mine", {**PRESETS["fast"], "key_block": 32})
+    monkeypatch.setitem(PRESET_USES, "mine", "for me")
+    found = load_preset("Qwen2.5-VL", "mine")
+    assert found.config == AttentionConfig.preset("fast", key_block=32) and found.description == "For me."
+    path = write_preset("Other:\n  causal: true\n  named_presets: true\n  attention_configs: {fast: {type: dense}}\n")
+    assert list_presets("Other", path)["Other"] == ["fast", *(name for name in PRESETS if name != "fast")]
+    assert load_preset("Other", "fast", path).config is None and load_preset("Other", "mine", path).causal
+    path = write_preset("Qwen2.5-VL: {named_presets: false, attention_configs: {}, default_attention: baseline}\n")
+    assert list_presets("Qwen2.5-VL", path)["Qwen2.5-VL"] == ["baseline"]
 
 
 PREFILL = """

@@ -10,6 +10,7 @@ import pytest
 from shared import RATIOS, error_budget, smooth_qkv
 
 from psa_paddle import reference as ref
+from psa_paddle.plan import Plan
 from psa_paddle.psa_config import DEFAULT_RATIOS, PSAConfig
 from psa_paddle.psa_module import PSAAttention, psa_attention
 
@@ -114,9 +115,8 @@ def expected(q, k, v, c: PSAConfig, causal=False):
     thresholds = {2: c.sim_2x_threshold, 4: c.sim_4x_threshold, 8: c.sim_8x_threshold}
     cap = ref.key_similarity_cap(k, c.block_n, thresholds)
     cap = cap if c.use_sim_mask else np.full_like(cap, 8)
-    found = c.to_attention_config()
-    levels = ref.select_levels(scores, cap, found.intervals, found.mask_mode, lq, lk, c.block_m, c.block_n, causal, 0)
-    return ref.attend(q, k, v, levels, scale, causal, c.block_m, c.block_n)
+    plan = Plan.of(c.to_attention_config(causal), scale)
+    return ref.attend(q, k, v, ref.select_levels(scores, cap, plan, lq, lk), plan)
 
 
 # name -> (configuration, the one that it differs from in one parameter)

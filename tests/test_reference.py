@@ -5,13 +5,14 @@ import pytest
 from shared import smooth_qkv
 
 from psa_paddle import reference
+from psa_paddle.plan import Plan
 
 
 def test_all_level_one_is_dense_attention():
     q, k, v = (x[0].astype(np.float64) for x in smooth_qkv(70, 150, 4, 2, 32))
     levels = np.where(reference.block_grid(70, 150, 64, 32, True)[0], 1, 0)[None].repeat(4, 0)
     dense = reference.dense_attention(q, k, v, 0.2, True)
-    assert np.abs(reference.attend(q, k, v, levels, 0.2, True, 64, 32) - dense).max() < 1e-14
+    assert np.abs(reference.attend(q, k, v, levels, Plan(0.2, True, 64, 32)) - dense).max() < 1e-14
 
 
 def test_pooled_key_stands_for_its_run():
@@ -20,7 +21,7 @@ def test_pooled_key_stands_for_its_run():
     k[0, 4:6] = [1.0, 0.0]
     v = np.arange(32.0).reshape(1, 32, 1)
     q = np.array([[[3.0, 0.0]]])
-    out = reference.attend(q, k, v, np.array([[[2]]]), 1.0, False, 64, 32)
+    out = reference.attend(q, k, v, np.array([[[2]]]), Plan(1.0, False, 64, 32))
     weights = np.ones(32)
     weights[4:6] = np.exp(3.0)
     assert out.item() == pytest.approx((weights * v[0, :, 0]).sum() / weights.sum(), rel=1e-12)
@@ -33,19 +34,19 @@ def test_mean_of_a_skipped_block_stands_for_its_keys():
     weights = [*[1.0] * 32, 32 * np.exp(1.5)]
     values = [*range(32), 47.5]
     levels = np.array([[[1, 0, 0]]])
-    out = reference.attend(q, k, v, levels, 1.0, False, 64, 32, means=True)
+    out = reference.attend(q, k, v, levels, Plan(1.0, False, 64, 32, block_means=True))
     assert out.item() == pytest.approx(np.dot(weights, values) / np.sum(weights), rel=1e-12)
-    assert reference.attend(q, k, v, levels, 1.0, False, 64, 32).item() == pytest.approx(15.5, rel=1e-12)
-    assert reference.sparsity(levels, 1, 80, 64, 32, False, means=True) == pytest.approx(1 - (1 + 1 / 32) / 3)
+    assert reference.attend(q, k, v, levels, Plan(1.0, False, 64, 32)).item() == pytest.approx(15.5, rel=1e-12)
+    assert reference.sparsity(levels, 1, 80, 64, 32, False, block_means=True) == pytest.approx(1 - (1 + 1 / 32) / 3)
 
 
 def test_means_are_of_the_blocks_before_the_first_row():
     """Causal, 64 queries at the end of 128 keys: blocks 0 and 1 are wholly visible to all, 2 and 3 are not."""
     q, k, v = (x[0].astype(np.float64) for x in smooth_qkv(64, 128, 1, 1, 32))
-    out = reference.attend(q, k, v, np.zeros((1, 1, 4), int), 0.2, True, 64, 32, means=True)
+    out = reference.attend(q, k, v, np.zeros((1, 1, 4), int), Plan(0.2, True, 64, 32, block_means=True))
     weights = reference.softmax(0.2 * q @ k[:, :64].reshape(1, 2, 32, 32).mean(2).swapaxes(1, 2))
     assert np.abs(out - weights @ v[:, :64].reshape(1, 2, 32, 32).mean(2)).max() < 1e-14
-    assert reference.sparsity(np.zeros((1, 1, 4)), 64, 128, 64, 32, True, means=True) == 1 - 2 / 32 / 4
+    assert reference.sparsity(np.zeros((1, 1, 4)), 64, 128, 64, 32, True, block_means=True) == 1 - 2 / 32 / 4
 
 
 def test_energy_is_the_share_before_the_block():
@@ -53,16 +54,17 @@ def test_energy_is_the_share_before_the_block():
     importance = np.array([[[0.3, 0.5, 0.2]]])
     cap = np.full((1, 3), 8)
     intervals = ((1, 0.0, 0.4), (4, 0.4, 0.7), (0, 0.7, 1.0))
-    levels = reference.select_levels(importance, cap, intervals, "energybound", 64, 96, 64, 32, False, 0)
+    plan = Plan(1.0, False, 64, 32, intervals, "energybound")
+    levels = reference.select_levels(importance, cap, plan, 64, 96)
     assert levels.tolist() == [[[1, 1, 0]]]  # block 0 would be 4 and is forced to 1
-    levels = reference.select_levels(importance[..., ::-1], cap, intervals, "energybound", 64, 96, 64, 32, False, 0)
+    levels = reference.select_levels(importance[..., ::-1], cap, plan, 64, 96)
     assert levels.tolist() == [[[1, 1, 4]]]
 
 
 def test_topk_counts_ranks_among_valid_blocks():
     importance = np.array([[[0.1, 0.4, 0.3, 0.2]]])
     intervals = ((1, 0.0, 0.5), (2, 0.5, 0.75), (0, 0.75, 1.0))
-    levels = reference.select_levels(importance, np.full((1, 4), 8), intervals, "topk", 64, 128, 64, 32, False, 0)
+    levels = reference.select_levels(importance, np.full((1, 4), 8), Plan(1.0, False, 64, 32, intervals), 64, 128)
     assert levels.tolist() == [[[1, 1, 1, 2]]]
 
 
@@ -87,7 +89,8 @@ def test_topk_sqrt_scales_the_shares_by_the_root_of_the_row(key_block, n):
     importance = np.arange(n, 0, -1.0).reshape(1, 1, n)
     intervals, cap = ((1, 0.0, 0.125), (8, 0.125, 0.25), (0, 0.25, 1.0)), np.full((1, n), 8)
     lk = n * key_block
-    levels = reference.select_levels(importance, cap, intervals, "topk_sqrt", 64, lk, 64, key_block, False, 0)
+    plan = Plan(1.0, False, 64, key_block, intervals, "topk_sqrt")
+    levels = reference.select_levels(importance, cap, plan, 64, lk)
     ones, eights = SQRT_COUNTS[key_block, n]
     assert levels[0, 0].tolist() == [1] * ones + [8] * eights + [0] * (n - ones - eights)
 
@@ -96,7 +99,8 @@ def test_topk_sqrt_takes_the_length_of_each_row():
     """Causal rows of 2, 32 and 128 blocks; the last one, on the diagonal, is at level 1 whatever its rank."""
     importance = np.arange(128, 0, -1.0) * np.ones((1, 128, 1))
     intervals, cap = ((1, 0.0, 0.125), (0, 0.125, 1.0)), np.full((1, 128), 8)
-    levels = reference.select_levels(importance, cap, intervals, "topk_sqrt", 8192, 8192, 64, 64, True, 0)
+    plan = Plan(1.0, True, 64, 64, intervals, "topk_sqrt")
+    levels = reference.select_levels(importance, cap, plan, 8192, 8192)
     assert levels[0, [1, 31, 127]].sum(1).tolist() == [2, 8 + 1, 16 + 1]
 
 

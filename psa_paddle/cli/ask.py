@@ -9,7 +9,7 @@ import sys
 from ..integrations.language.inference import QwenVLInference
 from ..integrations.language.loading import check_library
 from ..integrations.language.report import format_stats
-from ..integrations.language.request import LEAST_PIXELS, check_request, whole_number
+from ..integrations.language.request import check_request, image_limits
 from ..utils.command import NotWritten, run_command
 from ..utils.files import check_file, check_folder, write_text
 from ..utils.media import load_image, load_video
@@ -36,8 +36,7 @@ def load_inputs(args, kind: str):
     if kind == "image":
         for name in given_flags(args, VIDEO_FLAGS):
             raise ValueError(f"--{name.replace('_', '-')} is for --type video.")
-        if args.max_pixels is not None:
-            whole_number(args.max_pixels, "--max-pixels", LEAST_PIXELS)
+        image_limits(args.max_pixels, name="--max-pixels")
         return [load_image(source) for source in args.input]
     if len(args.input) > 1:
         raise ValueError("--type video takes one input; several inputs are for images.")

@@ -95,12 +95,12 @@ def softmax_values(q, keys, values, bias, tail):
 
 
 def attend(
-    q, pyramid: Pyramid, levels: np.ndarray, geo: Geometry, span: tuple[int, int], kv_heads: int, means: bool
+    q, pyramid: Pyramid, levels: np.ndarray, geo: Geometry, span: tuple[int, int], kv_heads: int, block_means: bool
 ) -> list:
     """Outputs of the query blocks ``span``, float32 [B, H, rows, D] each.
 
-    q: float32 [B, H, Lq, D], already scaled; levels: host int [B, H, i1 - i0, nJ]; ``means``: skipped blocks take part
-    by their means.
+    q: float32 [B, H, Lq, D], already scaled; levels: host int [B, H, i1 - i0, nJ]; ``block_means``: skipped blocks
+    take part by their means.
     """
     b, h, _, d = q.shape
     heads = [(x, y) for x in range(b) for y in range(h)]
@@ -108,7 +108,7 @@ def attend(
     outputs = []
     for i in range(*span):
         start, stop = geo.rows(i)
-        n_free, n_valid, n_means = geo.n_free(i), geo.n_valid(i), geo.n_means(i) if means else 0
+        n_free, n_valid, n_means = geo.n_free(i), geo.n_valid(i), geo.n_means(i) if block_means else 0
         tail = causal_tail(geo, i)
         row_levels = [levels[x, y, i - span[0], :n_valid] for x, y in heads]
         lists = [pyramid.units(row, n_free, n_means) for row in row_levels]

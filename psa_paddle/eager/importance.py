@@ -6,25 +6,24 @@ import numpy as np
 import paddle
 import paddle.nn.functional as F
 
-from ..config import AttentionConfig
+from ..config import GOLDEN, SAMPLE_STEP
 from ..geometry import Geometry, ceil_div
+from ..plan import Plan
 
-SAMPLE_STEP = 4
-GOLDEN = 0x9E3779B1  # 2^32 over the golden ratio
 MASKED = -1e30
 
 
-def xattn_features(q, k, config: AttentionConfig, scale: float):
+def xattn_features(q, k, plan: Plan):
     """Features of groups of tokens (arXiv:2503.16428): qf [B, Hkv, G, nA, n D], kf [B, Hkv, nB, n D], float32, of
-    n = ``xattn_terms`` tokens each.
+    n = ``terms`` tokens each.
 
     ``qf . kf`` is scale / n * sum_t q[a r + r - 1 - x(a, t)] . k[b s + y(b, t)] for groups of r queries and s keys; see
     ``places`` for x and y. Tokens past the end are zero vectors, or for peaks the last token, as a zero could be one.
     """
-    r, s, n = config.xattn_query_stride, config.xattn_stride, config.xattn_terms
-    first = (k.shape[2] - q.shape[2]) // r if config.causal else 0  # a chunk takes the places it has in the whole
-    zeros = config.importance_method == "xattn"
-    qf = _take(q, r, r - 1 - places(first, ceil_div(q.shape[2], r), r, n), zeros) * (scale / n)
+    r, s, n = plan.query_stride, plan.key_stride, plan.terms
+    first = (k.shape[2] - q.shape[2]) // r if plan.causal else 0  # a chunk takes the places it has in the whole
+    zeros = plan.importance_method == "xattn"
+    qf = _take(q, r, r - 1 - places(first, ceil_div(q.shape[2], r), r, n), zeros) * (plan.scale / n)
     kf = _take(k, s, places(0, ceil_div(k.shape[2], s), s, n), zeros)
     b, h, n_a = qf.shape[:3]
     return qf.reshape([b, k.shape[1], h // k.shape[1], n_a, -1]), kf
@@ -59,10 +58,10 @@ def pooling_features(q, k, scale: float):
     return qf.reshape([b, k.shape[1], h // k.shape[1], -1, d]), k[:, :, ::SAMPLE_STEP].astype("float32")
 
 
-def block_importance(qf, kf, geo: Geometry, config: AttentionConfig, span: tuple[int, int]):
+def block_importance(qf, kf, geo: Geometry, plan: Plan, span: tuple[int, int]):
     """Importance of the query blocks ``span`` = [i0, i1), float32 [B, H, i1 - i0, nJ]; invalid pairs are 0."""
-    in_groups = config.importance_method != "pooling"
-    r, s = steps(config)
+    in_groups = plan.importance_method != "pooling"
+    r, s = plan.strides
     per_i, per_j = geo.query_block // r, geo.key_block // s
     n_b = kf.shape[2]
     a0, a1 = span[0] * per_i, min(span[1] * per_i, qf.shape[3])
@@ -79,7 +78,7 @@ def block_importance(qf, kf, geo: Geometry, config: AttentionConfig, span: tuple
         hidden = paddle.arange(seen) * s > last.unsqueeze(-1)
         logits = logits + hidden.astype("float32") * MASKED
     n_rows = span[1] - span[0]
-    if config.importance_method == "peak":
+    if plan.importance_method == "peak":
         n_seen = ceil_div(seen, per_j)
         logits = F.pad(logits, [0, 0, 0, 0, 0, 0, 0, n_seen * per_j - seen], value=MASKED, pad_from_left_axis=True)
         logits, seen, per_j = logits.reshape([b, kv * group, a1 - a0, n_seen, per_j]).max(axis=-1), n_seen, 1
@@ -92,21 +91,14 @@ def block_importance(qf, kf, geo: Geometry, config: AttentionConfig, span: tuple
     return p / p.sum(axis=-1, keepdim=True).clip(min=1e-30)
 
 
-def features(q, k, config: AttentionConfig, scale: float):
-    if config.importance_method == "pooling":
-        return pooling_features(q, k, scale)
-    return xattn_features(q, k, config, scale)
+def features(q, k, plan: Plan):
+    if plan.importance_method == "pooling":
+        return pooling_features(q, k, plan.scale)
+    return xattn_features(q, k, plan)
 
 
-def steps(config: AttentionConfig) -> tuple[int, int]:
-    """Tokens of a group of queries and of a group of keys."""
-    if config.importance_method == "pooling":
-        return SAMPLE_STEP, SAMPLE_STEP
-    return config.xattn_query_stride, config.xattn_stride
-
-
-def blocks_per_span(geo: Geometry, heads: int, config: AttentionConfig, budget: int = 1 << 24) -> int:
+def blocks_per_span(geo: Geometry, heads: int, plan: Plan, budget: int = 1 << 24) -> int:
     """Query blocks to score at once, so that the logits stay below ``budget`` numbers."""
-    r, s = steps(config)
+    r, s = plan.strides
     per_block = heads * (geo.query_block // r) * ceil_div(geo.lk, s)
     return max(1, min(geo.n_i, budget // max(1, per_block)))

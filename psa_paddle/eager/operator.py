@@ -5,79 +5,68 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
-from ..config import AttentionConfig
+from ..config import POOLED_LEVELS
 from ..geometry import Geometry
+from ..plan import Plan
 from ..stats import work_of
 from .attend import Pyramid, attend, causal_tail, softmax_values
 from .importance import block_importance, blocks_per_span, features
 from .selection import key_similarity_cap, select_levels
 
 
-def _geometry(q, k, config: AttentionConfig) -> Geometry:
-    return Geometry(q.shape[2], k.shape[2], config.query_block, config.key_block, config.causal)
+def _geometry(lq: int, lk: int, plan: Plan) -> Geometry:
+    return Geometry(lq, lk, plan.query_block, plan.key_block, plan.causal)
 
 
-def _spans(geo: Geometry, heads: int, config: AttentionConfig):
-    size = blocks_per_span(geo, heads, config)
+def _spans(geo: Geometry, heads: int, plan: Plan):
+    size = blocks_per_span(geo, heads, plan)
     return [(i, min(i + size, geo.n_i)) for i in range(0, geo.n_i, size)]
 
 
-def importance(q, k, config: AttentionConfig, scale: float):
+def importance(q, k, plan: Plan):
     """Block importance, float32 [B, H, nI, nJ]."""
-    geo = _geometry(q, k, config)
-    qf, kf = features(q, k, config, scale)
-    parts = [block_importance(qf, kf, geo, config, span) for span in _spans(geo, q.shape[0] * q.shape[1], config)]
+    geo = _geometry(q.shape[2], k.shape[2], plan)
+    qf, kf = features(q, k, plan)
+    parts = [block_importance(qf, kf, geo, plan, span) for span in _spans(geo, q.shape[0] * q.shape[1], plan)]
     n_valid = paddle.to_tensor([geo.n_valid(i) for i in range(geo.n_i)]).unsqueeze(-1)
     # Paddle's CPU softmax leaves about 1e-28 where the mask is.
     return paddle.concat(parts, axis=2) * (paddle.arange(geo.n_j) < n_valid).astype("float32")
 
 
-def _cap(k, config: AttentionConfig):
-    if not config.use_sim_mask:
+def _cap(k, plan: Plan):
+    if plan.thresholds is None:
         return None
-    thresholds = {2: config.sim_2x_threshold, 4: config.sim_4x_threshold, 8: config.sim_8x_threshold}
-    return key_similarity_cap(k, config.key_block, thresholds)
+    return key_similarity_cap(k, plan.key_block, dict(zip(POOLED_LEVELS, plan.thresholds, strict=True)))
 
 
-def select(scores, k, lq: int, config: AttentionConfig):
+def select(scores, k, lq: int, plan: Plan):
     """Level map of whole rows, int32 [B, H, nI, nJ], from ``importance``'s result."""
-    geo = Geometry(lq, k.shape[2], config.query_block, config.key_block, config.causal)
-    return select_levels(
-        scores,
-        _cap(k, config),
-        geo,
-        config.intervals,
-        config.mask_mode,
-        config.forced_text,
-        (0, geo.n_i),
-        config.budgets,
-    )
+    geo = _geometry(lq, k.shape[2], plan)
+    return select_levels(scores, _cap(k, plan), geo, plan, (0, geo.n_i))
 
 
-def attend_levels(q, k, v, levels, config: AttentionConfig, scale: float):
+def attend_levels(q, k, v, levels, plan: Plan):
     """Attention given a level map [B, H, nI, nJ]; q.dtype [B, H, Lq, D]."""
-    geo = _geometry(q, k, config)
+    geo = _geometry(q.shape[2], k.shape[2], plan)
     host = np.asarray(levels).astype(np.int64)
-    pyramid, scaled = Pyramid(k, v, config.key_block), q.astype("float32") * scale
-    parts = attend(scaled, pyramid, host, geo, (0, geo.n_i), k.shape[1], config.block_means)
+    pyramid, scaled = Pyramid(k, v, plan.key_block), q.astype("float32") * plan.scale
+    parts = attend(scaled, pyramid, host, geo, (0, geo.n_i), k.shape[1], plan.block_means)
     return paddle.concat(parts, axis=2).astype(q.dtype)
 
 
-def psa_attention(q, k, v, config: AttentionConfig, scale: float):
+def psa_attention(q, k, v, plan: Plan):
     """Return ``(out, work)``: q.dtype [B, H, Lq, D] and float64 host [B, H], see ``CallStats``."""
-    geo = _geometry(q, k, config)
+    geo = _geometry(q.shape[2], k.shape[2], plan)
     b, h = q.shape[:2]
-    qf, kf = features(q, k, config, scale)
-    cap, pyramid, scaled = _cap(k, config), Pyramid(k, v, config.key_block), q.astype("float32") * scale
+    qf, kf = features(q, k, plan)
+    cap, pyramid, scaled = _cap(k, plan), Pyramid(k, v, plan.key_block), q.astype("float32") * plan.scale
     work = np.zeros((b, h))
     parts = []
-    for span in _spans(geo, b * h, config):
-        scores = block_importance(qf, kf, geo, config, span)
-        rule = config.intervals, config.mask_mode, config.forced_text
-        levels = select_levels(scores, cap, geo, *rule, span, config.budgets)
-        host = levels.numpy()
-        work += work_of(host, geo, config.block_means, span[0])
-        parts += attend(scaled, pyramid, host, geo, span, k.shape[1], config.block_means)
+    for span in _spans(geo, b * h, plan):
+        scores = block_importance(qf, kf, geo, plan, span)
+        host = select_levels(scores, cap, geo, plan, span).numpy()
+        work += work_of(host, geo, plan.block_means, span[0])
+        parts += attend(scaled, pyramid, host, geo, span, k.shape[1], plan.block_means)
     return paddle.concat(parts, axis=2).astype(q.dtype), work
 
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import paddle
 
-from ..config import POOLED_LEVELS, sqrt_bound
+from ..config import POOLED_LEVELS
 from ..geometry import Geometry
+from ..plan import Plan
 
 
 def key_similarity_cap(k, key_block: int, thresholds: dict):
@@ -24,15 +25,13 @@ def key_similarity_cap(k, key_block: int, thresholds: dict):
     return cap
 
 
-def select_levels(
-    importance, cap, geo: Geometry, intervals, mode: str, text_length: int, span: tuple[int, int], budgets=None
-):
+def select_levels(importance, cap, geo: Geometry, plan: Plan, span: tuple[int, int]):
     """Level map of the query blocks ``span``, int32 [B, H, i1 - i0, nJ]; invalid pairs are 0.
 
     importance: float32 [B, H, i1 - i0, nJ]; cap: int32 [B, Hkv, nJ] or None. A row's valid blocks are sorted by
     importance, descending and stable; rank / n (``topk``; ``topk_sqrt`` scales the ends, see ``sqrt_bound``) or the
-    share of importance before the block (``energybound``) falls into one of ``intervals``, whose ends, by rank, are
-    multiplied by each head's factor in ``budgets``.
+    share of importance before the block (``energybound``) falls into one of the plan's intervals, whose ends, by rank,
+    are multiplied by each head's budget.
     """
     rows = range(*span)
     n_valid = paddle.to_tensor([geo.n_valid(i) for i in rows]).unsqueeze(-1)
@@ -41,13 +40,13 @@ def select_levels(
     valid = j < n_valid
     mass = paddle.where(valid, importance, paddle.full_like(importance, -1.0))
     order = paddle.argsort(mass, axis=-1, descending=True, stable=True)
-    ends = [hi for _, _, hi in intervals[:-1]]
+    mode, ends = plan.mask_mode, plan.bounds
     if mode != "energybound":  # in float64, as the reference
-        factors = paddle.to_tensor([1.0] if budgets is None else budgets, dtype="float64").reshape([-1, 1, 1])
+        factors = paddle.to_tensor(plan.budgets or [1.0], dtype="float64").reshape([-1, 1, 1])
         n = n_valid.astype("float64")
     if mode == "topk_sqrt":
         place = (j * j).astype("float64").expand(mass.shape)
-        ends = [sqrt_bound(hi, geo.key_block) * (factors * factors) * n for hi in ends]
+        ends = [hi * (factors * factors) * n for hi in ends]
     elif mode == "topk":
         place = (j.astype("float64") / n).expand(mass.shape)
         ends = [hi * factors for hi in ends]
@@ -56,22 +55,22 @@ def select_levels(
         total = paddle.cumsum(mass, axis=-1)
         place = (total - mass) / total[..., -1:].clip(min=1e-30)
     index = sum((place >= end).astype("int32") for end in ends)
-    table = paddle.to_tensor([level for level, _, _ in intervals], dtype="int32")
-    ranked = table[index] if len(intervals) > 1 else paddle.full(mass.shape, intervals[0][0], dtype="int32")
+    table = paddle.to_tensor(plan.levels, dtype="int32")
+    ranked = table[index] if ends else paddle.full(mass.shape, plan.levels[0], dtype="int32")
     levels = paddle.put_along_axis(paddle.zeros_like(ranked), order, ranked, axis=-1)
     if cap is not None:
         group = levels.shape[1] // cap.shape[1]
         levels = paddle.minimum(levels, cap.repeat_interleave(group, axis=1).unsqueeze(2))
-    return _force(levels, geo, valid, n_free, j, text_length, rows)
+    return _force(levels, geo, valid, n_free, j, plan.forced_text, rows)
 
 
-def _force(levels, geo: Geometry, valid, n_free, j, text_length: int, rows):
+def _force(levels, geo: Geometry, valid, n_free, j, forced_text: int, rows):
     """Level 1 for the first key block, crossing pairs and the last tokens; 0 or 1 for a ragged last key block."""
     ends = (j + 1) * geo.key_block
     keep = (j == 0) | (j >= n_free)
-    if text_length:
-        text_rows = paddle.to_tensor([geo.rows(i)[1] > geo.lq - text_length for i in rows]).unsqueeze(-1)
-        keep = keep | (ends > geo.lk - text_length) | text_rows
+    if forced_text:
+        text_rows = paddle.to_tensor([geo.rows(i)[1] > geo.lq - forced_text for i in rows]).unsqueeze(-1)
+        keep = keep | (ends > geo.lk - forced_text) | text_rows
     one = paddle.ones([], dtype="int32")
     levels = paddle.where(ends > geo.lk, paddle.minimum(levels, one), levels)
     levels = paddle.where(keep, one, levels)

@@ -1,4 +1,7 @@
-"""Plugs for model libraries; each is imported only by who uses it."""
+"""Plugs for model libraries, in rooms: ``language`` and ``video``; each is imported only by who uses it.
+
+``patches`` and ``summary`` are for both rooms; the other modules here are the published places of what stands in them.
+"""
 
 from .. import require_paddle
 from ..utils.quiet import quiet_import

@@ -4,7 +4,7 @@ pyramid, means -> importance -> select -> attend; ``psa_fwd`` chains them. ``aud
 orders: permute, kmeans, sort.
 """
 
-from .attend import attend_fwd
+from .attend import Pooled, attend_fwd
 from .audit import audit_fwd
 from .importance import xattn_fwd
 from .kmeans import cluster_tokens
@@ -15,8 +15,11 @@ from .permute import permute_tokens, restore_tokens, token_index
 from .pooling import pooling_fwd
 from .pyramid import pyramid_fwd
 from .selection import select_fwd
+from .selection_inputs import Scores
 
 __all__ = [
+    "Pooled",
+    "Scores",
     "Selection",
     "attend_fwd",
     "audit_fwd",

@@ -7,15 +7,17 @@ ragged last block) comes last with a mask. Source: PSA (arXiv:2512.04025); onlin
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import triton
 import triton.language as tl
 
 from .. import bridge
+from ..geometry import ceil_div
+from ..plan import Plan
 from . import tuning
 from .common import (
     LOG2E,
-    ceil_div,
-    check_blocks,
     check_buffer,
     check_inputs,
     check_out,
@@ -183,52 +185,75 @@ def _attend_kernel(
         tl.store(p_row, tl.zeros([M, BLOCK_D], out.dtype.element_ty), mask=(i_i * M + o_m < o_q)[:, None] & m_d)
 
 
-def attend_fwd(
-    q, k, v, pooled_k, pooled_v, found: Selection, *, scale: float, causal: bool, query_block: int, key_block: int,
-    text_length: int = 0, kv_start=None, out=None, heads_last: bool = False, means=None,
-):  # fmt: skip
+class Pooled(NamedTuple):
+    """Step 1's results: ``pyramid_fwd``'s, None when no list names a pooled level; ``means_fwd``'s, so that blocks
+    which the levels skip take part by their means, or None."""
+
+    pooled_k: object = None
+    pooled_v: object = None
+    mean_k: object = None
+    mean_v: object = None
+
+
+def attend_fwd(q, k, v, found: Selection, plan: Plan, pooled: Pooled = Pooled(), *, kv_start=None, out=None):  # noqa: B008
     """Attention over the listed blocks (PSA, arXiv:2512.04025).
 
     Args:
         q: [B, H, Lq, D]; k, v: [B, Hkv, Lk, D]; one dtype of float32, float16, bfloat16; last dimension contiguous.
-        pooled_k, pooled_v: ``pyramid_fwd``'s, or None when no list names a pooled level.
         found: ``select_fwd``'s or ``lists_from_levels``'.
-        scale: factor of the logits.
-        text_length: last tokens whose query blocks may keep everything: they start first.
+        plan: its scale, causality and blocks; of its forced text, that query blocks which may keep everything start
+            first.
+        pooled: the pooled keys and values.
         kv_start: int32 [B], first key of each sample, or None.
         out: where to write, any strides with a contiguous last dimension; None allocates it.
-        heads_last: ``out`` is [B, Lq, H, D].
-        means: ``means_fwd``'s pair, so that blocks which ``found.levels`` skips take part by their means; or None.
 
     Returns:
-        ``out``, [B, H, Lq, D] or [B, Lq, H, D] in q's dtype; rows of padding and rows that see nothing are zeros.
+        ``out``, [B, H, Lq, D] or by ``plan.heads_last`` [B, Lq, H, D] in q's dtype; rows of padding and rows that see
+        nothing are zeros.
 
     Raises:
-        TypeError, ValueError: unsupported or unequal dtypes, shapes, strides or block sizes.
+        TypeError, ValueError: unsupported or unequal dtypes, shapes or strides.
     """
-    check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=causal)
-    check_blocks(query_block, key_block)
+    check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=plan.causal)
+    n_j, n_full = ceil_div(k.shape[2], plan.key_block), k.shape[2] // plan.key_block
+    _check_found(found, (*q.shape[:2], ceil_div(q.shape[2], plan.query_block), n_j), pooled.mean_k is not None, k)
+    _check_blocks_of("pooled", pooled[:2], k, n_full * (plan.key_block // 8 * 7))
+    _check_blocks_of("mean", pooled[2:], k, n_full)
+    check_attend_out(out, q, plan)
+    return run_attend(q, k, v, found, plan, pooled, kv_start, out)
+
+
+def _out_shape(q, plan: Plan) -> tuple[int, ...]:
     b, h, lq, d = q.shape
-    hkv, lk = k.shape[1], k.shape[2]
-    n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
-    _check_found(found, (b, h, n_i, n_j), means is not None, k)
-    _check_blocks_of("pooled", (pooled_k, pooled_v), k, lk // key_block * (key_block // 8 * 7))
-    _check_blocks_of("mean", means or (None, None), k, lk // key_block)
-    shape = [b, lq, h, d] if heads_last else [b, h, lq, d]
+    return (b, lq, h, d) if plan.heads_last else (b, h, lq, d)
+
+
+def check_attend_out(out, q, plan: Plan) -> None:
+    """Refuse an ``out`` that the attention of ``q`` cannot be written to; None is allocated.
+
+    Raises:
+        TypeError, ValueError
+    """
+    if out is not None:
+        check_out(out, _out_shape(q, plan), q)
+
+
+def run_attend(q, k, v, found: Selection, plan: Plan, pooled: Pooled, kv_start, out):
+    """``attend_fwd`` of checked tensors."""
+    (b, h, lq, d), (hkv, lk), query_block, key_block = q.shape, k.shape[1:3], plan.query_block, plan.key_block
+    n_i, n_j, scale = ceil_div(lq, query_block), ceil_div(lk, key_block), plan.scale
     if out is None:
-        out = bridge.empty(shape, bridge.dtype_name(q), q)
-    check_out(out, shape, q)
-    mean_k, mean_v = means or (None, None)
+        out = bridge.empty(_out_shape(q, plan), bridge.dtype_name(q), q)
     strides = stride_args(q=q, k=k, v=v, o=out)
-    if heads_last:
+    if plan.heads_last:
         strides["stride_oh"], strides["stride_ol"] = strides["stride_ol"], strides["stride_oh"]
     arguments = dict(
-        q=q, k=k, v=v, pooled_k=pooled_k, pooled_v=pooled_v, mean_k=mean_k, mean_v=mean_v, lists=found.lists,
-        counts=found.counts, levels=found.levels if mean_k is not None else None, out=out, kv_start=kv_start,
+        q=q, k=k, v=v, **pooled._asdict(), lists=found.lists, counts=found.counts,
+        levels=found.levels if pooled.mean_k is not None else None, out=out, kv_start=kv_start,
         **strides, scale=abs(scale) * LOG2E, lq=lq, lk=lk, n_i=n_i,
-        n_first=min(n_i, n_i - max(0, lq - text_length) // query_block), n_j=n_j, n_full=lk // key_block, hkv=hkv,
+        n_first=min(n_i, n_i - max(0, lq - plan.forced_text) // query_block), n_j=n_j, n_full=lk // key_block, hkv=hkv,
         group=h // hkv, n_rows=n_i * b * h, M=query_block, N=key_block, D=d,
-        CAUSAL=causal, POOLED=pooled_k is not None, FLIP=scale < 0.0,
+        CAUSAL=plan.causal, POOLED=pooled.pooled_k is not None, FLIP=scale < 0.0,
     )  # fmt: skip
     itemsize = 4 if bridge.dtype_name(q) == "float32" else 2
     arch = bridge.arch(q, _attend_kernel)
@@ -251,7 +276,7 @@ def _check_found(found: Selection, shape, means: bool, like) -> None:
     check_buffer("counts", found.counts, "int32", (*shape[:3], COUNTS), like)
     if means:
         if found.levels is None:
-            raise ValueError("means need the levels: choose the blocks with means=True.")
+            raise ValueError("means need the levels: choose the blocks with block_means=True.")
         check_buffer("levels", found.levels, "int8", shape, like)
 
 

@@ -11,8 +11,10 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..geometry import ceil_div
+from ..plan import Plan
 from . import tuning
-from .common import LOG2E, ceil_div, check_inputs, check_out, next_power_of_2, sample_span, stride_args
+from .common import LOG2E, check_inputs, check_out, next_power_of_2, sample_span, stride_args
 from .triangle import _attend_run, _load_queries
 
 PROGRAMS = 256  # that have keys to read, about
@@ -110,16 +112,15 @@ def split_audit(tiles: int, samples: int, lk: int, tile: int, causal: bool) -> t
     return ceil_div(lk, chunk), chunk
 
 
-def audit_fwd(q, k, v, out, *, scale: float, causal: bool, rows: int, kv_start=None, heads_last: bool = False):
+def audit_fwd(q, k, v, out, plan: Plan, *, kv_start=None):
     """Compare ``out`` with exact attention at the rows that ``psa_paddle.audit.audited_rows`` names, in two launches.
 
     Args:
         q: [B, H, Lq, D]; k, v: [B, Hkv, Lk, D]; one dtype of float32, float16, bfloat16; D in 32, 64, 80, 96, 128,
             contiguous; other strides are free. Query head h reads kv head h // (H / Hkv). Causal: Lq <= Lk, aligned
             bottom-right.
-        out: what the operator gave, [B, H, Lq, D] or with ``heads_last`` [B, Lq, H, D], in q's dtype.
-        scale: factor of the logits.
-        rows: audited rows of a sample, at least 1; all of them where it has fewer.
+        out: what the operator gave, [B, H, Lq, D] or by ``plan.heads_last`` [B, Lq, H, D], in q's dtype.
+        plan: its scale, causality and audit_rows, the audited rows of a sample; all of them where it has fewer.
         kv_start: int32 [B] on the device, first key of each sample of a left-padded batch, or None. Rows of padding
             are not audited.
 
@@ -129,30 +130,30 @@ def audit_fwd(q, k, v, out, *, scale: float, causal: bool, rows: int, kv_start=N
     Raises:
         TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, no rows.
     """
-    check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=causal)
+    check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=plan.causal)
     (b, h, lq, d), (hkv, lk), dtype = q.shape, k.shape[1:3], bridge.dtype_name(q)
-    check_out(out, [b, lq, h, d] if heads_last else [b, h, lq, d], q)
-    if rows < 1:
-        raise ValueError(f"rows must be at least 1, got {rows}.")
+    check_out(out, [b, lq, h, d] if plan.heads_last else [b, h, lq, d], q)
+    if plan.audit_rows < 1:
+        raise ValueError(f"audit_rows must be at least 1, got {plan.audit_rows}.")
     strides, to = stride_args(q=q, k=k, v=v), stride_args(o=out)
-    if heads_last:
+    if plan.heads_last:
         to["stride_oh"], to["stride_ol"] = to["stride_ol"], to["stride_oh"]
 
-    rows, group = min(rows, lq), h // hkv
+    rows, group = min(plan.audit_rows, lq), h // hkv
     settings = tuning.pick("audit", d, 4 if dtype == "float32" else 2, bridge.arch(q, _audit_kernel))
     n_i = ceil_div(rows * group, settings["M"])
-    n_s, chunk = split_audit(n_i, b * hkv, lk, settings["TILE"], causal)
+    n_s, chunk = split_audit(n_i, b * hkv, lk, settings["TILE"], plan.causal)
     n_flat = n_i * settings["M"]
     part = bridge.empty([b * hkv, n_flat, n_s, d], "float32", q)
     lse = bridge.empty([b * hkv, n_flat, n_s], "float32", q)
     sums = bridge.empty([b, h, rows, 2], "float32", q)
     shared = dict(
         part=part, lse=lse, kv_start=kv_start, lq_all=lq, lk_all=lk, n_s=n_s, hkv=hkv, GROUP=group, D=d,
-        BLOCK_D=next_power_of_2(d), CAUSAL=causal,
+        BLOCK_D=next_power_of_2(d), CAUSAL=plan.causal,
     )  # fmt: skip
     bridge.launch(
-        _audit_kernel, (n_i * n_s * b * hkv,), like=q, q=q, k=k, v=v, **strides, **shared, scale=abs(scale) * LOG2E,
-        rows=rows, n_i=n_i, chunk=chunk, FLIP=scale < 0.0, **settings,
+        _audit_kernel, (n_i * n_s * b * hkv,), like=q, q=q, k=k, v=v, **strides, **shared,
+        scale=abs(plan.scale) * LOG2E, rows=rows, n_i=n_i, chunk=chunk, FLIP=plan.scale < 0.0, **settings,
     )  # fmt: skip
     bridge.launch(
         _audit_compare_kernel, (rows, b * h), like=q, out=out, sums=sums, **to, **shared, rows_all=rows, n_flat=n_flat,

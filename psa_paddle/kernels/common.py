@@ -6,8 +6,8 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..config import HEAD_DIMS
 
-HEAD_DIMS = (32, 64, 80, 96, 128)
 DTYPES = ("float32", "float16", "bfloat16")
 LOG2E = 1.4426950408889634
 
@@ -51,10 +51,6 @@ def place_of(i_row, n_rows, n_first, n_i, group):
         i_i = n_i - n_first - 1 - place % (n_i - n_first)
         i_kv = place // (n_i - n_first)
     return i_i, i_kv.to(tl.int64), i_row % group
-
-
-def ceil_div(a: int, b: int) -> int:
-    return -(-a // b)
 
 
 def next_power_of_2(n: int) -> int:
@@ -144,17 +140,6 @@ def check_out(out, shape, like) -> None:
         raise ValueError(f"out must be {dtype} {list(shape)}, got {out.dtype} {list(out.shape)}.")
     check_tensor("out", out)
     check_device("out", out, like)
-
-
-def check_key_block(key_block: int) -> None:
-    if key_block not in (32, 64, 128):
-        raise ValueError(f"key_block must be 32, 64 or 128, got {key_block}.")
-
-
-def check_blocks(query_block: int, key_block: int) -> None:
-    if query_block not in (64, 128):
-        raise ValueError(f"query_block must be 64 or 128, got {query_block}.")
-    check_key_block(key_block)
 
 
 def stride_args(**tensors) -> dict:

@@ -13,9 +13,11 @@ import triton
 import triton.language as tl
 
 from .. import bridge
-from ..config import XATTN_QUERY_STRIDES, XATTN_STRIDES
+from ..geometry import ceil_div
+from ..plan import Plan
 from . import tuning
-from .common import LOG2E, ceil_div, check_blocks, check_inputs, sample_span, stride_args
+from .common import LOG2E, check_inputs, sample_span, stride_args
+from .selection_inputs import Scores
 
 LARGEST = tl.constexpr(6e4)  # of a logit that float16 is to hold
 
@@ -144,44 +146,40 @@ def _settings(name: str, kernel, q, **minimum) -> dict:
     return {key: max(value, minimum.get(key, 0)) for key, value in settings.items()}
 
 
-def xattn_fwd(
-    q, k, *, scale: float, causal: bool, query_block: int, key_block: int, strides: tuple[int, int], terms: int,
-    peak: bool = False, kv_start=None,
-):  # fmt: skip
+def xattn_fwd(q, k, plan: Plan, *, kv_start=None) -> Scores:
     """Importance by groups of tokens (after XAttention, arXiv:2503.16428), not yet normalised; ``reference`` has it in
     full.
 
     Args:
         q: [B, H, Lq, D]; k: [B, Hkv, Lk, D]; float32, float16 or bfloat16, last dimension contiguous.
-        scale: factor of the logits.
-        strides: (r, s), tokens of a group of queries (4, 8, 16 or 32) and of a group of keys (1 and 2, too).
-        terms: how many tokens of each group take part; divides both.
-        peak: of a key block take the largest logit, not the sum of the exponentials.
+        plan: its strides r, of queries, and s, of keys, its terms, and whether its method is ``"peak"``: of a key block
+            take the largest logit, not the sum of the exponentials.
         kv_start: int32 [B], first key of each sample, or None.
 
     Returns:
-        ``(scores, tops, tile)``. scores: [B, H, ceil(Lq / r), ceil(Lk / N)], sums over the groups of a key block of
+        ``Scores``. scores: [B, H, ceil(Lq / r), ceil(Lk / N)], sums over the groups of a key block of
         2^(logit - top), bfloat16 for 16-bit inputs on a GPU, else float32. tops: float32 [B, H, tiles, ceil(Lq / r)],
-        the row maxima, base-2 logits, of each tile of ``tile`` key blocks. With ``peak`` scores are base-2 logits,
+        the row maxima, base-2 logits, of each tile of ``tile`` key blocks. Of ``"peak"`` scores are base-2 logits,
         float16 in place of bfloat16, and tops is None. Pairs that no token may see are left unwritten.
 
     Raises:
-        TypeError, ValueError: unsupported dtypes, shapes, strides or block sizes.
+        TypeError, ValueError: unsupported or unequal dtypes, shapes or strides.
     """
-    check_inputs(q=q, k=k, kv_start=kv_start, causal=causal)
-    check_blocks(query_block, key_block)
-    for size, allowed in zip(strides, (XATTN_QUERY_STRIDES, XATTN_STRIDES), strict=True):
-        if size not in allowed:
-            raise ValueError(f"strides must be {', '.join(map(str, allowed))}, got {size}.")
-        if terms < 1 or size % terms:
-            raise ValueError(f"terms must divide both strides, got {terms} and {size}.")
-    query_stride, stride = strides
+    check_inputs(q=q, k=k, kv_start=kv_start, causal=plan.causal)
+    return run_xattn(q, k, plan, kv_start)
+
+
+def run_xattn(q, k, plan: Plan, kv_start) -> Scores:
+    """``xattn_fwd`` of checked tensors."""
+    query_stride, key_stride, key_block, terms = plan.query_stride, plan.key_stride, plan.key_block, plan.terms
+    peak, scale = plan.importance_method == "peak", plan.scale
     b, h, lq, d = q.shape
     hkv, lk = k.shape[1], k.shape[2]
-    n_a, n_b, n_j = ceil_div(lq, query_stride), ceil_div(lk, stride), ceil_div(lk, key_block)
+    n_a, n_b, n_j = ceil_div(lq, query_stride), ceil_div(lk, key_stride), ceil_div(lk, key_block)
     settings = _settings(
-        "peak" if peak else "xattn", _xattn_kernel, q, BLOCK_A=query_block // query_stride, BLOCK_B=key_block // stride
-    )
+        "peak" if peak else "xattn", _xattn_kernel, q, BLOCK_A=plan.query_block // query_stride,
+        BLOCK_B=key_block // key_stride,
+    )  # fmt: skip
     tiles_a, tiles_b = ceil_div(n_a, settings["BLOCK_A"]), ceil_div(n_b, settings["BLOCK_B"])
     chunk = settings.pop("CHUNK")
     keep = chunk > 1 and terms == 1 and d & (d - 1) == 0
@@ -193,7 +191,7 @@ def xattn_fwd(
         _xattn_kernel, (tiles_a * ceil_div(tiles_b, chunk) * b * h,), like=q,
         q=q, k=k, scores=scores, tops=tops, kv_start=kv_start, **stride_args(q=q, k=k),
         scale=max(abs(scale) / terms * LOG2E, 1e-30), lq=lq, lk=lk, n_a=n_a, n_j=n_j, tiles_a=tiles_a, tiles_b=tiles_b,
-        hkv=hkv, group=h // hkv, R=query_stride, S=stride, TERMS=terms, N=key_block, D=d, CAUSAL=causal,
+        hkv=hkv, group=h // hkv, R=query_stride, S=key_stride, TERMS=terms, N=key_block, D=d, CAUSAL=plan.causal,
         FLIP=scale < 0, PEAK=peak, BLOCK_K=d if keep else 64 if d % 64 == 0 else d & -d, CHUNK=chunk, **settings,
     )  # fmt: skip
-    return scores, tops, 0 if peak else settings["BLOCK_B"] * stride // key_block
+    return Scores(scores, tops, 0 if peak else settings["BLOCK_B"] * key_stride // key_block, query_stride)

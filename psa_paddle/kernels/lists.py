@@ -8,8 +8,10 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..geometry import ceil_div
+from ..plan import Plan
 from . import tuning
-from .common import ceil_div, check_blocks, check_buffer, next_power_of_2, row_span, sample_span
+from .common import check_buffer, next_power_of_2, row_span, sample_span
 
 MAX_BLOCKS = 32767  # a block number is an int16, and packed counts have 16 bits a level
 COUNTS = 5  # levels 1, 2, 4, 8, and the bits of the kept tail blocks
@@ -104,20 +106,21 @@ def empty_selection(like, shape, levels, importance) -> Selection:
     return Selection(lists, counts, work, turns, levels, importance)
 
 
-def lists_from_levels(
-    levels, *, lq: int, lk: int, causal: bool, query_block: int, key_block: int, kv_start=None, means: bool = False
-):
+def lists_from_levels(levels, plan: Plan, lq: int, lk: int, *, kv_start=None) -> Selection:
     """The lists of a given map: int8 [B, H, nI, nJ] of 0, 1, 2, 4, 8. Tail blocks count as kept (level 1) or not.
-    means: skipped blocks take part by their means.
+
+    Args:
+        plan: its blocks, causality and block means.
+        lq, lk: queries and keys, in tokens.
+        kv_start: int32 [B], first key of each sample, or None.
 
     Returns:
         ``Selection`` with ``levels`` itself. Pooled levels of a ragged or crossing block are not supported.
 
     Raises:
-        ValueError: another dtype or shape, or unsupported block sizes.
+        ValueError: another dtype or shape.
     """
-    check_blocks(query_block, key_block)
-    n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
+    n_i, n_j = ceil_div(lq, plan.query_block), ceil_div(lk, plan.key_block)
     b, h = list(levels.shape[:2]) if len(levels.shape) == 4 else ("B", "H")
     check_buffer("levels", levels, "int8", [b, h, n_i, n_j], levels)
     if kv_start is not None:
@@ -127,7 +130,8 @@ def lists_from_levels(
     bridge.launch(
         _lists_kernel, (n_i, b * h), like=levels,
         levels=levels, kv_start=kv_start, lists=found.lists, counts=found.counts, work=found.work, turns=found.turns,
-        lq=lq, lk=lk, n_i=n_i, n_j=n_j, heads=h, M=query_block, N=key_block, CAUSAL=causal,
-        NJ=width, MEAN=key_block if means else 0, num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
+        lq=lq, lk=lk, n_i=n_i, n_j=n_j, heads=h, M=plan.query_block, N=plan.key_block, CAUSAL=plan.causal, NJ=width,
+        MEAN=plan.key_block if plan.block_means else 0,
+        num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
     )  # fmt: skip
     return found

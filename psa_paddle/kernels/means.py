@@ -6,8 +6,9 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..plan import Plan
 from . import tuning
-from .common import check_inputs, check_key_block, next_power_of_2, sample_span, stride_args
+from .common import check_inputs, next_power_of_2, sample_span, stride_args
 
 
 @triton.jit
@@ -30,12 +31,12 @@ def _means_kernel(
     tl.store(mean_v + o_out, (tl.sum(b_v.to(tl.float32), 0) / N).to(mean_v.dtype.element_ty), mask=m_d)
 
 
-def means_fwd(k, v, *, key_block: int, kv_start=None):
+def means_fwd(k, v, plan: Plan, *, kv_start=None):
     """The mean key and the mean value of every full block.
 
     Args:
         k, v: [B, Hkv, Lk, D], float32, float16 or bfloat16, last dimension contiguous.
-        key_block: N, 32, 64 or 128 keys.
+        plan: its key_block, N.
         kv_start: int32 [B], first key of each sample, or None.
 
     Returns:
@@ -43,19 +44,23 @@ def means_fwd(k, v, *, key_block: int, kv_start=None):
         shorter sample does not have is zero. ``(None, None)`` where there is no full block.
 
     Raises:
-        TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, or an unsupported key_block.
+        TypeError, ValueError: unsupported or unequal dtypes, shapes or strides.
     """
     check_inputs(k=k, v=v, kv_start=kv_start)
-    check_key_block(key_block)
+    return run_means(k, v, plan, kv_start)
+
+
+def run_means(k, v, plan: Plan, kv_start):
+    """``means_fwd`` of checked tensors."""
     b, hkv, lk, d = k.shape
-    n_full = lk // key_block
+    n_full = lk // plan.key_block
     if n_full == 0:
         return None, None
     mean_k, mean_v = (bridge.empty((b, hkv, n_full, d), bridge.dtype_name(k), k) for _ in "kv")
     bridge.launch(
         _means_kernel, (n_full, b * hkv), like=k,
         k=k, v=v, mean_k=mean_k, mean_v=mean_v, kv_start=kv_start, **stride_args(k=k, v=v), lk=lk, n_full=n_full,
-        hkv=hkv, N=key_block, D=d, BLOCK_D=next_power_of_2(d),
-        num_warps=tuning.warps(key_block, tuning.MEANS_ROWS_PER_WARP),
+        hkv=hkv, N=plan.key_block, D=d, BLOCK_D=next_power_of_2(d),
+        num_warps=tuning.warps(plan.key_block, tuning.MEANS_ROWS_PER_WARP),
     )  # fmt: skip
     return mean_k, mean_v

@@ -10,8 +10,9 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..geometry import ceil_div
 from . import tuning
-from .common import ceil_div, check_device, check_tensor, next_power_of_2, stride_args
+from .common import check_device, check_tensor, next_power_of_2, stride_args
 
 
 @triton.jit

@@ -12,10 +12,11 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..config import SAMPLE_STEP
+from ..geometry import ceil_div
+from ..plan import Plan
 from . import tuning
-from .common import LOG2E, ceil_div, check_blocks, check_inputs, sample_span, stride_args
-
-SAMPLE_STEP = 4
+from .common import LOG2E, check_inputs, sample_span, stride_args
 
 
 @triton.jit
@@ -116,16 +117,21 @@ def _pooling_kernel(
         tl.debug_barrier()
 
 
-def pooling_fwd(q, k, *, scale: float, causal: bool, query_block: int, key_block: int, kv_start=None):
+def pooling_fwd(q, k, plan: Plan, *, kv_start=None):
     """Maximum probability of each block pair among every fourth token, float32 [B, H, nI, nJ], not normalised.
 
     Source: the importance of PSA's published implementation (arXiv:2512.04025), with evenly spaced samples.
 
     Arguments and errors as in ``xattn_fwd``; pairs that no token may see are left unwritten.
     """
-    check_inputs(q=q, k=k, kv_start=kv_start, causal=causal)
-    check_blocks(query_block, key_block)
+    check_inputs(q=q, k=k, kv_start=kv_start, causal=plan.causal)
+    return run_pooling(q, k, plan, kv_start)
+
+
+def run_pooling(q, k, plan: Plan, kv_start):
+    """``pooling_fwd`` of checked tensors."""
     b, h, lq, d = q.shape
+    query_block, key_block, scale = plan.query_block, plan.key_block, plan.scale
     hkv, lk = k.shape[1], k.shape[2]
     n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
     itemsize = 4 if bridge.dtype_name(q) == "float32" else 2
@@ -145,6 +151,6 @@ def pooling_fwd(q, k, *, scale: float, causal: bool, query_block: int, key_block
         # 0 would turn a hidden key's -inf into NaN; the smallest float32 makes every visible product 0 as well
         scale=max(abs(scale) * LOG2E, 1e-37), lq_all=lq, lk_all=lk, n_i=n_i, n_j=n_j, n_strip=n_strip,
         tiles_a=tiles_a, n_items=tiles_a * b * h, n_programs=programs, hkv=hkv, group=h // hkv,
-        M=query_block, N=key_block, D=d, BLOCK_D=128 if d > 64 else d, CAUSAL=causal, FLIP=scale < 0, **settings,
+        M=query_block, N=key_block, D=d, BLOCK_D=128 if d > 64 else d, CAUSAL=plan.causal, FLIP=scale < 0, **settings,
     )  # fmt: skip
     return importance

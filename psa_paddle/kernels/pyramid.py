@@ -9,8 +9,10 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..geometry import ceil_div
+from ..plan import Plan
 from . import tuning
-from .common import ceil_div, check_inputs, check_key_block, next_power_of_2, sample_span, stride_args
+from .common import check_inputs, next_power_of_2, sample_span, stride_args
 
 
 @triton.jit
@@ -96,35 +98,38 @@ def _pyramid_kernel(
             _store_pyramid(pooled_v + o_out, i_j, n_full, o_r, o_d, m_d, runs, N, D)
 
 
-def pyramid_fwd(k, v, *, key_block: int, thresholds=None, kv_start=None, pool: bool = True):
+def pyramid_fwd(k, v, plan: Plan, *, kv_start=None):
     """Pool K and V by 2, 4 and 8 and judge which key blocks may be pooled.
 
     Args:
         k, v: [B, Hkv, Lk, D], float32, float16 or bfloat16, last dimension contiguous.
-        key_block: N, 32, 64 or 128 keys.
-        thresholds: mean cosines (for 2, for 4, for 8) above which a block may be pooled so far, or None: no cap.
+        plan: its key_block, N, its thresholds, and whether it pools at all.
         kv_start: int32 [B], first key of each sample, or None.
-        pool: False computes the cap only.
 
     Returns:
         ``(pooled_k, pooled_v, cap)``. pooled: [B, Hkv, 7 N / 8 * (Lk // N), D] in k's dtype, levels 2, 4, 8 one after
         another: row r of block J at level p is base_p + J N / p + r with base_2 = 0, base_4 = n N / 2,
-        base_8 = n 3 N / 4, n = Lk // N; None without ``pool``. cap: int8 [B, Hkv, ceil(Lk / N)] of 1, 2, 4, 8, or
-        None. Blocks count from the sample's first key; what a shorter sample does not have is left unwritten.
+        base_8 = n 3 N / 4, n = Lk // N; None where nothing is pooled. cap: int8 [B, Hkv, ceil(Lk / N)] of 1, 2, 4, 8,
+        or None without thresholds. Blocks count from the sample's first key; what a shorter sample does not have is
+        left unwritten.
 
     Raises:
-        TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, or an unsupported key_block.
+        TypeError, ValueError: unsupported or unequal dtypes, shapes or strides.
     """
     check_inputs(k=k, v=v, kv_start=kv_start)
-    check_key_block(key_block)
-    b, hkv, lk, d = k.shape
+    return run_pyramid(k, v, plan, kv_start)
+
+
+def run_pyramid(k, v, plan: Plan, kv_start):
+    """``pyramid_fwd`` of checked tensors."""
+    (b, hkv, lk, d), key_block = k.shape, plan.key_block
     n_j, n_full = ceil_div(lk, key_block), lk // key_block
-    pool = pool and n_full > 0
+    pool = plan.pools and n_full > 0
     rows = n_full * (key_block // 8 * 7)
     pooled_k, pooled_v = (bridge.empty((b, hkv, rows, d), bridge.dtype_name(k), k) if pool else None for _ in "kv")
-    cap = bridge.empty((b, hkv, n_j), "int8", k) if thresholds is not None else None
+    cap = bridge.empty((b, hkv, n_j), "int8", k) if plan.thresholds is not None else None
     if pool or cap is not None:
-        t2, t4, t8 = (float(x) for x in thresholds or (1.0, 1.0, 1.0))
+        t2, t4, t8 = (float(x) for x in plan.thresholds or (1.0, 1.0, 1.0))
         bridge.launch(
             _pyramid_kernel, (n_j, b * hkv), like=k,
             k=k, v=v, pooled_k=pooled_k, pooled_v=pooled_v, cap=cap, kv_start=kv_start,

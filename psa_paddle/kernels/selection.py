@@ -11,11 +11,12 @@ import triton
 import triton.language as tl
 
 from .. import bridge
-from ..config import sqrt_bound
+from ..geometry import ceil_div
+from ..plan import Plan
 from . import tuning
-from .common import ceil_div, check_blocks, next_power_of_2, row_span, sample_span
+from .common import next_power_of_2, row_span, sample_span
 from .lists import Selection, clear, empty_selection, store_lists
-from .selection_inputs import check_scores
+from .selection_inputs import Scores, check_scores
 
 
 @triton.jit
@@ -165,65 +166,52 @@ def _select_kernel(
 
 
 def select_fwd(
-    scores, tops=None, tile: int = 0, cap=None, *, lq: int, lk: int, causal: bool, query_block: int, key_block: int,
-    intervals, mode: str, text_length: int = 0, query_stride: int = 0, budgets=None, kv_start=None, heads=None,
-    means: bool = False, return_levels: bool = False, return_importance: bool = False,
+    given: Scores, plan: Plan, lq: int, lk: int, *, cap=None, kv_start=None, return_levels: bool = False,
+    return_importance: bool = False,
 ) -> Selection:  # fmt: skip
     """Choose every pair's level and write the lists of kept blocks.
 
     Args:
-        scores, tops, tile: ``xattn_fwd``'s result; or ``scores`` alone, an importance map float32 [B, H, nI, nJ]; or,
-            with one interval, where importance does not matter, any tensor [B, ...] that tells batch and device.
-            Scores that are no map need ``query_stride``.
+        given: ``xattn_fwd``'s result or an importance map, see ``Scores``.
+        plan: its intervals, mode, budgets, forced text and block means; for the means the levels are returned, too.
+        lq, lk: queries and keys, in tokens.
         cap: int8 [B, Hkv, nJ], largest level of each key block, or None.
-        intervals: ``((level, lo, hi), ...)`` ascending from 0 to 1, at most five.
-        mode: ``"energybound"`` (share of importance before), ``"topk"`` (rank / n), ``"topk_sqrt"`` (``sqrt_bound``).
-        text_length: last tokens whose key and query blocks stay at level 1.
-        query_stride: ``xattn_fwd``'s; 0 for a map.
-        budgets: by rank, a tuple of H factors of the intervals' ends, or None.
         kv_start: int32 [B], first key of each sample, or None.
-        heads: H, needed with one interval only.
-        means: skipped blocks take part by their means, for which the levels are returned, too.
 
     Returns:
         ``Selection``; importance rows sum to the number of query groups (xattn) or to 1 (map), invalid pairs are 0.
 
     Raises:
-        ValueError: an unknown mode, too many intervals or blocks, budgets that are not H factors of shares by rank.
+        ValueError: scores or a cap of other shapes, too many blocks, budgets that are not H factors of shares by rank.
     """
-    check_blocks(query_block, key_block)
-    if mode not in ("energybound", "topk", "topk_sqrt"):
-        raise ValueError(f'mode must be "energybound", "topk" or "topk_sqrt", got {mode!r}.')
-    if not 1 <= len(intervals) <= 5:
-        raise ValueError(f"1 to 5 intervals are possible, got {len(intervals)}.")
-    b, h = scores.shape[0], heads or scores.shape[1]
-    if budgets is not None and (mode == "energybound" or len(budgets) != h):
-        raise ValueError(f'budgets must be {h} factors, one for each query head, in mode "topk" or "topk_sqrt".')
+    check_scores(given, plan, lq, lk, cap, kv_start)
+    wanted = return_levels, return_importance
+    return run_select(given, plan, lq, lk, cap, kv_start, wanted)
+
+
+def run_select(given: Scores, plan: Plan, lq: int, lk: int, cap, kv_start, wanted: tuple[bool, bool]) -> Selection:
+    """``select_fwd`` of checked tensors; wanted: the levels, the importance."""
+    scores, tops, tile, query_stride = given
+    (b, h), query_block, key_block = scores.shape[:2], plan.query_block, plan.key_block
     n_i, n_j = ceil_div(lq, query_block), ceil_div(lk, key_block)
-    check_scores(
-        scores, tops, tile, cap, kv_start, batch=b, heads=h, blocks=(n_i, n_j), lq=lq, query_block=query_block,
-        query_stride=query_stride, needed=len(intervals) > 1,
-    )  # fmt: skip
     n_a, tiles_b = scores.shape[2] if query_stride else 0, tops.shape[2] if tops is not None else 0
-    shape = (b, h, n_i, n_j)
-    levels = bridge.empty(shape, "int8", scores) if return_levels or means else None
-    importance = bridge.empty(shape, "float32", scores) if return_importance and len(intervals) > 1 else None
+    shape, bounds = (b, h, n_i, n_j), plan.bounds
+    levels = bridge.empty(shape, "int8", scores) if wanted[0] or plan.reads_means else None
+    importance = bridge.empty(shape, "float32", scores) if wanted[1] and bounds else None
     found = empty_selection(scores, shape, levels, importance)
     width = max(16, next_power_of_2(n_j))
-    bounds = tuple(sqrt_bound(hi, key_block) if mode == "topk_sqrt" else float(hi) for _, _, hi in intervals[:-1])
-    factors = bridge.constant(tuple(budgets), "float64", scores) if budgets is not None and bounds else None
+    factors = bridge.constant(plan.budgets, "float64", scores) if plan.budgets is not None and bounds else None
     # One scan does for levels 1 and 8; a cap may turn an 8 into any level.
-    plain = cap is None and {int(level) for level, _, _ in intervals} <= {0, 1, 8}
-    kept = (1, 8) if plain else (1, 2, 4, 8)
+    kept = (1, 8) if cap is None and {0, 1, 8}.issuperset(plan.levels) else (1, 2, 4, 8)
     bridge.launch(
         _select_kernel, (n_i, b * h), like=scores,
         scores=scores, tops=tops, cap=cap, kv_start=kv_start, budgets=factors, **found._asdict(),
         lq=lq, lk=lk, n_i=n_i, n_j=n_j, n_a=n_a, tiles_b=tiles_b, heads=h,
-        group=h // cap.shape[1] if cap is not None else 1, text_length=text_length,
-        M=query_block, N=key_block, CAUSAL=causal, TILE=tile,
+        group=h // cap.shape[1] if cap is not None else 1, text_length=plan.forced_text,
+        M=query_block, N=key_block, CAUSAL=plan.causal, TILE=tile,
         GROUPS=query_block // query_stride if query_stride else 0,
-        LEVELS=tuple(int(level) for level, _, _ in intervals), BOUNDS=bounds, MODE=mode, KEPT=kept,
-        C=next_power_of_2(len(bounds)), NJ=width, MEAN=key_block if means else 0,
+        LEVELS=plan.levels, BOUNDS=bounds, MODE=plan.mask_mode, KEPT=kept,
+        C=next_power_of_2(len(bounds)), NJ=width, MEAN=key_block if plan.reads_means else 0,
         num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
     )  # fmt: skip
     return found

@@ -10,8 +10,9 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..geometry import ceil_div
 from . import tuning
-from .common import ceil_div, next_power_of_2
+from .common import next_power_of_2
 
 
 @triton.jit

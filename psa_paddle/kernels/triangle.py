@@ -12,9 +12,11 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..geometry import ceil_div
+from ..triangle_pattern import Pattern
 from . import tuning
 from .attend import _load_rows, _softmax_step
-from .common import LOG2E, ceil_div, check_inputs, check_out, next_power_of_2, stride_args
+from .common import LOG2E, check_inputs, check_out, next_power_of_2, stride_args
 
 FULL_PROGRAMS = 1024  # programs that the last rows' keys are split over, about
 MIN_CHUNK = 512  # keys of a split, at least
@@ -222,9 +224,7 @@ def split_keys(tiles: int, lk: int, tile: int) -> tuple[int, int]:
     return ceil_div(lk, chunk), chunk
 
 
-def triangle_fwd(
-    q, k, v, *, scale: float, sink: int, window: int, last: int, kv_start=None, out=None, heads_last: bool = False
-):
+def triangle_fwd(q, k, v, pattern: Pattern, scale: float, *, kv_start=None, out=None, heads_last: bool = False):
     """Causal attention over TriangleMix's pattern (arXiv:2507.21526), in at most three launches.
 
     With N keys a query at position i (the last Lq of them) sees key j <= i if ``j <= sink``, ``i - j <= window`` or
@@ -233,8 +233,8 @@ def triangle_fwd(
     Args:
         q: [B, H, Lq, D]; k, v: [B, Hkv, Lk, D]; one dtype of float32, float16, bfloat16; D in 32, 64, 80, 96, 128,
             contiguous; other strides are free. Lq <= Lk; query head h reads kv head h // (H / Hkv).
+        pattern: sink, window and last, in tokens, not negative.
         scale: factor of the logits.
-        sink, window, last: in tokens, not negative.
         kv_start: int32 [B] on the device, first key of each sample of a left-padded batch, or None. A sample is
             computed as if it came alone; rows of its padding are zeros.
         out: where to write, strides free but for the last, or None; heads_last: it is [B, Lq, H, D].
@@ -247,46 +247,54 @@ def triangle_fwd(
     """
     check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=True)
     (b, h, lq, d), (hkv, lk), dtype = q.shape, k.shape[1:3], bridge.dtype_name(q)
-    if min(sink, window, last) < 0:
-        raise ValueError(f"sink, window and last must not be negative, got {sink}, {window} and {last}.")
+    if min(pattern.sink, pattern.window, pattern.last) < 0:
+        raise ValueError(f"sink, window and last must not be negative, got {pattern}.")
     shape = [b, lq, h, d] if heads_last else [b, h, lq, d]
     if out is None:
         out = bridge.empty(shape, dtype, q)
-    check_out(out, shape, q)
+    else:
+        check_out(out, shape, q)
     strides = stride_args(q=q, k=k, v=v, o=out)
     if heads_last:
         strides["stride_oh"], strides["stride_ol"] = strides["stride_ol"], strides["stride_oh"]
 
-    group, full = h // hkv, min(max(last - 1, 0), lq)
-    itemsize, block_d = 4 if dtype == "float32" else 2, next_power_of_2(d)
+    group, full = h // hkv, min(max(pattern.last - 1, 0), lq)
     shared = dict(
         q=q, k=k, v=v, out=out, kv_start=kv_start, **strides, scale=abs(scale) * LOG2E, offset=lk - lq, hkv=hkv,
-        GROUP=group, D=d, BLOCK_D=block_d, FLIP=scale < 0.0,
+        GROUP=group, D=d, BLOCK_D=next_power_of_2(d), FLIP=scale < 0.0,
     )  # fmt: skip
+    itemsize = 4 if dtype == "float32" else 2
     settings = tuning.pick("triangle", d, itemsize, bridge.arch(q, _triangle_band_kernel))
     if full < lq:
         n_i = ceil_div((lq - full) * group, settings["M"])
         bridge.launch(
-            _triangle_band_kernel, (n_i * b * hkv,), like=q, **shared, n_rows=lq - full, sink=min(sink, lk),
-            window=min(window, lk), n_i=n_i, **settings,
+            _triangle_band_kernel, (n_i * b * hkv,), like=q, **shared, n_rows=lq - full, sink=min(pattern.sink, lk),
+            window=min(pattern.window, lk), n_i=n_i, **settings,
         )  # fmt: skip
     if full:
-        n_i = ceil_div(full * group, settings["M"])
-        n_s, chunk = split_keys(n_i * b * hkv, lk, settings["TILE"])
-        rows, part, lse = dict(first_row=lq - full, n_rows=full), None, None
-        if n_s > 1:
-            part = bridge.empty([b * hkv, n_s, n_i * settings["M"], d], "float32", q)
-            lse = bridge.empty([b * hkv, n_s, n_i * settings["M"]], "float32", q)
-        bridge.launch(
-            _triangle_full_kernel, (n_i * n_s * b * hkv,), like=q, **shared, **rows, part=part, lse=lse, n_i=n_i,
-            n_s=n_s, chunk=chunk, SPLIT=n_s > 1, **settings,
-        )  # fmt: skip
-        if n_s > 1:
-            n_r = ceil_div(full * group, COMBINED_ROWS)
-            to = {name: strides[name] for name in ("stride_ob", "stride_oh", "stride_ol")}
-            bridge.launch(
-                _triangle_combine_kernel, (n_r * b * hkv,), like=q, part=part, lse=lse, out=out, **to, **rows, n_r=n_r,
-                n_s=n_s, n_flat=n_i * settings["M"], hkv=hkv, GROUP=group, R=COMBINED_ROWS, D=d, BLOCK_D=block_d,
-                num_warps=4,
-            )  # fmt: skip
+        _run_full_rows(shared, settings, lq, lk, full)
     return out
+
+
+def _run_full_rows(shared: dict, settings: dict, lq: int, lk: int, full: int) -> None:
+    """The last ``full`` rows, which see every key: their keys split over programs, and merged where they were."""
+    q, out, group, d = shared["q"], shared["out"], shared["GROUP"], shared["D"]
+    batch_heads = q.shape[0] * shared["hkv"]
+    n_i = ceil_div(full * group, settings["M"])
+    n_s, chunk = split_keys(n_i * batch_heads, lk, settings["TILE"])
+    rows, part, lse = dict(first_row=lq - full, n_rows=full), None, None
+    if n_s > 1:
+        part = bridge.empty([batch_heads, n_s, n_i * settings["M"], d], "float32", q)
+        lse = bridge.empty([batch_heads, n_s, n_i * settings["M"]], "float32", q)
+    bridge.launch(
+        _triangle_full_kernel, (n_i * n_s * batch_heads,), like=q, **shared, **rows, part=part, lse=lse, n_i=n_i,
+        n_s=n_s, chunk=chunk, SPLIT=n_s > 1, **settings,
+    )  # fmt: skip
+    if n_s > 1:
+        n_r = ceil_div(full * group, COMBINED_ROWS)
+        to = {name: shared[name] for name in ("stride_ob", "stride_oh", "stride_ol")}
+        bridge.launch(
+            _triangle_combine_kernel, (n_r * batch_heads,), like=q, part=part, lse=lse, out=out, **to, **rows, n_r=n_r,
+            n_s=n_s, n_flat=n_i * settings["M"], hkv=shared["hkv"], GROUP=group, R=COMBINED_ROWS, D=d,
+            BLOCK_D=shared["BLOCK_D"], num_warps=4,
+        )  # fmt: skip

@@ -41,6 +41,8 @@ class Rearrangement:
     """
 
     needs_grid = True
+    follows_tokens = False  # whether the order depends on the tokens, and state is kept from call to call
+    settings: tuple[str, ...] = ()  # fields of ``PSAConfig`` that it takes as arguments beside
 
     def __init__(
         self, grid, text_length: int = 0, text_first: bool = True, *, text_to_end: bool = False, backend: str = "auto"
@@ -138,6 +140,8 @@ class STA(_Fixed):
     tile_size: (depth, height, width) of a tile; partial tiles stand at the border. 2 x 8 x 8 fills one query block.
     """
 
+    settings = ("tile_size",)
+
     def __init__(self, grid, text_length: int = 0, text_first: bool = True, *, tile_size=DEFAULT_TILE, **keywords):
         super().__init__(grid, text_length, text_first, **keywords)
         self.tile_size = check_triple("tile_size", tile_size)
@@ -150,6 +154,8 @@ class STA(_Fixed):
 
 
 class _Clustered(Rearrangement):
+    follows_tokens = True
+
     def _base(self, vision: int, backend, like):
         """The order before clustering: the Gilbert curve if there is a grid."""
         if self.grid is None:

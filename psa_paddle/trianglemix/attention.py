@@ -4,7 +4,6 @@ Paddle ops on every device."""
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 import paddle
@@ -14,53 +13,11 @@ from ..attention import check_kv_start, check_qkv, check_scale, pick_backend
 from ..config import AttentionConfig
 from ..eager.attend import MASKED
 from ..stats import CallStats
+from ..triangle_pattern import Pattern
 from .config import check_int
 
 ROWS = 128  # query rows of a block
 COLUMNS = 2048  # keys that one product takes at most
-
-
-@dataclass(frozen=True)
-class Pattern:
-    """The keys that a query sees; positions count keys from 0, see ``TriangleMixConfig`` for the formulas."""
-
-    sink: int
-    window: int
-    last: int
-
-    def first_full(self, lk: int) -> int:
-        """Position of the first row that sees every key before it."""
-        return max(0, lk - self.last + 1)
-
-    def seen_pairs(self, lq: int, lk: int) -> int:
-        """Pairs of a query and a key that it sees, for the last ``lq`` of ``lk`` positions."""
-        most = self.sink + 1 + self.window + 1  # keys that a row of the band sees
-        start = lk - lq
-        full = min(max(start, self.first_full(lk)), lk)
-        knee = min(max(most, start), full)  # up to here a row of the band sees every key before it
-        return _sum_to(knee) - _sum_to(start) + (full - knee) * most + _sum_to(lk) - _sum_to(full)
-
-    def ranges(self, first: int, stop: int, full: bool) -> list[tuple[int, int]]:
-        """Ranges of keys that some query at a position in [first, stop) sees."""
-        low = max(0, first - self.window)
-        if full or low <= self.sink + 1:
-            return [(0, stop)]
-        return [(0, self.sink + 1), (low, stop)]
-
-    def hidden(self, first: int, stop: int, full: bool, piece: list[tuple[int, int]]):
-        """Bool [stop - first, columns of ``piece``], the pairs that stay masked; None when there are none."""
-        rows = np.arange(first, stop)[:, None]
-        cols = np.concatenate([np.arange(*part) for part in piece])
-        if cols[-1] <= first and (full or cols[-1] <= self.sink or cols[0] >= stop - 1 - self.window):
-            return None
-        hidden = cols > rows
-        if not full:
-            hidden |= (cols > self.sink) & (cols < rows - self.window)
-        return hidden if hidden.any() else None
-
-
-def _sum_to(n: int) -> int:
-    return n * (n + 1) // 2
 
 
 def cut(ranges: list[tuple[int, int]], width: int):
@@ -248,10 +205,7 @@ def _triton(q, k, v, starts: list[int], pattern: Pattern, scale: float, heads_la
 
     q, k, v = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k, v))
     padded = paddle.to_tensor(starts, dtype="int32", place=q.place) if any(starts) else None
-    return triangle_fwd(
-        q, k, v, scale=scale, sink=pattern.sink, window=pattern.window, last=pattern.last, kv_start=padded,
-        heads_last=heads_last,
-    )  # fmt: skip
+    return triangle_fwd(q, k, v, pattern, scale, kv_start=padded, heads_last=heads_last)
 
 
 def _eager(q, k, v, starts: list[int], pattern: Pattern, scale: float, heads_last: bool):

@@ -65,6 +65,20 @@ class TriangleMixConfig:
         if self.triangle_layer_indices is not None:
             object.__setattr__(self, "triangle_layer_indices", check_layer_indices(self.triangle_layer_indices))
 
+    def check_layers(self, num_layers: int) -> int:
+        """``num_layers`` as an int.
+
+        Raises:
+            TypeError: not an integer. ValueError: below 1, or the configuration names layers, or a number of them,
+                that a model of so many does not have.
+        """
+        num_layers = check_int("num_layers", num_layers, 1)
+        if any(layer >= num_layers for layer in self.triangle_layer_indices or []):
+            raise ValueError(f"triangle_layer_indices {self.triangle_layer_indices} exceed {num_layers} layers.")
+        if (self.num_triangle_layers or 0) > num_layers:
+            raise ValueError(f"num_triangle_layers is {self.num_triangle_layers}, but there are {num_layers} layers.")
+        return num_layers
+
 
 @dataclass(frozen=True)
 class TriangleMixInferenceConfig:

@@ -152,11 +152,7 @@ class TriangleMixAttention:
     def __init__(self, config: TriangleMixConfig, num_layers: int):
         self.mask_generator = TriangleMixMaskGenerator(config)
         self.config = config
-        self.num_layers = check_int("num_layers", num_layers, 1)
-        if any(layer >= num_layers for layer in config.triangle_layer_indices or []):
-            raise ValueError(f"triangle_layer_indices {config.triangle_layer_indices} exceed {num_layers} layers.")
-        if (config.num_triangle_layers or 0) > num_layers:
-            raise ValueError(f"num_triangle_layers is {config.num_triangle_layers}, but there are {num_layers} layers.")
+        self.num_layers = config.check_layers(num_layers)
 
     def should_use_triangle(self, layer_idx: int) -> bool:
         """Whether the layer uses the triangle pattern; ValueError for a layer outside [0, num_layers)."""

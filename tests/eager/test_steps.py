@@ -11,6 +11,7 @@ from psa_paddle import AttentionConfig, eager, reference
 from psa_paddle.eager import attend as attend_module
 from psa_paddle.eager.selection import key_similarity_cap, select_levels
 from psa_paddle.geometry import Geometry
+from psa_paddle.plan import Plan
 
 CAUSAL = pytest.mark.parametrize("causal", [True, False], ids=["causal", "bidirectional"])
 MEANS = pytest.mark.parametrize("means", [False, True], ids=["skipped", "means"])
@@ -25,7 +26,7 @@ def exact(*arrays):
     return [x[0].astype(np.float64) for x in arrays]
 
 
-def config_for(shape, causal, **changes):
+def plan_for(shape, causal, **changes):
     fields = {
         "query_block": shape[5],
         "key_block": shape[6],
@@ -33,7 +34,8 @@ def config_for(shape, causal, **changes):
         "mask_ratios": RATIOS,
         "xattn_stride": 8,
     }
-    return AttentionConfig.preset("seed", **{**fields, "dense_below": 0, "text_length": 0, **changes})
+    config = AttentionConfig.preset("seed", **{**fields, "dense_below": 0, "text_length": 0, **changes})
+    return Plan.of(config, shape[4] ** -0.5)
 
 
 @CAUSAL
@@ -49,10 +51,8 @@ def test_importance(shape, method, strides, terms, causal):
     lq, lk, heads, kv_heads, dim, m, n = shape
     q, k, _ = smooth_qkv(*shape[:5])
     r, s = strides
-    config = config_for(
-        shape, causal, importance_method=method, xattn_query_stride=r, xattn_stride=s, xattn_terms=terms
-    )
-    got = eager.importance(*tensors(q, k), config, dim**-0.5).numpy()[0]
+    plan = plan_for(shape, causal, importance_method=method, xattn_query_stride=r, xattn_stride=s, xattn_terms=terms)
+    got = eager.importance(*tensors(q, k), plan).numpy()[0]
     if method == "xattn":
         want = reference.xattn_importance(*exact(q, k), dim**-0.5, causal, m, n, strides, terms)
     elif method == "peak":
@@ -79,17 +79,15 @@ def test_places_keep_step_with_no_width_of_a_row(size):
 def test_selection_given_the_same_importance(shape, text_length, mode, causal):
     lq, lk, heads, kv_heads, dim, m, n = shape
     q, k, _ = smooth_qkv(*shape[:5])
-    config = config_for(shape, causal, mask_mode=mode, text_length=text_length)
+    plan = plan_for(shape, causal, mask_mode=mode, text_length=text_length)
     rng = np.random.default_rng(1)
     n_i, n_j = reference.blocks(lq, m), reference.blocks(lk, n)
     # Multiples of 2^-12 make every sum exact, so that no rounding decides a level; equal values test the ties.
     scores = (rng.integers(1, 40, (heads, n_i, n_j)) / 4096).astype(np.float32)
-    got = eager.select(*tensors(scores[None], k), lq, config).numpy()[0]
+    got = eager.select(*tensors(scores[None], k), lq, plan).numpy()[0]
     cap = reference.key_similarity_cap(k[0].astype(np.float64), n, THRESHOLDS)
-    want = reference.select_levels(
-        scores.astype(np.float64), cap, config.intervals, mode, lq, lk, m, n, causal, text_length
-    )
-    near = reference.near_a_bound(scores, config.intervals, mode, lq, lk, m, n, causal, 1e-5)
+    want = reference.select_levels(scores.astype(np.float64), cap, plan, lq, lk)
+    near = reference.near_a_bound(scores, plan, lq, lk, 1e-5)
     near &= mode != "topk_sqrt"  # decided in float64 on both sides
     assert (got[~near] == want[~near]).all()
     assert not near.all()
@@ -111,9 +109,9 @@ def test_ranks_are_exactly_the_reference(lq, extra, m, n, causal, ends, mode, bu
     bounds = [0.0, *sorted(ends), 1.0]
     intervals = tuple(zip((1, 2, 4, 8, 0), bounds[:-1], bounds[1:], strict=False))
     scores = np.random.default_rng(lq + extra).integers(1, 100, (2, geo.n_i, geo.n_j)).astype(np.float32)
-    got = select_levels(*tensors(scores[None]), None, geo, intervals, mode, 0, (0, geo.n_i), budgets).numpy()[0]
-    cap = np.full((1, geo.n_j), 8)
-    want = reference.select_levels(scores, cap, intervals, mode, lq, lq + extra, m, n, causal, 0, budgets)
+    plan = Plan(1.0, causal, m, n, intervals, mode, budgets)
+    got = select_levels(*tensors(scores[None]), None, geo, plan, (0, geo.n_i)).numpy()[0]
+    want = reference.select_levels(scores, np.full((1, geo.n_j), 8), plan, lq, lq + extra)
     np.testing.assert_array_equal(got, want)
 
 
@@ -135,9 +133,9 @@ def test_attention_given_the_same_levels(shape, dtype, means, causal):
     lq, lk, heads, kv_heads, dim, m, n = shape
     q, k, v = smooth_qkv(*shape[:5], dtype=dtype)
     levels = random_levels(heads, lq, lk, m, n, causal)
-    config = config_for(shape, causal, block_means=means)
-    got = eager.attend_levels(*tensors(q, k, v), levels[None], config, dim**-0.5)
-    want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n, means)
+    plan = plan_for(shape, causal, block_means=means)
+    got = eager.attend_levels(*tensors(q, k, v), levels[None], plan)
+    want = reference.attend(*exact(q, k, v), levels, plan)
     error = np.abs(got.numpy()[0].astype(np.float64) - want).max()
     print(f"relative error {np.linalg.norm(got.numpy()[0] - want) / max(np.linalg.norm(want), 1e-30):.1e}")
     assert error <= error_budget(q[0], k[0], v[0], dim**-0.5, causal, levels, (m, n, means))
@@ -158,9 +156,9 @@ def test_heads_run_together_as_one_by_one(shape, budget, causal, monkeypatch):
     valid, free = reference.block_grid(lq, lk, m, n, causal)
     levels[0][free] = 0
     levels[-1][valid & (levels[-1] == 0)] = 1
-    config = config_for(shape, causal, block_means=True)
-    got = eager.attend_levels(*tensors(q, k, v), levels[None], config, dim**-0.5).numpy()[0]
-    want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n, True)
+    plan = plan_for(shape, causal, block_means=True)
+    got = eager.attend_levels(*tensors(q, k, v), levels[None], plan).numpy()[0]
+    want = reference.attend(*exact(q, k, v), levels, plan)
     assert np.abs(got - want).max() <= error_budget(q[0], k[0], v[0], dim**-0.5, causal, levels, (m, n, True))
 
 
@@ -168,10 +166,10 @@ def test_bfloat16_input():
     q, k, v = smooth_qkv(300, 300, 2, 1, 64)
     q16, k16, v16 = (x.astype("bfloat16") for x in tensors(q, k, v))
     levels = random_levels(2, 300, 300, 64, 32, True)
-    config = config_for(SHAPES[5], True)
-    got = eager.attend_levels(q16, k16, v16, levels[None], config, 0.125)
+    plan = plan_for(SHAPES[5], True).replace(scale=0.125)
+    got = eager.attend_levels(q16, k16, v16, levels[None], plan)
     rounded = [x.astype("float32").numpy() for x in (q16, k16, v16)]
-    want = reference.attend(*exact(*rounded), levels, 0.125, True, 64, 32)
+    want = reference.attend(*exact(*rounded), levels, plan)
     assert got.dtype == paddle.bfloat16
     assert np.abs(got.astype("float32").numpy()[0] - want).max() <= 2**-8 * np.abs(want).max()
 
@@ -184,9 +182,9 @@ def test_row_that_keeps_nothing_is_zero(means, causal):
     levels = random_levels(2, 192, 192, 64, 32, causal)
     levels[0, 1] = 0
     levels[1, 0, 0] = 0  # causal: the first 32 rows of head 1 see no other block
-    config = config_for(SHAPES[5], causal, block_means=means)
-    got = eager.attend_levels(*tensors(q, k, v), levels[None], config, 0.2).numpy()[0]
-    want = reference.attend(*exact(q, k, v), levels, 0.2, causal, 64, 32, means)
+    plan = plan_for(SHAPES[5], causal, block_means=means).replace(scale=0.2)
+    got = eager.attend_levels(*tensors(q, k, v), levels[None], plan).numpy()[0]
+    want = reference.attend(*exact(q, k, v), levels, plan)
     assert (got[0, 64:128] == 0).all() != means and (not causal or (got[1, :32] == 0).all())
     assert np.abs(got - want).max() < 1e-5
 
@@ -210,7 +208,7 @@ def test_fuzzed_shapes(lq, extra, group, dim, m, n, causal, zeros, means, seed):
     levels = random_levels(group, lq, lk, m, n, causal, seed, zeros)
     if zeros > 0.5:
         levels[0, -1] = 0
-    config = AttentionConfig(query_block=m, key_block=n, block_means=means, causal=causal, dense_below=0)
-    got = eager.attend_levels(*tensors(q, k, v), levels[None], config, dim**-0.5).numpy()[0]
-    want = reference.attend(*exact(q, k, v), levels, dim**-0.5, causal, m, n, means)
+    plan = Plan(dim**-0.5, causal, m, n, block_means=means)
+    got = eager.attend_levels(*tensors(q, k, v), levels[None], plan).numpy()[0]
+    want = reference.attend(*exact(q, k, v), levels, plan)
     assert np.abs(got - want).max() <= error_budget(q[0], k[0], v[0], dim**-0.5, causal, levels, (m, n, means))

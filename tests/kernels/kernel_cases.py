@@ -8,6 +8,7 @@ import numpy as np
 import paddle
 
 from psa_paddle import reference as ref
+from psa_paddle.plan import Plan
 
 INTERVALS = ((1, 0.0, 0.3), (2, 0.3, 0.5), (4, 0.5, 0.7), (8, 0.7, 0.9), (0, 0.9, 1.0))
 CAP = {2: 0.3, 4: 0.33, 8: 0.36}  # about half of host_qkv's blocks pass each
@@ -39,9 +40,9 @@ class Case:
     def factor(self) -> float:
         return self.scale or 2.0 / self.d**0.5
 
-    @property
-    def blocks(self) -> dict:
-        return dict(causal=self.causal, query_block=self.m, key_block=self.n)
+    def plan(self, **changes) -> Plan:
+        fields = dict(scale=self.factor, causal=self.causal, query_block=self.m, key_block=self.n)
+        return Plan(**{**fields, **changes})
 
     @property
     def n_i(self) -> int:

@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from kernels.kernel_cases import Case, assert_as_exact_as_dense, qkv, random_levels, stack, tensor
+from kernels.kernel_cases import INTERVALS, Case, assert_as_exact_as_dense, qkv, random_levels, stack, tensor
 
 from psa_paddle import reference as ref
 
@@ -25,20 +25,14 @@ CASES = [
 ]
 
 
-def attend(q, k, v, levels, case, kv_start=None, out=None, means=False, text_length=0, pooled=True,
-    heads_last=False,
-):  # fmt: skip
-    from psa_paddle.kernels import attend_fwd, lists_from_levels, means_fwd, pyramid_fwd
+def attend(q, k, v, levels, case, kv_start=None, out=None, means=False, pooled=True, **changes):
+    from psa_paddle.kernels import Pooled, attend_fwd, lists_from_levels, means_fwd, pyramid_fwd
 
-    pooled_k, pooled_v, _ = pyramid_fwd(k, v, key_block=case.n, kv_start=kv_start, pool=pooled)
-    found = lists_from_levels(
-        paddle.to_tensor(levels), lq=case.lq, lk=case.lk, kv_start=kv_start, means=means, **case.blocks
-    )
-    return attend_fwd(
-        q, k, v, pooled_k, pooled_v, found, scale=case.factor, kv_start=kv_start, out=out, text_length=text_length,
-        heads_last=heads_last,
-        means=means_fwd(k, v, key_block=case.n, kv_start=kv_start) if means else None, **case.blocks,
-    )  # fmt: skip
+    plan = case.plan(block_means=means, **({"intervals": INTERVALS} if pooled else {}), **changes)
+    pair = pyramid_fwd(k, v, plan, kv_start=kv_start)[:2]
+    found = lists_from_levels(paddle.to_tensor(levels), plan, case.lq, case.lk, kv_start=kv_start)
+    of_blocks = means_fwd(k, v, plan, kv_start=kv_start) if means else ()
+    return attend_fwd(q, k, v, found, plan, Pooled(*pair, *of_blocks), kv_start=kv_start, out=out)
 
 
 @pytest.mark.parametrize("means", [False, True], ids=["skipped", "means"])
@@ -47,8 +41,8 @@ def test_any_level_map(case, means):
     (q, k, v), (q64, k64, v64) = qkv(case)
     levels = random_levels(case)
     out = attend(q, k, v, levels, case, means=means).numpy()
-    blocks = (case.factor, case.causal, case.m, case.n)
-    want = stack(lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b].astype(int), *blocks, means), case.batch)
+    plan = case.plan(block_means=means)
+    want = stack(lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b].astype(int), plan), case.batch)
     assert_as_exact_as_dense(out, want, case)
     if not means:
         assert not out[0, 0, (case.n_i - 1) * case.m :].any(), "a row that keeps nothing must give zeros"
@@ -63,7 +57,7 @@ def test_runs_of_one_level_with_every_remainder(n, level):
     levels = np.where(free, level, 1)[None, None]
     levels[..., 1::3] = np.where(free[:, 1::3], 0, levels[..., 1::3])
     levels = (levels * valid).astype(np.int8)
-    want = ref.attend(q64[0], k64[0], v64[0], levels[0].astype(int), case.factor, True, case.m, n)[None]
+    want = ref.attend(q64[0], k64[0], v64[0], levels[0].astype(int), case.plan())[None]
     assert_as_exact_as_dense(attend(q, k, v, levels, case).numpy(), want, case)
 
 
@@ -77,14 +71,14 @@ def test_all_level_one_equals_dense(causal):
     assert_as_exact_as_dense(attend(q, k, v, levels, case).numpy(), want, case)
 
 
-@pytest.mark.parametrize("text_length", [1, 70, 10**6])
-def test_the_order_of_the_rows_changes_nothing(text_length):
+@pytest.mark.parametrize("text", [1, 70, 10**6])
+def test_the_order_of_the_rows_changes_nothing(text):
     case = Case(lq=200, lk=300, group=2, hkv=2, batch=2, n=64)
     (q, k, v), _ = qkv(case)
     levels = random_levels(case)
     want = attend(q, k, v, levels, case, means=True).numpy()
     poison = paddle.full(want.shape, float("nan"), q.dtype)
-    found = attend(q, k, v, levels, case, means=True, out=poison, text_length=text_length).numpy()
+    found = attend(q, k, v, levels, case, means=True, out=poison, forced_text=text).numpy()
     np.testing.assert_array_equal(found, want)
 
 
@@ -133,7 +127,7 @@ def test_bad_numbers_stay_in_their_head(bad):
     k[0, 0, 9] = bad
     with np.errstate(invalid="ignore"):
         out = attend(q, k, v, levels, case).numpy()
-    want = ref.attend(q64[0, 1:], k64[0, 1:], v64[0, 1:], levels[0, 1:].astype(int), case.factor, True, case.m, case.n)
+    want = ref.attend(q64[0, 1:], k64[0, 1:], v64[0, 1:], levels[0, 1:].astype(int), case.plan())
     np.testing.assert_allclose(out[0, 1], want[0], rtol=1e-4, atol=1e-5)
 
 
@@ -148,21 +142,21 @@ def test_expanded_batch_and_heads():
 
 
 def test_refusals():
-    from psa_paddle.kernels import attend_fwd, lists_from_levels
+    from psa_paddle.kernels import Pooled, attend_fwd, lists_from_levels
 
     case = Case()
     (q, k, v), _ = qkv(case)
-    found = lists_from_levels(paddle.zeros([1, 1, 3, 5], "int8"), lq=case.lq, lk=case.lk, **case.blocks)
-    call = dict(scale=1.0, causal=True, query_block=64, key_block=32)
+    plan = case.plan()
+    found = lists_from_levels(paddle.zeros([1, 1, 3, 5], "int8"), plan, case.lq, case.lk)
     with pytest.raises(ValueError, match="query_block"):
-        attend_fwd(q, k, v, None, None, found, **{**call, "query_block": 32})
+        attend_fwd(q, k, v, found, case.plan(query_block=32))
     with pytest.raises(ValueError, match="lists must be"):
-        attend_fwd(q, k, v, None, None, found._replace(lists=found.lists[..., :4]), **call)
+        attend_fwd(q, k, v, found._replace(lists=found.lists[..., :4]), plan)
     with pytest.raises(ValueError, match="means=True"):
-        attend_fwd(q, k, v, None, None, found._replace(levels=None), means=(k, v), **call)
+        attend_fwd(q, k, v, found._replace(levels=None), plan, Pooled(mean_k=k, mean_v=v))
     with pytest.raises(ValueError, match="out must be"):
-        attend_fwd(q, k, v, None, None, found, out=paddle.zeros([1, 1, 5, 32]), **call)
+        attend_fwd(q, k, v, found, plan, out=paddle.zeros([1, 1, 5, 32]))
     with pytest.raises(TypeError, match="float32, float16 or bfloat16"):
-        attend_fwd(q.astype("float64"), k, v, None, None, found, **call)
+        attend_fwd(q.astype("float64"), k, v, found, plan)
     with pytest.raises(ValueError, match="kv_start"):
-        attend_fwd(q, k, v, None, None, found, kv_start=paddle.zeros([1], "int64"), **call)
+        attend_fwd(q, k, v, found, plan, kv_start=paddle.zeros([1], "int64"))

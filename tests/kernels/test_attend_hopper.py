@@ -47,9 +47,9 @@ def hopper(monkeypatch):
 def test_any_level_map(case, means):
     (q, k, v), (q64, k64, v64) = qkv(case)
     levels = random_levels(case)
-    out = attend(q, k, v, levels, case, means=means, text_length=40).numpy()
-    blocks = (case.factor, case.causal, case.m, case.n)
-    want = stack(lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b].astype(int), *blocks, means), case.batch)
+    out = attend(q, k, v, levels, case, means=means, forced_text=40).numpy()
+    plan = case.plan(block_means=means)
+    want = stack(lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b].astype(int), plan), case.batch)
     assert_as_exact_as_dense(out, want, case)
 
 
@@ -61,8 +61,8 @@ def test_blocks_are_kept_or_skipped(n, means):
     (q, k, v), (q64, k64, v64) = qkv(case)
     levels = np.minimum(random_levels(case), 1)
     out = attend(q, k, v, levels, case, means=means, pooled=False).numpy()
-    blocks = (case.factor, True, case.m, n)
-    want = stack(lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b].astype(int), *blocks, means), case.batch)
+    plan = case.plan(block_means=means)
+    want = stack(lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b].astype(int), plan), case.batch)
     assert_as_exact_as_dense(out, want, case)
 
 
@@ -74,7 +74,7 @@ def test_full_tiles_of_one_level_and_what_is_left_over(n, level):
     valid, free = ref.block_grid(case.lq, case.lk, case.m, n, True)
     levels = (np.where(free, level, 1) * valid)[None, None].astype(np.int8)
     levels[..., 1::7] = np.where(free[:, 1::7], 0, levels[..., 1::7])
-    want = ref.attend(q64[0], k64[0], v64[0], levels[0].astype(int), case.factor, True, case.m, n)[None]
+    want = ref.attend(q64[0], k64[0], v64[0], levels[0].astype(int), case.plan())[None]
     assert_as_exact_as_dense(attend(q, k, v, levels, case).numpy(), want, case)
 
 
@@ -92,7 +92,7 @@ def test_padded_sample_is_the_sample_alone(means, causal, pooled):
         own, levels = np.minimum(own, 1), np.minimum(levels, 1)
     levels[1] = 0
     levels[1, :, : own.shape[2], : own.shape[3]] = own[0]
-    settings = dict(means=means, pooled=pooled, text_length=60)
+    settings = dict(means=means, pooled=pooled, forced_text=60)
     out = attend(q, k, v, levels, case, paddle.to_tensor([0, start], "int32"), **settings).numpy()
     want = attend(q[1:, :, first:], k[1:, :, start:], v[1:, :, start:], own, alone, **settings).numpy()
     np.testing.assert_allclose(out[1, :, first:].astype(float), want[0].astype(float), atol=2e-3)

@@ -41,7 +41,7 @@ def check(case: Case, rows: int, starts) -> None:
     else:  # what comes from a projection, and what goes to one
         tensors[3], keywords = tensors[3].transpose([0, 2, 1, 3]).contiguous(), {"heads_last": True}
         tensors[:3] = [x.transpose([0, 2, 1, 3]).contiguous().transpose([0, 2, 1, 3]) for x in tensors[:3]]
-    got = audit_fwd(*tensors, scale=case.factor, causal=case.causal, rows=rows, kv_start=padding, **keywords).numpy()
+    got = audit_fwd(*tensors, case.plan(audit_rows=rows, **keywords), kv_start=padding).numpy()
     assert got.shape == (case.batch, case.hkv * case.group, min(rows, case.lq), 2) and np.isfinite(got).all()
     for b, start in enumerate(starts):
         first = max(0, start - (case.lk - case.lq)) if case.causal else 0
@@ -78,7 +78,7 @@ def test_two_backends_one_figure():
     case = Case(lq=500, lk=600, group=3, hkv=2)
     q, k, v = qkv(case)[0]
     out = q * 0.3
-    got = audit_fwd(q, k, v, out, scale=case.factor, causal=True, rows=48)
+    got = audit_fwd(q, k, v, out, case.plan(audit_rows=48))
     want = eager.audit_sums(q, k, v, out, case.factor, True, 48)
     np.testing.assert_allclose(got.numpy(), want.numpy(), rtol=1e-4, atol=1e-5)
 
@@ -90,10 +90,10 @@ def test_two_launches_and_numpy_arrays(monkeypatch):
     case, count, launch = Case(lq=200, lk=200, group=2), [], bridge.launch
     monkeypatch.setattr(bridge, "launch", lambda kernel, *a, **b: (count.append(kernel), launch(kernel, *a, **b)))
     host = host_qkv(case)
-    keywords = dict(scale=case.factor, causal=True, rows=16)
-    want = audit_fwd(*qkv(case)[0], paddle.to_tensor(host[0]), **keywords).numpy()
+    plan = case.plan(audit_rows=16)
+    want = audit_fwd(*qkv(case)[0], paddle.to_tensor(host[0]), plan).numpy()
     assert len(count) == 2
-    np.testing.assert_array_equal(audit_fwd(*host, host[0], **keywords), want)
+    np.testing.assert_array_equal(audit_fwd(*host, host[0], plan), want)
 
 
 def test_bad_numbers_stay_in_their_head():
@@ -101,10 +101,10 @@ def test_bad_numbers_stay_in_their_head():
 
     case = Case(lq=300, lk=300, group=2, hkv=2)
     host = host_qkv(case)
-    keywords = dict(scale=case.factor, causal=True, rows=16)
-    clean = audit_fwd(*host, host[0], **keywords)
+    plan = case.plan(audit_rows=16)
+    clean = audit_fwd(*host, host[0], plan)
     host[2][0, 0, 0, 3] = np.nan
-    dirty = audit_fwd(*host, host[0], **keywords)
+    dirty = audit_fwd(*host, host[0], plan)
     assert np.isnan(dirty[0, :2]).all() and np.array_equal(dirty[0, 2:], clean[0, 2:])
 
 
@@ -120,7 +120,7 @@ REFUSED = {
     "dtypes": (dict(out="float16"), {}, ValueError, "out must be float32"),
     "another output": (dict(lq=30), {}, ValueError, "out must be"),
     "heads last": ({}, {"heads_last": True}, ValueError, "out must be"),
-    "no rows": ({}, {"rows": 0}, ValueError, "at least 1"),
+    "no rows": ({}, {"audit_rows": 0}, ValueError, "at least 1"),
 }
 
 
@@ -133,4 +133,4 @@ def test_refuses(name):
     q, k, v = host_qkv(case)
     out = q[:, :, : changes.get("lq", 40)].astype(changes.get("out", "float32"))
     with pytest.raises(error, match=words):
-        audit_fwd(q, k, v, np.ascontiguousarray(out), **{**dict(scale=1.0, causal=True, rows=8), **keywords})
+        audit_fwd(q, k, v, np.ascontiguousarray(out), case.plan(**{"scale": 1.0, "audit_rows": 8, **keywords}))

@@ -19,13 +19,14 @@ CASES = [
 ]
 
 
-def importance(q, k, case, method, strides=(16, 16), terms=4, **more):
+def importance(q, k, case, method, strides=(16, 16), terms=4, kv_start=None, **changes):
     from psa_paddle.kernels import select_blocks
 
-    return select_blocks(
-        q, k, scale=case.factor, intervals=INTERVALS, mode="energybound", strides=strides, terms=terms, method=method,
-        text_length=0, return_importance=True, **case.blocks, **more,
-    ).importance.numpy()  # fmt: skip
+    plan = case.plan(
+        intervals=INTERVALS, mask_mode="energybound", query_stride=strides[0], key_stride=strides[1], terms=terms,
+        importance_method=method, **changes,
+    )  # fmt: skip
+    return select_blocks(q, k, plan, kv_start=kv_start, return_importance=True).importance.numpy()
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -40,14 +41,9 @@ def test_xattn(case, strides, terms):
 
 
 def test_xattn_with_a_scale_of_zero():
-    from psa_paddle.kernels import select_blocks
-
     case = Case(lq=129, lk=300)
     (q, k, _), (q64, k64, _) = qkv(case)
-    got = select_blocks(
-        q, k, scale=0.0, intervals=INTERVALS, mode="energybound", strides=(16, 4), terms=1, method="xattn",
-        text_length=0, return_importance=True, **case.blocks,
-    ).importance.numpy()  # fmt: skip
+    got = importance(q, k, case, "xattn", (16, 4), 1, scale=0.0)
     want = ref.xattn_importance(q64[0], k64[0], 0.0, case.causal, case.m, case.n, (16, 4), 1)
     np.testing.assert_allclose(got[0], want, rtol=1e-5, atol=1e-6)
 
@@ -106,17 +102,15 @@ def test_every_valid_pair_is_written(lk):
     case = Case(lq=128, lk=lk)
     (q, k, _), _ = qkv(case)
     valid, _ = ref.block_grid(case.lq, lk, case.m, case.n, True)
-    assert np.isfinite(pooling_fwd(q, k, scale=1.0, **case.blocks).numpy()[:, :, valid]).all()
-    scores = xattn_fwd(q, k, scale=1.0, strides=(16, 16), terms=4, **case.blocks)[0].numpy()
+    assert np.isfinite(pooling_fwd(q, k, case.plan(scale=1.0)).numpy()[:, :, valid]).all()
+    scores = xattn_fwd(q, k, case.plan(scale=1.0, terms=4)).scores.numpy()
     assert np.isfinite(scores[:, :, valid.repeat(case.m // 16, 0)]).all()
-    peaks = xattn_fwd(q, k, scale=1.0, strides=(8, 2), terms=1, peak=True, **case.blocks)[0].numpy()
+    peaks = case.plan(scale=1.0, importance_method="peak", query_stride=8, key_stride=2)
+    peaks = xattn_fwd(q, k, peaks).scores.numpy()
     assert not np.isnan(peaks[:, :, valid.repeat(case.m // 8, 0)]).any()
 
 
 @pytest.mark.parametrize("strides, terms", [((16, 5), 1), ((2, 16), 1), ((16, 0), 1), ((8, 8), 3), ((16, 4), 8)])
 def test_bad_strides_or_terms(strides, terms):
-    from psa_paddle.kernels import xattn_fwd
-
-    (q, k, _), _ = qkv(Case())
-    with pytest.raises(ValueError, match="strides"):
-        xattn_fwd(q, k, scale=1.0, strides=strides, terms=terms, **Case().blocks)
+    with pytest.raises(ValueError, match="stride"):
+        Case().plan(query_stride=strides[0], key_stride=strides[1], terms=terms)

@@ -6,11 +6,14 @@ from kernels.kernel_cases import Case, host_qkv
 
 from psa_paddle import bridge, kernels
 from psa_paddle.kernels import triangle
+from psa_paddle.plan import Plan
+from psa_paddle.triangle_pattern import Pattern
 
 CASE = Case(lq=96, lk=128, group=2, hkv=2, batch=2)
-BLOCKS = dict(causal=True, query_block=64, key_block=32)
-TOPK = dict(intervals=((1, 0.0, 0.5), (8, 0.5, 1.0)), mode="topk")
-XATTN = dict(scale=0.2, strides=(16, 16), terms=4)
+PLAN = Plan(
+    scale=0.2, causal=True, query_block=64, key_block=32, intervals=((1, 0.0, 0.5), (8, 0.5, 1.0)), terms=4,
+)  # fmt: skip
+MEANS = PLAN.replace(block_means=True)
 
 
 def made():
@@ -18,27 +21,31 @@ def made():
     q, k, v = host_qkv(CASE)
     levels = np.ones((2, 4, 2, 4), np.int8)
     order = np.arange(128, dtype=np.int32)
-    scores, tops, tile = kernels.xattn_fwd(q, k, **XATTN, **BLOCKS)
-    peaks = kernels.xattn_fwd(q, k, **{**XATTN, "terms": 1}, peak=True, **BLOCKS)[0]
-    found = kernels.lists_from_levels(levels, lq=96, lk=128, **BLOCKS, means=True)
+    scores, tops, tile, _ = kernels.xattn_fwd(q, k, PLAN)
+    peaks = kernels.xattn_fwd(q, k, PLAN.replace(importance_method="peak", terms=1)).scores
+    found = kernels.lists_from_levels(levels, MEANS, 96, 128)
     return dict(
         q=q, k=k, v=v, kv_start=np.zeros(2, np.int32), levels=levels, x=k, order=order, base=order, peaks=peaks,
         scores=scores, tops=tops, tile=tile, importance=np.ones((2, 4, 2, 4), np.float32),
         cap=np.ones((2, 2, 4), np.int8),
-        pooled=kernels.pyramid_fwd(k, v, key_block=32)[:2], means=kernels.means_fwd(k, v, key_block=32), found=found,
+        pooled=kernels.pyramid_fwd(k, v, PLAN)[:2], means=kernels.means_fwd(k, v, PLAN), found=found,
     )  # fmt: skip
 
 
 def attend(m):
     found = m["found"]._replace(**m.get("replaced", {}))
+    pooled = kernels.Pooled(*m["pooled"], *m["means"])
     return kernels.attend_fwd(
-        m["q"], m["k"], m["v"], *m["pooled"], found, scale=0.2, kv_start=m["kv_start"], means=m["means"],
-        out=m.get("out"), **blocks(m),
+        m["q"], m["k"], m["v"], found, plan(m), pooled, kv_start=m["kv_start"], out=m.get("out")
     )  # fmt: skip
 
 
-def blocks(m):
-    return {**BLOCKS, **m.get("blocks", {})}
+def plan(m, **changes):
+    return PLAN.replace(**changes, **m.get("blocks", {}))
+
+
+def select(m, scores, cap=None, lk=128):
+    return kernels.select_fwd(scores, plan(m), 96, lk, cap=cap, kv_start=m["kv_start"])
 
 
 def cluster(m):
@@ -48,39 +55,31 @@ def cluster(m):
 
 LAUNCHERS = {
     "psa_fwd": lambda m: kernels.psa_fwd(
-        m["q"], m["k"], m["v"], **XATTN, **TOPK, **blocks(m), method="xattn", text_length=0, kv_start=m["kv_start"]
+        m["q"], m["k"], m["v"], plan(m, **m.get("budgets", {})), kv_start=m["kv_start"], out=m.get("out")
     ),
     "attend_fwd": attend,
     "triangle_fwd": lambda m: triangle.triangle_fwd(
-        m["q"], m["k"], m["v"], scale=0.2, sink=4, window=8, last=4, kv_start=m["kv_start"], out=m.get("out")
+        m["q"], m["k"], m["v"], Pattern(4, 8, 4), 0.2, kv_start=m["kv_start"], out=m.get("out")
     ),
-    "pyramid_fwd": lambda m: kernels.pyramid_fwd(
-        m["k"], m["v"], key_block=blocks(m)["key_block"], kv_start=m["kv_start"]
-    ),
-    "means_fwd": lambda m: kernels.means_fwd(m["k"], m["v"], key_block=blocks(m)["key_block"], kv_start=m["kv_start"]),
-    "xattn_fwd": lambda m: kernels.xattn_fwd(m["q"], m["k"], **XATTN, **blocks(m), kv_start=m["kv_start"]),
-    "pooling_fwd": lambda m: kernels.pooling_fwd(m["q"], m["k"], scale=0.2, **blocks(m), kv_start=m["kv_start"]),
+    "pyramid_fwd": lambda m: kernels.pyramid_fwd(m["k"], m["v"], plan(m), kv_start=m["kv_start"]),
+    "means_fwd": lambda m: kernels.means_fwd(m["k"], m["v"], plan(m), kv_start=m["kv_start"]),
+    "xattn_fwd": lambda m: kernels.xattn_fwd(m["q"], m["k"], plan(m), kv_start=m["kv_start"]),
+    "pooling_fwd": lambda m: kernels.pooling_fwd(m["q"], m["k"], plan(m), kv_start=m["kv_start"]),
     "select_blocks": lambda m: kernels.select_blocks(
-        m["q"], m["k"], **XATTN, **TOPK, **blocks(m), method="pooling", text_length=0, cap=m["cap"],
-        kv_start=m["kv_start"],
+        m["q"], m["k"], plan(m, importance_method="pooling", **m.get("budgets", {})), m["cap"], kv_start=m["kv_start"]
     ),
     "select_blocks, one level": lambda m: kernels.select_blocks(
-        m["q"], m["k"], **XATTN, intervals=((1, 0.0, 1.0),), mode="topk", **blocks(m), method="xattn", text_length=0,
-        kv_start=m["kv_start"],
+        m["q"], m["k"], plan(m, intervals=((1, 0.0, 1.0),)), kv_start=m["kv_start"]
     ),
-    "select_fwd, xattn": lambda m: kernels.select_fwd(
-        m["scores"], m["tops"], m["tile"], m["cap"], lq=96, lk=128, **TOPK, **blocks(m),
-        query_stride=m.get("query_stride", 16), kv_start=m["kv_start"],
+    "select_fwd, xattn": lambda m: select(
+        m, kernels.Scores(m["scores"], m["tops"], m["tile"], m.get("query_stride", 16)), m["cap"]
     ),
-    "select_fwd, peaks": lambda m: kernels.select_fwd(
-        m["peaks"], tile=m.get("tile_of_peaks", 0), lq=96, lk=128, **TOPK, **blocks(m),
-        query_stride=m.get("query_stride", 16), kv_start=m["kv_start"],
+    "select_fwd, peaks": lambda m: select(
+        m, kernels.Scores(m["peaks"], tile=m.get("tile_of_peaks", 0), query_stride=m.get("query_stride", 16))
     ),
-    "select_fwd, map": lambda m: kernels.select_fwd(
-        m["importance"], cap=m["cap"], lq=96, lk=m.get("lk", 128), **TOPK, **blocks(m), kv_start=m["kv_start"]
-    ),
+    "select_fwd, map": lambda m: select(m, kernels.Scores(m["importance"]), m["cap"], m.get("lk", 128)),
     "lists_from_levels": lambda m: kernels.lists_from_levels(
-        m["levels"], lq=96, lk=m.get("lk", 128), **blocks(m), kv_start=m["kv_start"]
+        m["levels"], plan(m), 96, m.get("lk", 128), kv_start=m["kv_start"]
     ),
     "permute_tokens": lambda m: kernels.permute_tokens(m["x"], m["order"]),
     "restore_tokens": lambda m: kernels.restore_tokens(m["x"], m["order"]),
@@ -117,7 +116,8 @@ MISFITS = {
     "kv_start strided": (PADDED, dict(kv_start=np.zeros(4, np.int32)[::2]), ValueError, "contiguous"),
     "pooled for other lengths": (("attend_fwd",), dict(pooled=(K[:, :, :84], V[:, :, :84])), ValueError, "pooled_k"),
     "means for other lengths": (("attend_fwd",), dict(means=(K[:, :, :4], V[:, :, :3])), ValueError, "mean_k"),
-    "out too short": (("attend_fwd", "triangle_fwd"), dict(out=Q[:, :, :50]), ValueError, "out must be float32"),
+    "out too short": (("psa_fwd", "attend_fwd", "triangle_fwd"), dict(out=Q[:, :, :50]), ValueError,
+                      "out must be float32"),
     "lists of other blocks": (
         ("attend_fwd",), dict(replaced={"lists": np.zeros((2, 4, 2, 3), np.int16)}), ValueError, "lists must be"),
     "counts of other rows": (
@@ -135,8 +135,12 @@ MISFITS = {
     "peaks with a tile": (("select_fwd, peaks",), dict(tile_of_peaks=1), ValueError, "peaks need .* no tile"),
     "no query_stride": (SELECT[:1], dict(query_stride=0), ValueError, "tops need xattn's tile and query_stride"),
     "tops of another tile": (SELECT[:1], dict(tile=1), ValueError, "tops must be"),
-    "cap of other blocks": (SELECT, dict(cap=np.ones((2, 2, 5), np.int8)), ValueError, "cap must be int8"),
-    "cap of 3 heads": (SELECT, dict(cap=np.ones((2, 3, 4), np.int8)), ValueError, "heads that divide 4"),
+    "budgets of other heads": (
+        ("psa_fwd", "select_blocks"), dict(budgets={"budgets": (1.0, 2.0)}), ValueError, "budgets must be 4 factors"),
+    "cap of other blocks": ((*SELECT, "select_blocks"), dict(cap=np.ones((2, 2, 5), np.int8)), ValueError,
+                            "cap must be int8"),
+    "cap of 3 heads": ((*SELECT, "select_blocks"), dict(cap=np.ones((2, 3, 4), np.int8)), ValueError,
+                       "heads that divide 4"),
     "order too short": (("permute_tokens", "restore_tokens"), dict(order=np.arange(9, dtype=np.int32)), ValueError,
                         "order must be"),
     "base too short": (("cluster_tokens",), dict(base=np.arange(9, dtype=np.int32)), ValueError, "base must be int32"),
@@ -173,7 +177,8 @@ ELSEWHERE = [
     *((launcher, "q") for launcher in QK),
     *((launcher, "kv_start") for launcher in PADDED),
     *(("attend_fwd", name) for name in ("out", "pooled", "means", "lists", "counts", "levels")),
-    *((launcher, "cap") for launcher in SELECT),
+    *((launcher, "cap") for launcher in (*SELECT, "select_blocks")),
+    ("psa_fwd", "out"),
     ("triangle_fwd", "out"),
     ("select_fwd, xattn", "tops"),
     ("permute_tokens", "order"),

@@ -10,10 +10,10 @@ from psa_paddle import reference as ref
 
 def options(case, **changes):
     found = dict(
-        scale=case.factor, intervals=INTERVALS, mode="energybound", strides=(16, 16), terms=4, method="xattn",
-        text_length=20,
+        intervals=INTERVALS, mask_mode="energybound", importance_method="xattn", terms=4, forced_text=20,
+        thresholds=tuple(CAP.values()),
     )  # fmt: skip
-    return {**found, "thresholds": tuple(CAP.values()), **case.blocks, **changes}
+    return case.plan(**{**found, **changes})
 
 
 LEVEL_1 = ((1, 0.0, 0.3), (0, 0.3, 1.0))
@@ -21,13 +21,13 @@ CASES = [
     (Case(lq=100, lk=300, group=2, hkv=2, layout="mixed"), {}),
     (
         Case(lq=129, lk=600, d=80, n=64, dtype="float16", layout="blhd"),
-        {"mode": "topk", "strides": (16, 4), "terms": 1, "thresholds": None},
+        {"mask_mode": "topk", "key_stride": 4, "terms": 1, "thresholds": None},
     ),
-    (Case(lq=200, lk=333, n=64, m=128, hkv=2, causal=False), {"method": "pooling", "thresholds": None}),
-    (Case(lq=127, lk=320, group=7), {"method": "pooling", "mode": "topk", "text_length": 0}),
-    (Case(lq=300, lk=500, group=2, m=128), {"intervals": LEVEL_1, "means": True, "thresholds": None}),
-    (Case(lq=200, lk=333, n=64, causal=False, dtype="float16"), {"intervals": LEVEL_1, "means": True}),
-    (Case(lq=130, lk=400, d=64), {"mode": "topk", "means": True}),
+    (Case(lq=200, lk=333, n=64, m=128, hkv=2, causal=False), {"importance_method": "pooling", "thresholds": None}),
+    (Case(lq=127, lk=320, group=7), {"importance_method": "pooling", "mask_mode": "topk", "forced_text": 0}),
+    (Case(lq=300, lk=500, group=2, m=128), {"intervals": LEVEL_1, "block_means": True, "thresholds": None}),
+    (Case(lq=200, lk=333, n=64, causal=False, dtype="float16"), {"intervals": LEVEL_1, "block_means": True}),
+    (Case(lq=130, lk=400, d=64), {"mask_mode": "topk", "block_means": True}),
 ]
 
 
@@ -36,31 +36,29 @@ def test_output_is_the_reference_given_the_chosen_levels(case, changes):
     from psa_paddle.kernels import psa_fwd, pyramid_fwd, select_blocks
 
     (q, k, v), (q64, k64, v64) = qkv(case)
-    args = options(case, **changes)
-    out, work = psa_fwd(q, k, v, **args)
-    thresholds, means = args.pop("thresholds"), args.pop("means", False)
-    cap = pyramid_fwd(k, v, key_block=case.n, thresholds=thresholds)[2]
-    levels = select_blocks(q, k, cap=cap, return_levels=True, **args).levels.numpy().astype(int)
-    blocks = (case.factor, case.causal, case.m, case.n, means)
-    want = stack(lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b], *blocks), case.batch)
+    plan = options(case, **changes)
+    out, work = psa_fwd(q, k, v, plan)
+    cap = pyramid_fwd(k, v, plan)[2]
+    levels = select_blocks(q, k, plan, cap, return_levels=True).levels.numpy().astype(int)
+    want = stack(lambda b: ref.attend(q64[b], k64[b], v64[b], levels[b], plan), case.batch)
     assert_as_exact_as_dense(out.numpy(), want, case)
-    sparsity = ref.sparsity(levels[0], case.lq, case.lk, case.m, case.n, case.causal, means)
+    sparsity = ref.sparsity(levels[0], case.lq, case.lk, case.m, case.n, case.causal, plan.block_means)
     pairs = ref.block_grid(case.lq, case.lk, case.m, case.n, case.causal)[0].sum() * levels.shape[1]
     assert 1 - work.numpy().sum() / pairs == pytest.approx(sparsity, abs=1e-5)
     assert 0 < sparsity
 
 
-@pytest.mark.parametrize("changes", [{}, {"intervals": LEVEL_1, "means": True}], ids=["levels", "means"])
+@pytest.mark.parametrize("changes", [{}, {"intervals": LEVEL_1, "block_means": True}], ids=["levels", "means"])
 def test_left_padded_batch_equals_its_samples(changes):
     from psa_paddle.kernels import psa_fwd
 
     case, starts = Case(lq=150, lk=180, batch=3, group=2), [0, 20, 101]
     (q, k, v), _ = qkv(case)
-    args = options(case, **changes)
-    out, work = psa_fwd(q, k, v, kv_start=paddle.to_tensor(starts, "int32"), **args)
+    plan = options(case, **changes)
+    out, work = psa_fwd(q, k, v, plan, kv_start=paddle.to_tensor(starts, "int32"))
     for b, start in enumerate(starts):
         first = max(0, start - 30)
-        alone, own_work = psa_fwd(q[b : b + 1, :, first:], k[b : b + 1, :, start:], v[b : b + 1, :, start:], **args)
+        alone, own_work = psa_fwd(q[b : b + 1, :, first:], k[b : b + 1, :, start:], v[b : b + 1, :, start:], plan)
         np.testing.assert_allclose(out.numpy()[b, :, first:], alone.numpy()[0], rtol=1e-5, atol=1e-6)
         assert not out.numpy()[b, :, :first].any()
         assert work.numpy()[b].sum() == pytest.approx(own_work.numpy().sum())
@@ -71,9 +69,9 @@ def test_bidirectional_padding_cuts_keys_only():
 
     case = Case(lq=90, lk=200, batch=2, causal=False)
     (q, k, v), _ = qkv(case)
-    args = options(case)
-    out, _ = psa_fwd(q, k, v, kv_start=paddle.to_tensor([55, 0], "int32"), **args)
-    alone, _ = psa_fwd(q[:1], k[:1, :, 55:], v[:1, :, 55:], **args)
+    plan = options(case)
+    out, _ = psa_fwd(q, k, v, plan, kv_start=paddle.to_tensor([55, 0], "int32"))
+    alone, _ = psa_fwd(q[:1], k[:1, :, 55:], v[:1, :, 55:], plan)
     np.testing.assert_allclose(out.numpy()[0], alone.numpy()[0], rtol=1e-5, atol=1e-6)
 
 
@@ -82,10 +80,10 @@ def test_two_block_aligned_chunks_equal_one_call():
 
     case = Case(lq=256, lk=256)
     (q, k, v), _ = qkv(case)
-    args = options(case, text_length=0)
-    whole, _ = psa_fwd(q, k, v, **args)
-    first, _ = psa_fwd(q[:, :, :128], k[:, :, :128], v[:, :, :128], **args)
-    second, _ = psa_fwd(q[:, :, 128:], k, v, **args)
+    plan = options(case, forced_text=0)
+    whole, _ = psa_fwd(q, k, v, plan)
+    first, _ = psa_fwd(q[:, :, :128], k[:, :, :128], v[:, :, :128], plan)
+    second, _ = psa_fwd(q[:, :, 128:], k, v, plan)
     np.testing.assert_allclose(np.concatenate([first, second], 2), whole.numpy(), rtol=1e-5, atol=1e-6)
 
 
@@ -97,18 +95,18 @@ def test_all_level_one_is_dense_in_two_launches(monkeypatch):
     (q, k, v), (q64, k64, v64) = qkv(case)
     count, launch = [], bridge.launch
     monkeypatch.setattr(bridge, "launch", lambda kernel, *a, **b: (count.append(kernel), launch(kernel, *a, **b)))
-    out, work = psa_fwd(q, k, v, **options(case, intervals=((1, 0.0, 1.0),)))
+    out, work = psa_fwd(q, k, v, options(case, intervals=((1, 0.0, 1.0),)))
     want = ref.dense_attention(q64[0], k64[0], v64[0], case.factor, True)[None]
     assert_as_exact_as_dense(out.numpy(), want, case)
     assert len(count) == 2 and work.numpy().sum() == ref.block_grid(150, 213, 64, 64, True)[0].sum()
     count.clear()
-    psa_fwd(q, k, v, **options(case))
+    psa_fwd(q, k, v, options(case))
     assert len(count) == 4
     count.clear()
-    psa_fwd(q, k, v, **options(case, intervals=((1, 0.0, 1.0),), means=True))
+    psa_fwd(q, k, v, options(case, intervals=((1, 0.0, 1.0),), block_means=True))
     assert len(count) == 2  # nothing is skipped
     count.clear()
-    psa_fwd(q, k, v, **options(case, means=True))
+    psa_fwd(q, k, v, options(case, block_means=True))
     assert len(count) == 5
 
 
@@ -116,9 +114,9 @@ def test_numpy_arrays_give_what_paddle_tensors_give():
     from psa_paddle.kernels import psa_fwd
 
     case = Case(lq=100, lk=130, dtype="float16")
-    args = options(case)
-    out, work = psa_fwd(*host_qkv(case), **args)
-    want, want_work = psa_fwd(*qkv(case)[0], **args)
+    plan = options(case)
+    out, work = psa_fwd(*host_qkv(case), plan)
+    want, want_work = psa_fwd(*qkv(case)[0], plan)
     assert isinstance(out, np.ndarray) and out.dtype == np.float16
     np.testing.assert_array_equal(out, want.numpy())
     np.testing.assert_array_equal(work, want_work.numpy())
@@ -130,7 +128,7 @@ def test_inputs_are_not_written():
     case = Case(lq=100, lk=130)
     tensors, _ = qkv(case)
     before = [x.numpy().copy() for x in tensors]
-    psa_fwd(*tensors, **options(case))
+    psa_fwd(*tensors, options(case))
     for x, y in zip(tensors, before, strict=True):
         np.testing.assert_array_equal(x.numpy(), y)
 
@@ -140,7 +138,7 @@ def test_refuses_more_causal_queries_than_keys_and_unknown_methods():
 
     case = Case(lq=100, lk=60)
     with pytest.raises(ValueError, match="as many keys"):
-        psa_fwd(*qkv(case)[0], **options(case))
+        psa_fwd(*qkv(case)[0], options(case))
     case = Case()
     with pytest.raises(ValueError, match="method"):
-        psa_fwd(*qkv(case)[0], **options(case, method="guess"))
+        psa_fwd(*qkv(case)[0], options(case, importance_method="guess"))

@@ -3,7 +3,7 @@
 import numpy as np
 import paddle
 import pytest
-from kernels.kernel_cases import CAP, Case, qkv
+from kernels.kernel_cases import CAP, INTERVALS, Case, qkv
 
 from psa_paddle import reference as ref
 
@@ -21,7 +21,7 @@ def test_means_of_2_4_8_rows(case):
     from psa_paddle.kernels import pyramid_fwd
 
     (_, k, v), (_, k64, v64) = qkv(case)
-    pooled = pyramid_fwd(k, v, key_block=case.n)[:2]
+    pooled = pyramid_fwd(k, v, case.plan(intervals=INTERVALS))[:2]
     n_full = case.lk // case.n
     if n_full == 0:
         assert pooled == (None, None)
@@ -39,7 +39,7 @@ def test_cap_is_the_largest_level_that_is_similar_enough(case):
     from psa_paddle.kernels import pyramid_fwd
 
     (_, k, v), (_, k64, _) = qkv(case)
-    cap = pyramid_fwd(k, v, key_block=case.n, thresholds=tuple(CAP.values()), pool=False)[2].numpy()
+    cap = pyramid_fwd(k, v, case.plan(thresholds=tuple(CAP.values())))[2].numpy()
     for b in range(case.batch):
         want = ref.key_similarity_cap(k64[b], case.n, CAP)
         shifted = [ref.key_similarity_cap(k64[b], case.n, {p: t + e for p, t in CAP.items()}) for e in (-1e-5, 1e-5)]
@@ -54,9 +54,10 @@ def test_padded_sample_has_the_pyramid_it_has_alone():
     case = Case(lk=150, lq=150, n=32, batch=2)
     (_, k, v), _ = qkv(case)
     start = [0, 45]
-    padded = pyramid_fwd(k, v, key_block=32, thresholds=tuple(CAP.values()), kv_start=paddle.to_tensor(start, "int32"))
+    plan = case.plan(intervals=INTERVALS, thresholds=tuple(CAP.values()))
+    padded = pyramid_fwd(k, v, plan, kv_start=paddle.to_tensor(start, "int32"))
     for b, s in enumerate(start):
-        alone = pyramid_fwd(k[b : b + 1, :, s:], v[b : b + 1, :, s:], key_block=32, thresholds=tuple(CAP.values()))
+        alone = pyramid_fwd(k[b : b + 1, :, s:], v[b : b + 1, :, s:], plan)
         n_all, n_own, at = 150 // 32, (150 - s) // 32, 0
         np.testing.assert_array_equal(padded[2].numpy()[b, :, :n_own], alone[2].numpy()[0, :, :n_own])
         for level in (2, 4, 8):
@@ -72,8 +73,8 @@ def test_cosine_at_its_threshold_is_not_above_it():
     from psa_paddle.kernels import pyramid_fwd
 
     k = paddle.ones([1, 1, 32, 32])
-    assert pyramid_fwd(k, k, key_block=32, thresholds=(0.9, 0.9, 0.9))[2].item() == 8
-    assert pyramid_fwd(-0 * k, k, key_block=32, thresholds=(0.0, 0.0, 0.0))[2].item() == 1
+    assert pyramid_fwd(k, k, Case().plan(thresholds=(0.9, 0.9, 0.9)))[2].item() == 8
+    assert pyramid_fwd(-0 * k, k, Case().plan(thresholds=(0.0, 0.0, 0.0)))[2].item() == 1
 
 
 def test_refuses_a_strided_last_dimension():
@@ -81,7 +82,7 @@ def test_refuses_a_strided_last_dimension():
 
     k = paddle.ones([1, 1, 32, 64]).transpose([0, 1, 3, 2])
     with pytest.raises(ValueError, match="contiguous"):
-        pyramid_fwd(k, k, key_block=32)
+        pyramid_fwd(k, k, Case().plan(intervals=INTERVALS))
 
 
 @pytest.mark.parametrize("case", CASES, ids=str)
@@ -89,7 +90,7 @@ def test_means_of_whole_blocks(case):
     from psa_paddle.kernels import means_fwd
 
     (_, k, v), (_, k64, v64) = qkv(case)
-    means = means_fwd(k, v, key_block=case.n)
+    means = means_fwd(k, v, case.plan())
     n_full = case.lk // case.n
     if n_full == 0:
         assert means == (None, None)
@@ -106,7 +107,7 @@ def test_padded_sample_has_the_means_it_has_alone_and_zeros():
     case = Case(lk=150, lq=150, n=32, batch=2)
     (_, k, v), _ = qkv(case)
     k[1, :, :45] = float("nan")
-    padded = means_fwd(k, v, key_block=32, kv_start=paddle.to_tensor([0, 45], "int32"))
-    for got, alone in zip(padded, means_fwd(k[1:, :, 45:], v[1:, :, 45:], key_block=32), strict=True):
+    padded = means_fwd(k, v, case.plan(), kv_start=paddle.to_tensor([0, 45], "int32"))
+    for got, alone in zip(padded, means_fwd(k[1:, :, 45:], v[1:, :, 45:], case.plan()), strict=True):
         np.testing.assert_array_equal(got.numpy()[1, :, :3], alone.numpy()[0])
         assert not got.numpy()[1, :, 3:].any()

@@ -15,19 +15,18 @@ EARLY = ((1, 0.0, 0.05), (8, 0.05, 0.1), (0, 0.1, 1.0))  # ends that topk_sqrt r
 
 
 def select(importance, case, intervals, mode, text=0, cap=None, kv_start=None, budgets=None):
-    from psa_paddle.kernels import select_fwd
+    from psa_paddle.kernels import Scores, select_fwd
 
-    return select_fwd(
-        paddle.to_tensor(importance.astype(np.float32)), lq=case.lq, lk=case.lk, intervals=intervals, mode=mode,
-        text_length=text, cap=None if cap is None else paddle.to_tensor(cap.astype(np.int8)), kv_start=kv_start,
-        budgets=budgets, return_levels=True, **case.blocks,
-    )  # fmt: skip
+    plan = case.plan(intervals=intervals, mask_mode=mode, forced_text=text, budgets=budgets)
+    cap = None if cap is None else paddle.to_tensor(cap.astype(np.int8))
+    scores = Scores(paddle.to_tensor(importance.astype(np.float32)))
+    return select_fwd(scores, plan, case.lq, case.lk, cap=cap, kv_start=kv_start, return_levels=True)
 
 
 def reference(importance, case, intervals, mode, text=0, cap=None, budgets=None):
     cap = np.full((1, case.n_j), 8) if cap is None else cap[0]
-    grid = (case.lq, case.lk, case.m, case.n, case.causal, text)
-    return ref.select_levels(importance[0].astype(np.float32).astype(float), cap, intervals, mode, *grid, budgets)
+    plan = case.plan(intervals=intervals, mask_mode=mode, forced_text=text, budgets=budgets)
+    return ref.select_levels(importance[0].astype(np.float32).astype(float), cap, plan, case.lq, case.lk)
 
 
 def check_lists(found, case):
@@ -210,7 +209,7 @@ def test_lists_of_a_given_map(case):
     from psa_paddle.kernels import lists_from_levels
 
     levels = random_levels(case)
-    check_lists(lists_from_levels(paddle.to_tensor(levels), lq=case.lq, lk=case.lk, **case.blocks), case)
+    check_lists(lists_from_levels(paddle.to_tensor(levels), case.plan(), case.lq, case.lk), case)
 
 
 def test_turns_start_at_zero():
@@ -220,7 +219,7 @@ def test_turns_start_at_zero():
     levels = paddle.to_tensor(random_levels(case))
     for found in (
         select(np.ones((1, 1, 3, 5)), case, INTERVALS, "topk"),
-        lists_from_levels(levels, lq=case.lq, lk=case.lk, **case.blocks),
+        lists_from_levels(levels, case.plan(), case.lq, case.lk),
     ):
         assert found.turns.numpy().tolist() == [0, 0]
 
@@ -233,21 +232,14 @@ def test_refuses_unknown_mode():
 @pytest.mark.parametrize("causal", [True, False], ids=["causal", "full"])
 @pytest.mark.parametrize("given", [False, True], ids=["chosen", "given"])
 def test_work_counts_the_means_of_skipped_blocks(given, causal):
-    from psa_paddle.kernels import lists_from_levels, select_fwd
+    from psa_paddle.kernels import Scores, lists_from_levels, select_fwd
 
     case = Case(lq=300, lk=500, n=64, causal=causal)
     importance = np.random.default_rng(3).exponential(size=(1, 1, case.n_i, case.n_j)).astype(np.float32)
-    found = select_fwd(
-        paddle.to_tensor(importance),
-        lq=case.lq,
-        lk=case.lk,
-        intervals=((1, 0.0, 0.3), (0, 0.3, 1.0)),
-        mode="topk",
-        means=True,
-        **case.blocks,
-    )
+    plan = case.plan(intervals=((1, 0.0, 0.3), (0, 0.3, 1.0)), block_means=True)
+    found = select_fwd(Scores(paddle.to_tensor(importance)), plan, case.lq, case.lk)
     if given:
-        found = lists_from_levels(found.levels, lq=case.lq, lk=case.lk, means=True, **case.blocks)
+        found = lists_from_levels(found.levels, plan, case.lq, case.lk)
     levels, grid = found.levels.numpy()[0], (case.lq, case.lk, case.m, case.n, causal)
     pairs = ref.block_grid(*grid)[0].sum()
     with_means, without = ((1 - ref.sparsity(levels, *grid, means)) * pairs for means in (True, False))

@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from kernels.kernel_cases import layouts, tensor
 from shared import smooth_qkv
 
+from psa_paddle.triangle_pattern import Pattern
 from psa_paddle.trianglemix import triangle_attention
 
 
@@ -195,7 +196,7 @@ def test_writes_paddles_layout_and_nothing_else():
 
     case = Case(100, 700, (4, 30, 40), group=2)
     q, k, v = (tensor(x) for x in case.host())
-    call = dict(scale=1.0, sink=4, window=30, last=40)
+    call = dict(pattern=Pattern(4, 30, 40), scale=1.0)
     buffer = paddle.full([1, 103, 2, 40], 7.0)
     triangle_fwd(q, k, v, **call, out=buffer.transpose([0, 2, 1, 3])[:, :, 2:102, :32])
     host = buffer.numpy()
@@ -240,9 +241,9 @@ def test_refusals():
     from psa_paddle.kernels.triangle import triangle_fwd
 
     q, k, v = (tensor(x) for x in Case(40, 60, USUAL, group=3).host())
-    call = dict(scale=1.0, sink=1, window=2, last=3)
+    call = dict(pattern=Pattern(1, 2, 3), scale=1.0)
     with pytest.raises(ValueError, match="must not be negative"):
-        triangle_fwd(q, k, v, **{**call, "window": -1})
+        triangle_fwd(q, k, v, Pattern(1, -1, 3), 1.0)
     with pytest.raises(ValueError, match="as many keys as queries"):
         triangle_fwd(q, k[:, :, :30], v[:, :, :30], **call)
     with pytest.raises(ValueError, match="k and v must have one shape"):

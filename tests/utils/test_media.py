@@ -76,6 +76,17 @@ def test_frames_fit_their_limit(height, width, limit, fitted):
         fit_frame(1, 201, limit)
 
 
+def test_frames_for_vision_tokens_of_another_size():
+    """As Qwen3-VL has them: 32 pixels a side."""
+    clip = load_video(DEMO / "sample.mp4", 0.1, 32 * 32 * 12, factor=32)
+    assert clip.factor == 32 and clip.frames.shape[1:3] == (96, 128)
+    assert fit_frame(1, 1, 1024, factor=32) == (32, 32) and fit_frame(2666, 331, 3100, factor=32) == (96, 32)
+    with pytest.raises(MediaError, match="at least 1024, got 1000"):
+        load_video(DEMO / "sample.mp4", max_pixels=1000, factor=32)
+    with pytest.raises(MediaError, match="multiples of 32"):
+        Clip(FRAMES, 1.0, 32)
+
+
 def test_video_without_frames():
     with pytest.raises(MediaError, match="has no frames"):
         load_video(DEMO.parent / "tests" / "golden" / "no_frames.mp4")

@@ -1,4 +1,4 @@
-"""Plug sparse attention into Qwen2.5-VL, of PaddleFormers or of PaddleMIX, and take it out again."""
+"""Plug sparse attention into a language model, of PaddleFormers or of PaddleMIX, and take it out again."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import contextmanager
 
 from ...config import AttentionConfig
 from ..summary import per_layer
-from . import plugs
+from . import families, plugs
 from .choice import AttentionChoice
 from .paddleformers import plug as paddleformers_plug
 from .paddleformers.plug import restore_attention
@@ -17,13 +17,14 @@ __all__ = [
     "attention_in", "layer_statistics", "plug_of", "psa_attention_in", "replace_attention",
     "replace_attention_with_psa", "restore_attention",
 ]  # fmt: skip
+WAYS = {"paddleformers": paddleformers_plug, "paddlemix": paddlemix_plug}
 
 
 def replace_attention(model, choice: AttentionChoice):
-    """Make a Qwen2.5-VL model prefill as ``choice`` says, until ``restore_attention``; returns the same model.
+    """Make a language model prefill as ``choice`` says, until ``restore_attention``; returns the same model.
 
     Args:
-        model: ``Qwen2_5_VLForConditionalGeneration`` of PaddleFormers, or of PaddleMIX with eager, SDPA or flash
+        model: of one of ``families.FAMILIES``, built by PaddleFormers, or by PaddleMIX with eager, SDPA or flash
             attention; a ``QwenVLInference`` stands for its model. One that is plugged in already gets the new choice.
 
     Raises:
@@ -35,12 +36,11 @@ def replace_attention(model, choice: AttentionChoice):
 
 
 def _plug(model, choice: AttentionChoice):
-    library = paddlemix_plug if paddlemix_plug.is_paddlemix_qwen(model) else paddleformers_plug
-    return library.make_plug(model, choice)
+    return WAYS[families.check(model).library].make_plug(model, choice)
 
 
 def replace_attention_with_psa(model, psa_config: AttentionConfig | None = None):
-    """Make a Qwen2.5-VL model prefill with Pyramid Sparse Attention; returns the same model.
+    """Make a language model prefill with Pyramid Sparse Attention; returns the same model.
 
     Args:
         model: as for ``replace_attention``.

@@ -6,11 +6,12 @@ from dataclasses import asdict, dataclass, replace
 
 import paddle
 
-from ...attention import audit_output, check_scale, pyramid_attention
+from ...attention import audit_output, check_scale, dense_attention
 from ...budgets import Budgets
 from ...config import AttentionConfig
-from ...stats import CallStats, merge_calls
-from ...trianglemix import TriangleMixAttention, TriangleMixConfig, TriangleMixMaskGenerator, triangle_attention
+from ...plan import DenseReason, Plan
+from ...stats import merge_calls
+from ...trianglemix import TriangleMixConfig, TriangleMixMaskGenerator, triangle_attention
 from ...trianglemix.masks import DENSE_UP_TO
 
 ATTENTIONS = ("dense", "psa", "trianglemix", "mix")
@@ -51,9 +52,9 @@ class AttentionChoice:
         measured = None if self.budgets is None else self.budgets.config
         psa = AttentionConfig.of(measured if self.psa is None else self.psa, "psa_config")
         if not psa.causal:
-            raise ValueError("Qwen2.5-VL's text layers are causal; give an AttentionConfig with causal=True.")
+            raise ValueError("a language model's text layers are causal; give an AttentionConfig with causal=True.")
         if psa.warmup_steps:
-            raise ValueError("warmup_steps counts denoising steps and has no meaning for Qwen2.5-VL; leave it at 0.")
+            raise ValueError("warmup_steps counts denoising steps and has no meaning in a language model; set 0.")
         if self.attention == "trianglemix" and psa != AttentionConfig(backend=psa.backend, audit_rows=psa.audit_rows):
             raise ValueError(
                 "attention 'trianglemix' reads psa_config's backend and audit_rows alone; use 'mix' for PSA in other "
@@ -97,7 +98,7 @@ class AttentionChoice:
         if self.budgets is not None:
             self.budgets.check_model(layers, heads)
         if self.triangle is not None:
-            TriangleMixAttention(self.triangle, layers)
+            self.triangle.check_layers(layers)
 
     def of_layer(self, layer: int) -> str:
         """``"psa"``, ``"trianglemix"`` or ``"dense"``."""
@@ -139,32 +140,30 @@ def triangle_prefill(query, key, value, config: TriangleMixConfig, backend: str,
 
 
 def _triangle_call(query, key, value, config, backend: str, scale: float, starts, short: bool, audit_rows: int):
+    if short:
+        reason = DenseReason.SHORT_FOR_TRIANGLE.text(DENSE_UP_TO)
+        return dense_prefill(query, key, value, backend, scale, starts, reason)
     out, call = triangle_attention(
         query,
         key,
         value,
         num_sink_tokens=config.num_sink_tokens,
         sliding_window_size=config.sliding_window_size,
-        num_last_tokens=key.shape[2] + 1 if short else config.num_last_tokens,  # every row is among the last: dense
+        num_last_tokens=config.num_last_tokens,
         scale=scale,
         kv_start=starts,
         backend=backend,
         heads_last=True,
         return_stats=True,
     )
-    if short:
-        call = CallStats(call.backend, "dense", f"no more than {DENSE_UP_TO} keys", call.lengths)
-    elif audit_rows:
-        audit = AttentionConfig(audit_rows=audit_rows)
+    if audit_rows:
         scale = check_scale(scale, query.shape[3])
-        call.audits = audit_output(query, key, value, out, starts, audit, scale, call.backend, heads_last=True)
+        plan = Plan.of(AttentionConfig(), scale, call.backend, heads_last=True, audit_rows=audit_rows)
+        call.audits = audit_output(query, key, value, out, starts, plan)
     return out, call
 
 
-def dense_prefill(query, key, value, backend: str, scale: float, starts):
+def dense_prefill(query, key, value, backend: str, scale: float, starts, reason=DenseReason.NOT_A_TRIANGLE_LAYER):
     """``([B, Lq, H, D], CallStats)`` of a layer that TriangleMix leaves dense; knows left padding."""
-    config = AttentionConfig(backend=backend, dense_below=key.shape[2] + 1)
-    out, call = pyramid_attention(
-        query, key, value, config, scale=scale, kv_start=starts, heads_last=True, return_stats=True
-    )
-    return out, CallStats(call.backend, "dense", "not a triangle layer", call.lengths)
+    config = AttentionConfig(backend=backend)
+    return dense_attention(query, key, value, config, reason, scale=scale, kv_start=starts, heads_last=True)

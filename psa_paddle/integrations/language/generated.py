@@ -3,16 +3,47 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from .answering.messages import Looking, read_message
 from .answering.reports import Stopwatch
 from .answering.turn import END_TOKENS
 from .generation import TokenClock, cached_generation
 from .request import check_positions
+from .samples import image_inputs, video_inputs
+
+if TYPE_CHECKING:
+    from .inference import QwenVLInference
 
 
-def generated_answer(model, processor, inputs, max_tokens: int, plug, streamer, watch: Stopwatch) -> tuple[str, dict]:
+def generated_answer(
+    inference: QwenVLInference, content: list[dict], looking: Looking, max_tokens: int, streamer
+) -> str:
+    """The answer to a question about pictures, or about one clip, that comes after them; content: as ``Session.ask``
+    has it.
+
+    Raises:
+        TypeError, ValueError: as ``Session.ask``.
+    """
+    watch, processor = Stopwatch(), inference.processor
+    with watch.stage("media"):
+        message = read_message("user", content, looking, inference.report)
+    shown, limits = zip(*message.shown, strict=True)
+    prompt, times = content[-1]["text"], {}
+    with inference.one_request:
+        if message.parts[0]["type"] == "video":
+            inputs, times = video_inputs(processor, shown[0], prompt), {"frame_times_s": shown[0].times}
+        else:
+            inputs = image_inputs(processor, list(shown), prompt, limits[0])
+        with inference.answering(max_tokens) as (plug, figures):
+            text, found = generate(inference.model, processor, inputs, max_tokens, plug, streamer, watch)
+            figures.update(found, **times)
+    return text
+
+
+def generate(model, processor, inputs, max_tokens: int, plug, streamer, watch: Stopwatch) -> tuple[str, dict]:
     """The answer to what the processor returned, and its figures for ``stats()``.
 
     Raises:

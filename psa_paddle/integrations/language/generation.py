@@ -1,4 +1,4 @@
-"""Mends for ``generate`` on Qwen2.5-VL, applied from outside.
+"""Mends for ``generate``, applied from outside.
 
 PaddleFormers 1.2's ``update_model_kwargs_for_generation`` recognises the KV cache by the class of the output and misses
 Qwen2.5-VL's own, so that every new token prefills the whole prompt again; so what only decoding with a cache reads is
@@ -12,16 +12,37 @@ import time
 from contextlib import contextmanager
 
 from ..patches import Patches
+from . import families
+from .families import Layout
 from .plugs import bare_model
 
 MEND = "_psa_generation"  # attribute of a mended model; gone when nobody uses it
 
 
+def mend_positions(model, layout: Layout, inputs: dict, given: dict) -> None:
+    """Without media and with a mask the library keeps one number, the first sample's: positions less tokens of it."""
+    inner, mask = model.model, given.get("attention_mask")
+    if inner.rope_deltas is not None and inner.rope_deltas.ndim == 0:
+        inner.rope_deltas = (mask != 0).astype("int64").sum(-1, keepdim=True) - mask.shape[-1]
+
+
+def mend_sliding_cache(model, layout: Layout, inputs: dict, given: dict) -> None:
+    """A sliding cache drops keys that the model's mask still counts; one that keeps all takes its place."""
+    if inputs.get("use_cache") and getattr(layout.text_of(model), "has_sliding_layers", False):
+        from paddleformers.transformers.cache_utils import DynamicCache
+
+        inputs["past_key_values"] = DynamicCache()
+
+
+# What the tokens after a prompt rely on, and a model may get wrong: (model, layout, inputs made, inputs given) -> None.
+MENDS = {"positions": mend_positions, "sliding cache": mend_sliding_cache}
+
+
 class GenerationMend:
     """Makes a model's ``generate`` keep its KV cache and compute only the last logits, for as long as it has users."""
 
-    def __init__(self, model):
-        self.users = 0
+    def __init__(self, model, layout: Layout):
+        self.users, self._layout = 0, layout
         self._model, self._patches = model, Patches()
         self._update, self._prepare = model.update_model_kwargs_for_generation, model.prepare_inputs_for_generation
         self._prepared_ids, self._cut = None, False
@@ -53,19 +74,9 @@ class GenerationMend:
         if given is not None and ids is not None:
             inputs["position_ids"] = given[..., -ids.shape[1] :]  # it cuts the batch where there are three axes
         if kwargs.get("past_key_values") is None:
-            self._mend_first(inputs, kwargs)
+            for name in self._layout.mends:
+                MENDS[name](self._model, self._layout, inputs, kwargs)
         return inputs
-
-    def _mend_first(self, inputs, kwargs) -> None:
-        """What the tokens after this prompt rely on."""
-        inner, mask = self._model.model, kwargs.get("attention_mask")
-        if inner.rope_deltas is not None and inner.rope_deltas.ndim == 0:
-            # Without media and with a mask it gives one number, the first sample's: positions less tokens of a sample.
-            inner.rope_deltas = (mask != 0).astype("int64").sum(-1, keepdim=True) - mask.shape[-1]
-        if inputs.get("use_cache") and getattr(inner.language_model, "has_sliding_layers", False):
-            from paddleformers.transformers.cache_utils import DynamicCache
-
-            inputs["past_key_values"] = DynamicCache()  # a sliding cache drops keys that the model's mask still counts
 
     def prepare_and_remember(self, *args, **kwargs) -> dict:
         """PaddleMIX's ``prepare_inputs_for_generation``; its head then sees the last position alone, in forwards that
@@ -85,7 +96,7 @@ class GenerationMend:
 def mend_generation(model) -> None:
     """Make ``model.generate`` keep its KV cache and compute only the last logits; undone by ``unmend_generation``,
     called as often."""
-    mend = model.__dict__.get(MEND) or GenerationMend(model)
+    mend = model.__dict__.get(MEND) or GenerationMend(model, families.check(model).layout)
     mend.users += 1
 
 

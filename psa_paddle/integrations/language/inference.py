@@ -20,8 +20,9 @@ from ...utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
 from ...utils.psa_logger import PSALogger
 from ...utils.quiet import quiet_libraries
 from ..summary import totals
+from . import families
 from .answering.batch import answer_batch
-from .answering.messages import Looking, check_messages, read_message
+from .answering.messages import Looking, check_messages
 from .answering.parts import Parts
 from .answering.prefill import check_chunk
 from .answering.reports import Report, Stopwatch, peak_resident_bytes, silent
@@ -35,7 +36,6 @@ from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
 from .paddleformers.linear_memory import aligned_in, use_linear_memory
 from .report import format_stats
 from .request import check_images, check_max_tokens, check_request, image_limits
-from .samples import image_inputs, video_inputs
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
@@ -128,6 +128,7 @@ class QwenVLInference:
         self.sampling = sampling.over(own_sampling(folder, cache_dir))
         if self.library == "paddleformers":
             use_linear_memory(self.model, text=choice is None)
+        self.family = families.check(self.model).family
         if choice is not None:
             replace_attention(self.model, choice)
         self._last: dict | None = None
@@ -152,9 +153,10 @@ class QwenVLInference:
     ) -> str:
         """Answer a prompt about several images, in order; max_pixels: the most pixels of each."""
         check_request(prompt, max_tokens, streamer)
-        image_limits(max_pixels)
+        factor = self.family.pixel_factor
+        image_limits(max_pixels, factor)
         parts = [{"type": "image", "image": path} for path in check_images(paths)]
-        return self._ask(parts, prompt, Looking(image_pixels=max_pixels), max_tokens, streamer)
+        return self._ask(parts, prompt, Looking(image_pixels=max_pixels, factor=factor), max_tokens, streamer)
 
     def inference_video(
         self,
@@ -172,7 +174,7 @@ class QwenVLInference:
         fps: frames a second to look at; max_pixels: the most pixels of a frame; max_frames: the most frames.
         """
         check_request(prompt, max_tokens, streamer)
-        looking = Looking(fps, max_pixels, max_frames=max_frames)
+        looking = Looking(fps, max_pixels, max_frames=max_frames, factor=self.family.pixel_factor)
         return self._ask([{"type": "video", "video": path}], prompt, looking, max_tokens, streamer)
 
     def chat(self, messages: list[dict], max_tokens: int = 512, *, streamer=None) -> str:
@@ -206,19 +208,7 @@ class QwenVLInference:
         content = [*media, {"type": "text", "text": prompt}]
         if self.library != "paddlemix":
             return Session(self, looking=looking).ask(content, max_tokens, streamer=streamer)
-        watch = Stopwatch()
-        with watch.stage("media"):
-            shown = [what for what, _ in read_message("user", content, looking).shown]
-        with self.one_request:
-            if media[0]["type"] == "video":
-                inputs, times = video_inputs(self.processor, shown[0], prompt), {"frame_times_s": shown[0].times}
-            else:
-                inputs, times = image_inputs(self.processor, shown, prompt, image_limits(looking.image_pixels)), {}
-            with self._answering(max_tokens) as (plug, figures):
-                made = self.model, self.processor, inputs, check_max_tokens(max_tokens), plug, streamer, watch
-                text, found = generated_answer(*made)
-                figures.update(found, **times)
-        return text
+        return generated_answer(self, content, looking, check_max_tokens(max_tokens), streamer)
 
     def parts(self) -> Parts:
         """What answers are made with.
@@ -228,18 +218,18 @@ class QwenVLInference:
         """
         if self.library == "paddlemix":
             raise ValueError("conversations and batches need library 'paddleformers'.")
-        return Parts(self.model, self.processor)
+        return Parts(self.model, self.processor, families.check(self.model))
 
     def make_answer(self, parts: Parts, asked: Asked, cache, max_tokens: int, streamer, watch: Stopwatch) -> Answer:
         """``answer`` with this model's settings, and note what ``stats()`` tells; inside ``one_request``."""
         settings = Settings(max_tokens, self.sampling, self.prefill_chunk, streamer, self.report)
-        with self._answering(max_tokens) as (plug, figures):
+        with self.answering(max_tokens) as (plug, figures):
             made = answer(parts, asked, cache, plug, settings, watch)
             figures.update(made.figures())
         return made
 
     @contextmanager
-    def _answering(self, max_tokens: int) -> Iterator[tuple]:
+    def answering(self, max_tokens: int) -> Iterator[tuple]:
         """Yields the plug in force, and a dict for the figures of the answer that is made meanwhile."""
         plug, figures, on_gpu = plug_of(self.model), {}, paddle.get_device().startswith("gpu")
         if on_gpu:

@@ -1,14 +1,11 @@
-"""Load Qwen2.5-VL through PaddleFormers 1.2 or PaddleMIX."""
+"""Load a model of one of the families, through PaddleFormers 1.2 or PaddleMIX."""
 
 from __future__ import annotations
 
 import importlib
 import importlib.util
-import json
 import logging
-import tempfile
 import threading
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
@@ -16,12 +13,12 @@ import paddle
 
 from ...config import AttentionConfig
 from .hub import HubError, load_by_name
+from .paddleformers import loading as paddleformers_loading
+from .paddlemix import loading as paddlemix_loading
 
 DTYPES = ("bfloat16", "float16", "float32")
 LIBRARIES = ("paddleformers", "paddlemix")
 WEIGHTS = ("*.safetensors", "*.pdparams")
-WRITTEN_BESIDE_WEIGHTS = (".metadata", ".lock")  # by PaddleFormers, at every load
-HEAD = "lm_head.weight"
 _LOADING = threading.Lock()  # both libraries keep what they are loading in the process
 log = logging.getLogger("psa_paddle")
 
@@ -104,11 +101,9 @@ def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddl
     """
     check_model_folder(name)
     if library == "paddlemix":
-        from .paddlemix import loading as paddlemix_loading
-
         load = paddlemix_loading.load
     else:
-        load = partial(load_by_name, _load_paddleformers)
+        load = partial(load_by_name, paddleformers_loading.load)
     try:
         with _LOADING:
             model, processor = load(name, dtype, cache_dir)
@@ -120,53 +115,3 @@ def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddl
     model.eval()
     processor.tokenizer.padding_side = "left"  # a batch is answered from its last position
     return model, processor
-
-
-def _load_paddleformers(name: str, dtype: str, cache_dir):
-    from paddleformers.transformers import AutoProcessor, Qwen2_5_VLForConditionalGeneration
-    from paddleformers.transformers.qwen2_5_vl.configuration import Qwen2_5_VLConfig
-
-    where = {} if cache_dir is None else {"cache_dir": str(cache_dir)}
-    with _private_folder(name) as place:
-        config = Qwen2_5_VLConfig.from_pretrained(place, **where)
-        if config.model_type != "qwen2_5_vl":
-            raise ValueError(f"it is a '{config.model_type}' model, not Qwen2.5-VL")
-        config.tie_word_embeddings = _is_tied(Qwen2_5_VLConfig.get_config_dict(place, **where)[0], Path(place))
-        for part in (config, config.text_config, config.vision_config):
-            part.fuse_rms_norm = paddle.get_device().startswith("gpu")  # the fused kernel exists for GPUs only
-            part._attn_implementation = "sdpa"
-        try:
-            model = Qwen2_5_VLForConditionalGeneration.from_pretrained(place, config=config, dtype=dtype, **where)
-        finally:  # a load that fails leaves its metadata, which the next one would take for its own
-            importlib.import_module("paddle.distributed.flex_checkpoint.dcp.load_state_dict")._metadata_manager.clear()
-    return model, AutoProcessor.from_pretrained(name, **where)
-
-
-@contextmanager
-def _private_folder(name: str):
-    """A folder of links to a local model's files, as PaddleFormers writes beside the weights and the folder may be
-    read-only or loaded by many processes at once; the name itself for a model of a hub."""
-    if not Path(name).is_dir():
-        yield name
-        return
-    with tempfile.TemporaryDirectory(prefix="psa_paddle_") as place:
-        for file in Path(name).resolve().iterdir():
-            if not file.name.endswith(WRITTEN_BESIDE_WEIGHTS):
-                (Path(place) / file.name).symlink_to(file)
-        yield place
-
-
-def _is_tied(config: dict, folder: Path) -> bool:
-    """Whether the output head is the embedding: transformers 5 says so beside ``text_config``, others inside or have no
-    ``text_config``; and weights without a head leave no other."""
-    said = config.get("tie_word_embeddings", config.get("text_config", {}).get("tie_word_embeddings", False))
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return said or HEAD not in json.loads(index.read_text(encoding="utf-8"))["weight_map"]
-    single = folder / "model.safetensors"
-    if single.is_file():
-        from safetensors import safe_open
-
-        with safe_open(single, framework="np") as file:
-            return said or HEAD not in file.keys()
-    return said

@@ -6,7 +6,8 @@ from numbers import Integral
 
 import numpy as np
 
-LEAST_PIXELS = 28 * 28  # one vision token
+from ...utils.media import Clip
+from ...utils.media.sampling import FACTOR
 
 
 def whole_number(value, name: str, least: int) -> int:
@@ -66,12 +67,25 @@ def check_images(paths) -> list:
     return list(paths)
 
 
-def image_limits(max_pixels: int | None) -> dict:
-    """What the processor takes so that no image has more pixels; nothing for None, the model's own limit."""
+def image_limits(max_pixels: int | None, factor: int = FACTOR, name: str = "max_pixels") -> dict:
+    """What the processor takes so that no image has more pixels; nothing for None, the model's own limit.
+
+    factor: pixels a side of one vision token, which is the least image; name: of the limit, for a refusal.
+    """
     if max_pixels is None:
         return {}
-    max_pixels = whole_number(max_pixels, "max_pixels", LEAST_PIXELS)
-    return {"images_kwargs": {"min_pixels": LEAST_PIXELS, "max_pixels": max_pixels}}
+    least = factor * factor
+    return {"images_kwargs": {"min_pixels": least, "max_pixels": whole_number(max_pixels, name, least)}}
+
+
+def check_clip(clip: Clip, factor: int) -> Clip:
+    """Refuse a clip that was sampled for a model with vision tokens of another size; ValueError."""
+    if clip.factor != factor:
+        raise ValueError(
+            f"the clip's frames are for vision tokens of {clip.factor} pixels a side, this model's have {factor}; give "
+            f"load_video factor={factor}."
+        )
+    return clip
 
 
 def chat(kinds: list[str], prompt: str) -> list[dict]:

@@ -11,7 +11,9 @@ import paddle
 
 from ...config import HEAD_DIMS
 from ...layers import DenoisingSteps
+from ...plan import DenseReason
 from ...psa_module import PSAAttention, PSAConfig
+from ...rearrange import METHODS
 from ...stats import CallStats
 from ..patches import Patches
 from ..summary import totals
@@ -155,17 +157,17 @@ class VideoPlug:
         if unusual:
             return unusual
         if attention_mask is not None:
-            return "attention mask"
+            return DenseReason.MASK
         if paddle.is_grad_enabled() and not hidden_states.stop_gradient:
-            return "gradients"
+            return DenseReason.GRADIENTS
         if self.config is None:
             return ""
         if self.grid is None or hidden_states.shape[1] != self.grid[0] * self.grid[1] * self.grid[2]:
-            return f"{hidden_states.shape[1]} tokens are not the latent's grid {self.grid}"
+            return DenseReason.GRID.text(hidden_states.shape[1], self.grid)
         if self.step <= self.config.warmup_steps:
-            return "warm-up step"
+            return DenseReason.WARM_UP
         head_dim = hidden_states.shape[-1] // attn.heads
-        return "" if head_dim in HEAD_DIMS else f"head dimension {head_dim}"
+        return "" if head_dim in HEAD_DIMS else DenseReason.HEAD_DIM.text(head_dim)
 
     @staticmethod
     def _dense_call(reason: str, batch: int, tokens: int) -> CallStats:
@@ -177,7 +179,7 @@ class VideoPlug:
         softmax_attention: what the model calls, on [B, L, H, D]; taken for ``config=None``.
         """
         if self.config is None:
-            self._calls.append((layer_idx, self._dense_call("plain softmax", q.shape[0], q.shape[2])))
+            self._calls.append((layer_idx, self._dense_call(DenseReason.PLAIN, q.shape[0], q.shape[2])))
             return softmax_attention(*(x.transpose([0, 2, 1, 3]) for x in (q, k, v))).transpose([0, 2, 1, 3])
         psa = self._attention(layer_idx)
         if q.dtype != v.dtype:  # norms may have left autocast's dtype
@@ -188,7 +190,8 @@ class VideoPlug:
 
     def _attention(self, layer_idx: int) -> PSAAttention:
         """One for all layers where the token order is fixed; one for each where it follows the layer's tokens."""
-        key = layer_idx if self.config.rearrange_method in ("SemanticAware", "Hybrid") else 0
+        method = self.config.rearrange_method
+        key = layer_idx if method is not None and METHODS[method].follows_tokens else 0
         if key not in self._attentions:
             self._attentions[key] = PSAAttention(self.config.replace(warmup_steps=0))  # the plug counts the steps
         return self._attentions[key]

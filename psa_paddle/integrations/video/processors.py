@@ -9,6 +9,8 @@ from __future__ import annotations
 import paddle
 import paddle.nn.functional as F
 
+from ...plan import DenseReason
+
 
 def rotate_pairs(x, cos, sin):
     """Rotary embedding on neighbouring channels: x [B, H, L, D]; cos, sin [L, D] -> [B, H, L, D] in x's dtype."""
@@ -54,7 +56,7 @@ class CogVideoXProcessor(_Processor):
     ):
         """[B, Lvideo, C] and text [B, Ltext, C] -> ([B, Lvideo, C], [B, Ltext, C])."""
         text = 0 if encoder_hidden_states is None else encoder_hidden_states.shape[1]
-        unusual = "no text tokens" if encoder_hidden_states is None else ", ".join(sorted(extra))
+        unusual = DenseReason.NO_TEXT if encoder_hidden_states is None else ", ".join(sorted(extra))
         if self.plug.runs_dense(self.layer_idx, attn, hidden_states, text, attention_mask, unusual):
             return self.original(
                 attn,
@@ -81,7 +83,7 @@ class WanProcessor(_Processor):
 
     def __call__(self, attn, hidden_states, encoder_hidden_states=None, attention_mask=None, rotary_emb=None, **extra):
         """[B, L, C] -> [B, L, C]"""
-        unusual = "cross-attention" if encoder_hidden_states is not None else ", ".join(sorted(extra))
+        unusual = DenseReason.CROSS if encoder_hidden_states is not None else ", ".join(sorted(extra))
         if self.plug.runs_dense(self.layer_idx, attn, hidden_states, 0, attention_mask, unusual):
             return self.original(
                 attn,

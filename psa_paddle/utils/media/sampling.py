@@ -11,20 +11,20 @@ from .errors import MediaError
 
 DEFAULT_VIDEO_PIXELS = 360 * 420
 DEFAULT_MAX_FRAMES = 768
-FACTOR = 28  # pixels a side of one merged vision token
+FACTOR = 28  # pixels a side of one merged vision token, of Qwen2.5-VL
 MAX_ASPECT = 200
 FRAME_PAIR = 2  # frames of one temporal patch
 MAX_FPS = 1000
 
 
-def check_sampling(fps: float, max_frames: int, max_pixels: int) -> None:
+def check_sampling(fps: float, max_frames: int, max_pixels: int, factor: int = FACTOR) -> None:
     """Refuse sampling settings that leave no frame or no pixel."""
     if isinstance(fps, bool) or not isinstance(fps, Real) or not 0 < fps <= MAX_FPS:
         raise MediaError(f"fps must be a number above 0 and at most {MAX_FPS}, got {fps!r}.")
     if isinstance(max_frames, bool) or not isinstance(max_frames, Integral) or max_frames < FRAME_PAIR:
         raise MediaError(f"max_frames must be an integer of at least {FRAME_PAIR}, got {max_frames!r}.")
-    if isinstance(max_pixels, bool) or not isinstance(max_pixels, Integral) or max_pixels < FACTOR**2:
-        raise MediaError(f"max_pixels must be an integer of at least {FACTOR**2}, got {max_pixels!r}.")
+    if isinstance(max_pixels, bool) or not isinstance(max_pixels, Integral) or max_pixels < factor**2:
+        raise MediaError(f"max_pixels must be an integer of at least {factor**2}, got {max_pixels!r}.")
 
 
 def check_aspect(height: int, width: int, name: str) -> None:
@@ -33,19 +33,19 @@ def check_aspect(height: int, width: int, name: str) -> None:
         raise MediaError(f"{name} is too thin ({width}x{height}); its sides may differ {MAX_ASPECT} times at most.")
 
 
-def fit_frame(height: int, width: int, max_pixels: int, name: str = "a frame") -> tuple[int, int]:
-    """The nearest height and width in multiples of 28 with at most ``max_pixels`` pixels and the same aspect, as
-    Qwen2.5-VL's processor chooses them.
+def fit_frame(height: int, width: int, max_pixels: int, name: str = "a frame", factor: int = FACTOR) -> tuple[int, int]:
+    """The nearest height and width in multiples of ``factor`` with at most ``max_pixels`` pixels and the same aspect,
+    as Qwen2.5-VL's processor chooses them.
 
     Raises:
         MediaError: one side is more than 200 times the other.
     """
     check_aspect(height, width, name)
-    fitted = [max(FACTOR, round(side / FACTOR) * FACTOR) for side in (height, width)]
+    fitted = [max(factor, round(side / factor) * factor) for side in (height, width)]
     if fitted[0] * fitted[1] > max_pixels:
         shrink = math.sqrt(height * width / max_pixels)
-        longest = max_pixels // FACTOR // FACTOR * FACTOR  # where the other side cannot shrink below 28
-        fitted = [min(longest, max(FACTOR, int(side / shrink / FACTOR) * FACTOR)) for side in (height, width)]
+        longest = max_pixels // factor // factor * factor  # where the other side cannot shrink below one token
+        fitted = [min(longest, max(factor, int(side / shrink / factor) * factor)) for side in (height, width)]
     return fitted[0], fitted[1]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 
@@ -27,8 +28,8 @@ from .sources import VIDEO_BYTES, open_source
 
 @dataclass
 class Clip:
-    """Frames uint8 [T, H, W, 3], T even, H and W multiples of 28; fps: frames a second of these frames, evenly spaced
-    from the first one on, as the model is told.
+    """Frames uint8 [T, H, W, 3], T even, H and W multiples of ``factor``, the pixels a side of one vision token; fps:
+    frames a second of these frames, evenly spaced from the first one on, as the model is told.
 
     Raises:
         TypeError, MediaError: frames or a rate that the model cannot take.
@@ -36,6 +37,7 @@ class Clip:
 
     frames: np.ndarray
     fps: float
+    factor: int = FACTOR
 
     def __post_init__(self) -> None:
         if not isinstance(self.frames, np.ndarray) or self.frames.dtype != np.uint8:
@@ -46,9 +48,10 @@ class Clip:
             or shape[3] != 3
             or 0 in shape
             or shape[0] % FRAME_PAIR
-            or any(n % FACTOR for n in shape[1:3])
+            or any(n % self.factor for n in shape[1:3])
         ):
-            raise MediaError(f"a clip's frames must be [T, H, W, 3], T even, H and W multiples of 28, got {shape}.")
+            wanted = f"[T, H, W, 3], T even, H and W multiples of {self.factor}"
+            raise MediaError(f"a clip's frames must be {wanted}, got {shape}.")
         if isinstance(self.fps, bool) or not isinstance(self.fps, Real) or not 0 < self.fps < float("inf"):
             raise MediaError(f"a clip's fps must be a number above 0, got {self.fps!r}.")
         self.fps = float(self.fps)
@@ -65,14 +68,20 @@ def load_video(
     max_pixels: int = DEFAULT_VIDEO_PIXELS,
     max_frames: int = DEFAULT_MAX_FRAMES,
     max_bytes: int = VIDEO_BYTES,
+    *,
+    factor: int = FACTOR,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Clip:
     """Sample a video or an animated picture, a file or an http(s) URL, evenly in time: ``fps`` frames a second, at most
-    ``max_frames``, each scaled so that it has at most ``max_pixels`` pixels and sides that are multiples of 28.
+    ``max_frames``, each scaled so that it has at most ``max_pixels`` pixels and sides that are multiples
+    of ``factor``, the pixels a side of one vision token of the model.
+
+    progress: called with how many of these frames are read, and how many there are.
 
     Raises:
         MediaError: settings that make no sense, or a file that is not a video, has no frames, is damaged or truncated.
     """
-    check_sampling(fps, max_frames, max_pixels)
+    check_sampling(fps, max_frames, max_pixels, factor)
     with open_source(source, "video", max_bytes) as file:
         name = f"video '{shown(source)}'"
         kind = kind_of(file.read(HEAD_BYTES))
@@ -84,18 +93,21 @@ def load_video(
             if kind.family == "image" and not is_animation(file):
                 raise MediaError(f"{name} is {kind.name} that does not move; ask about it as an image.")
             with (Animation if kind.family == "image" else Film)(file, name) as film:
-                return _sample(film, name, float(fps), max_pixels, max_frames)
+                return _sample(film, name, float(fps), max_pixels, max_frames, factor, progress)
         except Exception as error:  # decoders raise whatever damaged bytes lead to
             raise refusal(name, error) from None
 
 
-def _sample(film, name: str, fps: float, max_pixels: int, max_frames: int) -> Clip:
+def _sample(film, name: str, fps: float, max_pixels: int, max_frames: int, factor: int, progress) -> Clip:
     times = sample_times(film.stamps, film.end, fps, max_frames)
     numbers = frames_at(film.stamps, times)
-    height, width = fit_frame(film.height, film.width, max_pixels, f"{name}: a frame")
+    height, width = fit_frame(film.height, film.width, max_pixels, f"{name}: a frame", factor)
     frames = np.empty((len(times), height, width, 3), np.uint8)
     numbers = np.array(numbers)
     for number, picture in film.pictures(np.unique(numbers).tolist(), height, width):
-        frames[numbers == number] = picture
+        places = np.flatnonzero(numbers == number)
+        frames[places] = picture
+        if progress is not None:
+            progress(int(places[-1]) + 1, len(times))
     interval = (film.end - film.stamps[0]) / len(times)
-    return Clip(frames, 1.0 / interval)
+    return Clip(frames, 1.0 / interval, factor)

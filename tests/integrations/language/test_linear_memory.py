@@ -30,13 +30,13 @@ def model(demo):
 @pytest.fixture
 def taken(monkeypatch):
     """Shapes of the queries that linear memory took."""
-    shapes, whole = [], linear_memory.pyramid_attention
+    shapes, whole = [], linear_memory.dense_attention
 
     def noting(query, *args, **how):
         shapes.append(list(query.shape))
         return whole(query, *args, **how)
 
-    monkeypatch.setattr(linear_memory, "pyramid_attention", noting)
+    monkeypatch.setattr(linear_memory, "dense_attention", noting)
     return shapes
 
 

@@ -1,6 +1,7 @@
 """What the model is handed, what known media must answer, and that statistics are of the last request alone."""
 
 import logging
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 from shared_answers import Handed
 from shared_demo import LAYERS, ROOT, SPARSE
 
+from psa_paddle.integrations.language.answering import messages
 from psa_paddle.integrations.language.attention import plug_of
 from psa_paddle.integrations.language.inference import QwenVLInference
 from psa_paddle.integrations.language.request import check_positions
@@ -225,3 +227,18 @@ def test_the_log_is_of_the_last_request(sparse, tmp_path):
 def test_a_dense_model_has_no_log(dense, tmp_path):
     with pytest.raises(ValueError, match="no sparsity log"):
         dense.write_log(tmp_path)
+
+
+def test_pictures_and_frames_are_scaled_for_the_vision_tokens_of_the_family(dense, monkeypatch, handed):
+    clip = load_video(VIDEO, fps=0.1)
+    monkeypatch.setattr(dense, "family", replace(dense.family, pixel_factor=14))  # a divisor: the model can be asked
+    with pytest.raises(ValueError, match="tokens of 28 pixels a side, this model's have 14; give load_video factor=14"):
+        dense.inference_video(clip, "What?", 1)
+    dense.inference_image(IMAGE, "What?", 1, max_pixels=20_000)
+    assert handed[0].asked.media[0].limits == {"min_pixels": 14 * 14, "max_pixels": 20_000}
+    with pytest.raises(ValueError, match="max_pixels must be at least 196, got 195"):
+        dense.inference_image(IMAGE, "What?", 1, max_pixels=195)
+    seen = []
+    monkeypatch.setattr(messages, "load_video", lambda *given, **more: seen.append(more["factor"]) or clip)
+    dense.inference_video(VIDEO, "What?", 1)
+    assert seen == [14]

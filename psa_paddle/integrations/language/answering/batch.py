@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from ..request import check_positions
 from .media import Medium, medium_of
-from .messages import Looking, Message, media_count, read_message
+from .messages import Looking, Message, read_message
 from .prompt import expand, pad_left
 from .reports import Stopwatch
 from .turn import Asked
@@ -19,15 +19,11 @@ def answer_batch(inference: QwenVLInference, conversations: list[list[dict]], ma
     """Answers to conversations that ``check_messages`` has let pass; arguments as ``inference_batch``."""
     parts, watch = inference.parts(), Stopwatch()
     tokenizer = parts.processor.tokenizer
-    count, done = sum(map(media_count, conversations)), 0
-
-    def read() -> None:
-        nonlocal done
-        done += 1
-        inference.report("media", done, count)
-
+    looking = Looking(factor=inference.family.pixel_factor)
     with watch.stage("media"):
-        said = [[read_message(m["role"], m["content"], Looking(), read) for m in one] for one in conversations]
+        said = [
+            [read_message(m["role"], m["content"], looking, inference.report) for m in one] for one in conversations
+        ]
     rows, media = [], []
     for one in said:
         row, shown = _tokens(parts, one)
@@ -43,7 +39,7 @@ def answer_batch(inference: QwenVLInference, conversations: list[list[dict]], ma
 def _tokens(parts, said: list[Message]) -> tuple[list[int], list[Medium]]:
     """The tokens of a conversation, and its media in order."""
     processor = parts.processor
-    media = [medium_of(processor, content, pixels) for m in said for content, pixels in m.shown]
+    media = [medium_of(processor, content, limits) for m in said for content, limits in m.shown]
     text = processor.apply_chat_template([m.as_dict() for m in said], tokenize=False, add_generation_prompt=True)
     ids = processor.tokenizer(text)["input_ids"]
     return expand(ids, media, parts.vision_tokens, [parts.tokens_of(m) for m in media]), media

@@ -9,7 +9,6 @@ import paddle
 from PIL import Image
 
 from ....utils.media import Clip
-from ..request import image_limits
 
 PORTION = 16384  # patches that the tower sees at once, unless a picture has more: 74 frames of 252 x 336 pixels
 
@@ -40,12 +39,8 @@ class Medium:
         return replace(self, content=None)
 
 
-def medium_of(processor, content: Image.Image | Clip, max_pixels: int | None = None) -> Medium:
-    """What a picture, with at most ``max_pixels`` pixels, or a clip becomes; nothing is computed from its pixels yet.
-
-    Raises:
-        TypeError, ValueError: a max_pixels that makes no sense.
-    """
+def medium_of(processor, content: Image.Image | Clip, limits: dict | None = None) -> Medium:
+    """What a picture or a clip becomes; nothing is computed from its pixels yet. limits: ``request.image_limits``'."""
     if isinstance(content, Clip):
         video = processor.video_processor
         t, h, w = content.frames.shape[:3]
@@ -54,10 +49,10 @@ def medium_of(processor, content: Image.Image | Clip, max_pixels: int | None = N
     from transformers.models.qwen2_vl.image_processing_qwen2_vl import smart_resize
 
     image = processor.image_processor
-    limits = image_limits(max_pixels).get("images_kwargs", {})
-    sizes = {"min_pixels": image.size["shortest_edge"], "max_pixels": image.size["longest_edge"], **limits}
+    told = (limits or {}).get("images_kwargs", {})
+    sizes = {"min_pixels": image.size["shortest_edge"], "max_pixels": image.size["longest_edge"], **told}
     height, width = smart_resize(content.height, content.width, image.patch_size * image.merge_size, **sizes)
-    return Medium("image", (1, height // image.patch_size, width // image.patch_size), content, limits=limits)
+    return Medium("image", (1, height // image.patch_size, width // image.patch_size), content, limits=told)
 
 
 def portions(processor, medium: Medium) -> Iterator[tuple[paddle.Tensor, list[int]]]:

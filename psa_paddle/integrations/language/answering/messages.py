@@ -5,13 +5,15 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 
 from PIL import Image
 
 from ....utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, Clip, MediaError, load_image, load_video
-from ..request import check_text
+from ....utils.media.sampling import FACTOR
+from ..request import check_clip, check_text, image_limits
+from .reports import Report, silent
 
 ROLES = ("system", "user", "assistant")
 KEYS = {"text": {"text"}, "image": {"image", "max_pixels"}, "video": {"video", "fps", "max_pixels", "max_frames"}}
@@ -22,13 +24,14 @@ class Looking:
     """How pictures and clips are looked at where a message does not say.
 
     fps: frames a second of a clip; frame_pixels: the most pixels of a frame; image_pixels: the most of a picture, None
-    for the model's own limit; max_frames: the most frames of a clip.
+    for the model's own limit; max_frames: the most frames of a clip; factor: pixels a side of one vision token.
     """
 
     fps: float = 1.0
     frame_pixels: int = DEFAULT_VIDEO_PIXELS
     image_pixels: int | None = None
     max_frames: int = DEFAULT_MAX_FRAMES
+    factor: int = FACTOR
 
 
 @dataclass
@@ -36,12 +39,12 @@ class Message:
     """One message.
 
     parts: in order, ``{"type": "text", "text": ...}`` or ``{"type": "image" or "video"}``; shown: what the latter show,
-    each with the most pixels that a picture may have.
+    each with ``request.image_limits``' limits.
     """
 
     role: str
     parts: list[dict] = field(default_factory=list)
-    shown: list[tuple[Image.Image | Clip, int | None]] = field(default_factory=list)
+    shown: list[tuple[Image.Image | Clip, dict]] = field(default_factory=list)
 
     def as_dict(self) -> dict:
         """As a chat template takes it."""
@@ -96,8 +99,8 @@ def _check_part(part) -> dict:
     return dict(part)
 
 
-def read_message(role: str, content, looking: Looking, read: Callable | None = None) -> Message:
-    """One message with its media read; read: called with each clip or picture's source as it is read.
+def read_message(role: str, content, looking: Looking, report: Report = silent) -> Message:
+    """One message with its media read, file by file.
 
     Raises:
         TypeError, ValueError: see ``check_content``. MediaError: a file that cannot be used.
@@ -109,25 +112,31 @@ def read_message(role: str, content, looking: Looking, read: Callable | None = N
             message.parts.append({"type": "text", "text": part["text"]})
             continue
         message.parts.append({"type": kind})
-        message.shown.append(_read_image(part, looking) if kind == "image" else (_read_video(part, looking), None))
-        if read is not None:
-            read()
+        read = _read_image if kind == "image" else _read_video
+        message.shown.append(read(part, looking, report))
     return message
 
 
-def _read_image(part: dict, looking: Looking) -> tuple[Image.Image, int | None]:
-    source = part["image"]
+def _read_image(part: dict, looking: Looking, report: Report) -> tuple[Image.Image, dict]:
+    source, limits = part["image"], image_limits(part.get("max_pixels", looking.image_pixels), looking.factor)
     if isinstance(source, str) and source.startswith("data:"):
         source = _from_data(source)
-    return load_image(_local(source)), part.get("max_pixels", looking.image_pixels)
+    image = load_image(_local(source))
+    report("media", 1, 1)
+    return image, limits
 
 
-def _read_video(part: dict, looking: Looking) -> Clip:
+def _read_video(part: dict, looking: Looking, report: Report) -> tuple[Clip, dict]:
     source = part["video"]
     if isinstance(source, Clip):
-        return source
-    pixels, frames = part.get("max_pixels", looking.frame_pixels), part.get("max_frames", looking.max_frames)
-    return load_video(_local(source), part.get("fps", looking.fps), pixels, frames)
+        return check_clip(source, looking.factor), {}
+    settings = {
+        "fps": part.get("fps", looking.fps),
+        "max_pixels": part.get("max_pixels", looking.frame_pixels),
+        "max_frames": part.get("max_frames", looking.max_frames),
+    }
+    clip = load_video(_local(source), **settings, factor=looking.factor, progress=partial(report, "media"))
+    return clip, {}
 
 
 def _local(source):
@@ -141,8 +150,3 @@ def _from_data(url: str) -> Image.Image:
         return Image.open(io.BytesIO(base64.b64decode(url.partition("base64,")[2], validate=True)))
     except (binascii.Error, OSError):
         raise MediaError("an image's data: URL does not hold a picture in base64.") from None
-
-
-def media_count(messages: Iterable[dict]) -> int:
-    """How many pictures and clips the messages show."""
-    return sum(part["type"] != "text" for message in messages for part in check_content(message["content"]))

@@ -5,17 +5,22 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
+from ..families import Match
 from .media import Medium, portions
 from .reports import Report
 
 
 class Parts:
-    """Vision tower, embedding, text model and head of a Qwen2.5-VL model and its processor."""
+    """Vision tower, embedding, text model and head of a model, its processor, and its row of the families.
 
-    def __init__(self, model, processor):
+    vision_tokens: the token that stands for ``"image"`` and ``"video"``.
+    """
+
+    def __init__(self, model, processor, match: Match):
         self.model, self.processor = model, processor
-        self.tower, self.text, self.head = model.model.visual, model.model.language_model, model.lm_head
-        self.vision_tokens = {"image": model.config.image_token_id, "video": model.config.video_token_id}
+        self.tower, self.text, self.head = match.layout.tower_of(model), match.layout.text_of(model), model.lm_head
+        names = match.family.vision_tokens
+        self.vision_tokens = {name.removesuffix("_token_id"): getattr(model.config, name) for name in names}
 
     @property
     def layers(self) -> int:

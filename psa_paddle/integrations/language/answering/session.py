@@ -8,7 +8,7 @@ import numpy as np
 
 from ..request import check_max_tokens, check_positions, check_streamer
 from .media import Medium, medium_of
-from .messages import Looking, Message, check_messages, media_count, read_message
+from .messages import Looking, Message, check_messages, read_message
 from .prompt import expand
 from .reports import Stopwatch
 from .turn import Asked
@@ -29,7 +29,7 @@ class Session:
     """
 
     def __init__(self, inference: QwenVLInference, system: str | None = None, looking: Looking | None = None):
-        self._inference, self._looking = inference, looking or Looking()
+        self._inference, self._looking = inference, looking or Looking(factor=inference.family.pixel_factor)
         self._parts = inference.parts()
         self._cache = self._parts.new_cache()
         self._ids: list[int] = []
@@ -68,21 +68,14 @@ class Session:
         if self.messages and messages[0]["role"] == "system":
             raise ValueError("a system message comes first; this conversation has begun.")
         watch, report = Stopwatch(), self._inference.report
-        count, done = media_count(messages), 0
-
-        def read() -> None:
-            nonlocal done
-            done += 1
-            report("media", done, count)
-
         with watch.stage("media"):
-            said = [read_message(m["role"], m["content"], self._looking, read) for m in messages]
+            said = [read_message(m["role"], m["content"], self._looking, report) for m in messages]
         with self._inference.one_request:
             return self._turn(said, max_tokens, streamer, watch)
 
     def _turn(self, said: list[Message], max_tokens: int, streamer, watch: Stopwatch) -> str:
         parts, inference = self._parts, self._inference
-        media = [medium_of(parts.processor, content, pixels) for m in said for content, pixels in m.shown]
+        media = [medium_of(parts.processor, content, limits) for m in said for content, limits in m.shown]
         new = expand(self._new_ids(said), media, parts.vision_tokens, [parts.tokens_of(m) for m in media])
         ids, cached = [*self._ids, *new], self._cache.get_seq_length()
         check_positions(len(ids), max_tokens, parts.model.config)

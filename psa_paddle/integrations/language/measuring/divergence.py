@@ -12,6 +12,7 @@ import paddle.nn.functional as F
 from ....config import DEFAULT_TEXT_LENGTH, AttentionConfig
 from ....trianglemix import TriangleMixConfig
 from ...patches import Patches
+from .. import families
 from ..attention import attention_in, plug_of
 from ..choice import AttentionChoice
 from ..samples import single_prompt
@@ -74,12 +75,14 @@ class DivergenceMeter:
             stack.enter_context(paddle.no_grad())
             patches = Patches()
             stack.callback(patches.undo)
-            tower = getattr(model, "visual", None)
+            family, _, layout = families.check(model)
+            tower = layout.tower_of(model)
             if tower is not None:
                 patches.attribute(tower, "forward", partial(self._vision, tower.forward))
             patches.pre_hook(model.lm_head, self._before_head)
             stack.callback(model.lm_head.register_forward_post_hook(self._after_head).remove)
-            layers = getattr(model.model, "language_model", model.model).layers
+            layers = layout.text_of(model).layers
+            self._vision_ids = family.vision_ids(model.config)
             self.layers, self.heads = len(layers), layers[0].self_attn.num_heads
             for i, layer in enumerate(layers):
                 patches.attribute(layer, "forward", partial(self._layer, i, layer.forward))
@@ -187,9 +190,7 @@ class DivergenceMeter:
 
     def _text_length(self, ids: np.ndarray) -> int:
         """As the plug chooses it."""
-        config = self._model.config
-        tokens = [t for t in (config.image_token_id, config.video_token_id) if t is not None]
-        vision = np.flatnonzero(np.isin(ids, tokens))
+        vision = np.flatnonzero(np.isin(ids, self._vision_ids))
         if self._config.text_length is not None or not len(vision):
             return min(len(ids), self._config.text_length or DEFAULT_TEXT_LENGTH)
         return len(ids) - 1 - int(vision[-1])

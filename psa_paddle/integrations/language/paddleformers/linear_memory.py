@@ -1,4 +1,4 @@
-"""Dense attention with linear memory for PaddleFormers' Qwen2.5-VL.
+"""Dense attention with linear memory for PaddleFormers' models.
 
 Some layers of the vision tower let every patch of a picture see every other: 61,000 patches at 12 megapixels, whose
 weights take 14 GiB a head where they are made at once, as Paddle's own attention does on a CPU; so does the text model
@@ -14,8 +14,10 @@ from itertools import chain
 
 import paddle
 
-from ....attention import pyramid_attention
+from ....attention import dense_attention
 from ....config import HEAD_DIMS, AttentionConfig
+from ....plan import DenseReason
+from .. import families
 from .dense import own_attention
 
 PREFIX = "linear_memory_or_"
@@ -31,16 +33,15 @@ def _registry():
 
 def _configs(model) -> tuple[list, list]:
     """The configurations of the vision tower's and of the text model's attention, each once; TypeError for others."""
-    tower, text = (getattr(getattr(model, "model", None), part, None) for part in ("visual", "language_model"))
-    if tower is None or text is None:
-        raise TypeError(f"expected PaddleFormers' Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
-    vision = [block.attn.config for block in tower.blocks]
+    layout = families.check(model, "paddleformers").layout
+    tower, text = layout.tower_of(model), layout.text_of(model)
+    vision = [] if tower is None else [block.attn.config for block in tower.blocks]
     language = [text.config, *(layer.self_attn.config for layer in text.layers)]
     return tuple(list({id(config): config for config in configs}.values()) for configs in (vision, language))
 
 
 def use_linear_memory(model, text: bool = False):
-    """Let a PaddleFormers Qwen2.5-VL attend with linear memory in its vision tower, until ``use_own_memory``.
+    """Let a PaddleFormers model attend with linear memory in its vision tower, until ``use_own_memory``.
 
     Exact to rounding: pictures, frames and windows stay what they are. On a GPU the kernel takes the tower's long
     sequences. Returns the model.
@@ -89,7 +90,7 @@ def aligned_in(model, library: str, plug):
     if library != "paddleformers" or plug is not None:
         yield
         return
-    text = model.model.language_model.config._attn_implementation.removeprefix(PREFIX) == "sdpa"
+    text = families.check(model).layout.text_of(model).config._attn_implementation.removeprefix(PREFIX) == "sdpa"
     with linear_memory_in(model, text):
         yield
 
@@ -102,8 +103,8 @@ def _attend(own: str, layer, query, key, value, **how):
         names = ("attention_mask", "attn_mask_startend_row_indices", "dropout", "scaling", "is_causal")
         given = [how.pop(name, None) for name in names]
         return own_attention(own, layer, query, key, value, *given, **how)
-    dense = AttentionConfig(causal=layer.is_causal, dense_below=key.shape[2] + 1)
-    out = pyramid_attention(query, key, value, dense, scale=how.get("scaling"), heads_last=True)
+    how = {"scale": how.get("scaling"), "heads_last": True}
+    out, _ = dense_attention(query, key, value, AttentionConfig(causal=layer.is_causal), DenseReason.ASKED_FOR, **how)
     return out.reshape([batch, rows, heads * dim]), None
 
 

@@ -1,4 +1,4 @@
-"""Plug Pyramid Sparse Attention, TriangleMix or both into PaddleFormers' Qwen2.5-VL, and take them out again.
+"""Plug Pyramid Sparse Attention, TriangleMix or both into a language model of PaddleFormers, and take them out again.
 
 The plug goes through PaddleFormers' own attention registry: nothing is subclassed, no sublayer is added, no weight is
 copied. Prefill (more than one query row) is sparse; decode, and whatever the operator cannot express, runs through the
@@ -15,19 +15,19 @@ import paddle
 
 from ....attention import pyramid_attention
 from ....config import DEFAULT_TEXT_LENGTH, HEAD_DIMS, AttentionConfig
+from ....plan import DenseReason
 from ....stats import CallStats, merge_calls
 from ...patches import Patches
-from .. import plugs
+from .. import families, plugs
 from ..choice import AttentionChoice, dense_prefill, triangle_prefill
+from ..families import Match
 from ..generation import mend_generation, unmend_generation
 from ..plugs import bare_model, plug_of
 from .dense import own_attention
 
 NAME = "psa+"  # before the name of the model's own attention, in the registry and in a plugged model's configuration
 PLUG = "_psa_plug"  # attribute of a plugged model's attention layers; gone after the restore
-DECODE = "decode"
-READ_OF_LAYERS = ("config", "layer_idx", "head_dim", "attention_dropout", "sliding_window")
-READ_OF_CONFIGS = ("image_token_id", "video_token_id")
+READ_OF_LAYERS = ("config", "layer_idx", "head_dim", "attention_dropout")
 
 
 def own_name(config) -> str:
@@ -42,7 +42,7 @@ class Plug:
     every prefill call; decode_calls: calls with one query row, all layers.
     """
 
-    def __init__(self, model, choice: AttentionChoice):
+    def __init__(self, model, choice: AttentionChoice, match: Match):
         self.choice = choice
         self.config = choice.psa
         self.calls: list[tuple[int, CallStats]] = []
@@ -51,16 +51,11 @@ class Plug:
         self._after = 0  # rows of the prompt that come after those of this forward
         self._kv_start: list[int] | None = None  # of a forward whose mask is left padding
         self._why_dense = ""  # why a whole forward runs dense
-        self._model, self._text = model, self._text_model(model)
+        self._model, self._text = model, match.layout.text_of(model)
         self._layers = [layer.self_attn for layer in self._text.layers]
         self.triangle_layers = [i for i in range(len(self._layers)) if choice.of_layer(i) == "trianglemix"]
-        tokens = (model.config.image_token_id, model.config.video_token_id)
-        self._vision_tokens = np.array([t for t in tokens if t is not None])
+        self._vision_tokens = np.array(match.family.vision_ids(model.config), np.int64)
         self._patches = Patches()
-
-    @staticmethod
-    def _text_model(model):
-        return model.model.language_model
 
     def connect(self) -> None:
         """Lead the model's attention here."""
@@ -136,9 +131,9 @@ class Plug:
     def _why_whole_dense(self, embeds, past, output_attentions) -> str:
         """Why no layer of a forward may run sparse; empty when some may."""
         if self._wants_gradients(embeds, past):
-            return "gradients"
+            return DenseReason.GRADIENTS
         asked = self._text.config.output_attentions if output_attentions is None else output_attentions
-        return "attention weights asked for" if asked and own_name(self._text.config) == "eager" else ""
+        return DenseReason.WEIGHTS if asked and own_name(self._text.config) == "eager" else ""
 
     def _wants_gradients(self, embeds, past) -> bool:
         """Whether anything wants gradients: a sparse layer below would change those of the layers above."""
@@ -151,28 +146,28 @@ class Plug:
     def _cannot(self, layer) -> str:
         """Why this layer cannot run sparse at all; empty when it can."""
         if layer.training and layer.attention_dropout:
-            return "attention dropout"
+            return DenseReason.DROPOUT
         if layer.head_dim not in HEAD_DIMS:
-            return f"head dimension {layer.head_dim}"
-        if layer.sliding_window is not None:
-            return "sliding window"
+            return DenseReason.HEAD_DIM.text(layer.head_dim)
+        if getattr(layer, "sliding_window", None) is not None:
+            return DenseReason.SLIDING_WINDOW
         return ""
 
     def _reason_for_dense(self, layer, qkv, attention_mask, row_indices, is_causal, kwargs) -> str:
         if qkv[0].shape[2] == 1:
-            return DECODE
+            return DenseReason.DECODE
         if self._why_dense:
             return self._why_dense
         if attention_mask is not None and self._kv_start is None:
-            return "attention mask"
+            return DenseReason.MASK
         if row_indices is not None:
-            return "attn_mask_startend_row_indices"
+            return DenseReason.ROW_INDICES
         if is_causal is False:
-            return "not causal"
+            return DenseReason.NOT_CAUSAL
         if kwargs.get("sink") is not None:
-            return "attention sink"
+            return DenseReason.SINK
         if paddle.is_grad_enabled() and not all(x.stop_gradient for x in qkv):
-            return "gradients"
+            return DenseReason.GRADIENTS
         return self._cannot(layer)
 
     def attend(
@@ -188,7 +183,7 @@ class Plug:
         else:
             out, call = self._prefill(layer.layer_idx, query, key, value, scaling)
             result = out.reshape([b, lq, h * d]), None
-        if reason == DECODE:
+        if reason == DenseReason.DECODE:
             self.decode_calls += 1
         else:
             self.calls.append((layer.layer_idx, call))
@@ -267,25 +262,23 @@ def _attention(
 
 
 def make_plug(model, choice: AttentionChoice) -> Plug:
-    """A plug for a PaddleFormers Qwen2.5-VL model, not in force yet.
+    """A plug for a PaddleFormers model, not in force yet.
 
     Raises:
         TypeError: not such a model. ValueError: triangle layers that the model does not have.
     """
     text = check_model(model)
     choice.check_layers(len(text.layers), text.config.num_attention_heads)
-    return Plug(model, choice)
+    return Plug(model, choice, families.check(model))
 
 
 def check_model(model):
-    """The text model of PaddleFormers' Qwen2.5-VL; TypeError for a model that lacks what the plug reads."""
-    inner = getattr(model, "model", None)
-    text = getattr(inner, "language_model", None)
-    layers = [getattr(layer, "self_attn", None) for layer in getattr(text, "layers", None) or [None]]
-    config = getattr(model, "config", None)
-    fits = all(hasattr(layer, name) for layer in layers for name in READ_OF_LAYERS)
-    if not fits or not all(hasattr(config, name) for name in READ_OF_CONFIGS):
-        raise TypeError(f"expected PaddleFormers' Qwen2_5_VLForConditionalGeneration, got {type(model).__name__}.")
+    """The text model of a PaddleFormers model; TypeError for a model that lacks what the plug reads."""
+    family, _, layout = families.check(model, "paddleformers")
+    text = layout.text_of(model)
+    fits = all(hasattr(layer.self_attn, name) for layer in text.layers for name in READ_OF_LAYERS)
+    if not fits or not all(hasattr(model.config, name) for name in family.vision_tokens):
+        raise TypeError(families.refusal(model))
     return text
 
 

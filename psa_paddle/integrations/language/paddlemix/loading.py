@@ -13,32 +13,31 @@ import numpy as np
 import paddle
 from paddle import nn
 
+from ..families import of_type
+
 STORED = {"F32": np.float32, "F16": np.float16, "BF16": np.uint16}  # Paddle reads uint16 as bfloat16
+MODEL_TYPE = "qwen2_5_vl"  # the tokenizer and the processor here are its own
 PADS = {"images": "<|image_pad|>", "videos": "<|video_pad|>"}
 
 
 def load(name: str, dtype: str, cache_dir=None):
     """``(model, processor)``; arguments as ``loading.load_qwen2_5_vl``, whose errors cover what fails here."""
     with redirect_stdout(sys.stderr):  # it prints while it is imported
-        from paddlemix.models.qwen2_5_vl import Qwen2_5_VLConfig
-        from paddlemix.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLForConditionalGeneration
+        config_class, model_class = of_type(MODEL_TYPE, "paddlemix")[1].classes()
 
     where = {} if cache_dir is None else {"cache_dir": str(cache_dir)}
     attention = "sdpa" if paddle.get_device().startswith("gpu") else "eager"  # its SDPA class has no CPU dtype
     files = torch_files(name)
     if not files:
-        model = Qwen2_5_VLForConditionalGeneration.from_pretrained(
-            name, dtype=dtype, attn_implementation=attention, **where
-        )
+        model = model_class.from_pretrained(name, dtype=dtype, attn_implementation=attention, **where)
     else:
-        config = Qwen2_5_VLConfig.from_pretrained(name)
-        if config.model_type != "qwen2_5_vl":
-            raise ValueError(f"it is a '{config.model_type}' model, not Qwen2.5-VL")
+        config = config_class.from_pretrained(name)
+        of_type(config.model_type, "paddlemix")  # refuses another
         config.dtype = dtype
         usual = paddle.get_default_dtype()
         paddle.set_default_dtype(dtype)
         try:
-            model = Qwen2_5_VLForConditionalGeneration(config, attn_implementation=attention)
+            model = model_class(config, attn_implementation=attention)
         finally:
             paddle.set_default_dtype(usual)
         set_torch_weights(model, files)

@@ -1,4 +1,4 @@
-"""Plug Pyramid Sparse Attention, TriangleMix or both into PaddleMIX's Qwen2.5-VL, and take it out again.
+"""Plug Pyramid Sparse Attention, TriangleMix or both into a language model of PaddleMIX, and take it out again.
 
 PaddleMIX has a class for each kind of attention (eager, SDPA, flash) and no registry, so the plug gives each attention
 layer another ``forward``: same weights, same KV cache tuples. Nothing of PaddleMIX is imported. What the operator
@@ -11,21 +11,13 @@ from functools import partial
 
 import paddle
 
+from ....attention import dense_attention
 from ....config import HEAD_DIMS
+from ....plan import DenseReason
 from ....stats import CallStats
+from .. import families
 from ..choice import AttentionChoice
-from ..paddleformers.plug import DECODE, Plug, first_tokens
-
-ATTENTION = "Qwen2_5_VLAttention"  # the eager class, which the SDPA and flash classes extend
-
-
-def is_paddlemix_qwen(model) -> bool:
-    """Whether this is PaddleMIX's ``Qwen2_5_VLForConditionalGeneration``, by the classes of its attention layers."""
-    layers = getattr(getattr(model, "model", None), "layers", None)
-    if not isinstance(layers, paddle.nn.LayerList) or not len(layers):
-        return False
-    kinds = [type(getattr(layer, "self_attn", None)) for layer in layers]
-    return all(any(c.__name__ == ATTENTION for c in kind.__mro__) for kind in kinds)
+from ..paddleformers.plug import Plug, first_tokens
 
 
 def rotate_multimodal(x, cos, sin, sections):
@@ -43,10 +35,6 @@ def rotate_multimodal(x, cos, sin, sections):
 
 class MixPlug(Plug):
     """As ``Plug``, for PaddleMIX: each attention layer's ``forward`` leads here."""
-
-    @staticmethod
-    def _text_model(model):
-        return model.model
 
     def _connect(self) -> None:
         self._patches.pre_hook(self._model, self._before_model)
@@ -67,14 +55,14 @@ class MixPlug(Plug):
             return
         self._kv_start, self._why_dense = None, ""
         if self._wants_gradients(embeds, past):
-            self._why_dense = "gradients"
+            self._why_dense = DenseReason.GRADIENTS
         elif kwargs.get("output_attentions"):
-            self._why_dense = "attention weights asked for"
+            self._why_dense = DenseReason.WEIGHTS
         elif mask is not None:
             keys = length + (0 if not past or past[0] is None else past[0][0].shape[2])
             starts = first_tokens(mask, keys)
             if starts is None:
-                self._why_dense = "attention mask"
+                self._why_dense = DenseReason.MASK
             elif any(starts):
                 self._kv_start = starts
 
@@ -85,8 +73,8 @@ class MixPlug(Plug):
 
     def _cannot(self, layer) -> str:
         if layer.training and layer.attention_dropout:
-            return "attention dropout"
-        return "" if layer.head_dim in HEAD_DIMS else f"head dimension {layer.head_dim}"
+            return DenseReason.DROPOUT
+        return "" if layer.head_dim in HEAD_DIMS else DenseReason.HEAD_DIM.text(layer.head_dim)
 
     def _forward(
         self, layer, dense, hidden_states, attention_mask=None, position_ids=None, past_key_value=None, **rest
@@ -96,7 +84,7 @@ class MixPlug(Plug):
         decoding = length == 1
         if decoding:
             self.decode_calls += 1
-        reason = "" if decoding and self._kv_start is not None else DECODE if decoding else self._why_dense
+        reason = "" if decoding and self._kv_start is not None else DenseReason.DECODE if decoding else self._why_dense
         reason = reason or self._cannot(layer)
         if reason:
             if not decoding:
@@ -133,15 +121,17 @@ class MixPlug(Plug):
 
     def _attend_padded(self, q, k, v):
         """Decoding of a left-padded batch, dense: PaddleMIX's SDPA and flash classes would attend to the padding."""
-        return self._sparse(q, k, v, None, self.config.replace(dense_below=k.shape[2] + 1))
+        starts = self._kv_start
+        return dense_attention(q, k, v, self.config, DenseReason.DECODE, kv_start=starts, heads_last=True)
 
 
 def make_plug(model, choice: AttentionChoice) -> MixPlug:
-    """A plug for a PaddleMIX Qwen2.5-VL model, not in force yet.
+    """A plug for a PaddleMIX model, not in force yet.
 
     Raises:
-        ValueError: triangle layers that the model does not have.
+        TypeError: a model of no family. ValueError: triangle layers that the model does not have.
     """
-    layers = model.model.layers
+    match = families.check(model, "paddlemix")
+    layers = match.layout.text_of(model).layers
     choice.check_layers(len(layers), layers[0].self_attn.num_heads)
-    return MixPlug(model, choice)
+    return MixPlug(model, choice, match)
