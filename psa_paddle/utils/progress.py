@@ -32,7 +32,7 @@ class TerminalProgress:
         if stage != self._stage or done < self._bar.n:
             self.close()
             self._stage = stage
-            self._bar = tqdm(total=total, desc=WORDS[stage], file=sys.stderr, leave=False, ncols=_columns())
+            self._bar = tqdm(total=total, desc=WORDS[stage], file=sys.stderr, leave=False, ncols=_columns(), nrows=20)
         self._bar.update(done - self._bar.n)
         self._bar.refresh()
         if done == total:
