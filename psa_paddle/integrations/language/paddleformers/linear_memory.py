@@ -21,6 +21,7 @@ from ....attention import dense_attention
 from ....config import HEAD_DIMS, AttentionConfig
 from ....plan import DenseReason
 from .. import families
+from .dense import own_attention
 from .names import NamePlace, places_of
 
 PREFIX = "linear_memory_or_"
@@ -84,6 +85,18 @@ def linear_memory_in(model, text: bool = False):
             place.set(name)
 
 
+@contextmanager
+def aligned_in(model, library: str, plug):
+    """While rows come after a KV cache: a PaddleFormers model without a plug, whose ``sdpa`` aligns causal attention
+    top-left, attends with linear memory, which does not."""
+    if library != "paddleformers" or plug is not None:
+        yield
+        return
+    text = families.check(model).layout.text_of(model).config._attn_implementation.removeprefix(PREFIX) == "sdpa"
+    with linear_memory_in(model, text):
+        yield
+
+
 def _attend(own: str, layer, query, key, value, **how):
     """The registry's entry: [B, H, Lq, D] and [B, Hkv, Lk, D] -> ([B, Lq, H * D], None)."""
     lengths = frame_lengths(how.get("attn_mask_startend_row_indices"))
@@ -92,8 +105,9 @@ def _attend(own: str, layer, query, key, value, **how):
         frames = zip(*(paddle.split(x, lengths, 2) for x in (query, key, value)), strict=True)
         return paddle.concat([_attend(own, layer, *frame, **how)[0] for frame in frames], 1), None
     batch, heads, rows, dim = query.shape
-    if rows <= SHORT or not _can(layer, query, value, how):
-        return _registry().ALL_ATTENTION_FUNCTIONS[own](layer, query, key, value, **how)
+    cached = _is_causal(layer) and 1 < rows < key.shape[2]
+    if not (rows > SHORT or cached) or not _can(layer, query, value, how, cached):
+        return _own(own, layer, query, key, value, how)
     wide = next(d for d in HEAD_DIMS if d >= dim) - dim  # zeros change no product; Qwen3-VL's tower has 72 a head
     qkv = (F.pad(x, [0, wide], data_format="NCHW") if wide else x for x in (query, key, value))
     how = {"scale": how.get("scaling", dim**-0.5), "heads_last": True}
@@ -121,8 +135,17 @@ def _is_causal(layer) -> bool:
     return getattr(layer, "is_causal", True)
 
 
-def _can(layer, query, value, how: dict) -> bool:
-    """Whether nothing but whole or causal attention is asked for."""
+def _own(own: str, layer, query, key, value, how: dict) -> tuple:
+    """What the model has without linear memory; a text model's right also after keys of a cache."""
+    if not _is_causal(layer):
+        return _registry().ALL_ATTENTION_FUNCTIONS[own](layer, query, key, value, **how)
+    names = ("attention_mask", "attn_mask_startend_row_indices", "dropout", "scaling", "is_causal")
+    given = [how.pop(name, None) for name in names]
+    return own_attention(own, layer, query, key, value, *given, **how)
+
+
+def _can(layer, query, value, how: dict, cached: bool) -> bool:
+    """Whether nothing but whole or causal attention is asked for; cached: after keys of a cache."""
     if how.get("attention_mask") is not None or how.get("attn_mask_startend_row_indices") is not None:
         return False
     if how.get("sink") is not None or how.get("dropout") or query.shape[3] > max(HEAD_DIMS):
@@ -133,5 +156,6 @@ def _can(layer, query, value, how: dict) -> bool:
         return False
     asked = how.get("is_causal")
     if _is_causal(layer):
-        return query.place.is_cpu_place() and asked in (None, True) and getattr(layer, "sliding_window", None) is None
+        here = query.place.is_cpu_place() or cached
+        return here and asked in (None, True) and getattr(layer, "sliding_window", None) is None
     return asked is False
