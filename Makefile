@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo video-demo test style clean
+.PHONY: demo video-demo check test gpu-test style clean
 
 .venv/.run: requirements.txt setup.py
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else "psa_paddle needs Python 3.10, 3.11 or 3.12; name one: make PYTHON=python3.11 ...")'
@@ -23,8 +23,18 @@ demo: .venv/.run
 video-demo: .venv/.run
 	$(BIN)/python examples/video_generation.py --prompt "a red ball rolls down a hill" --use_psa
 
-test: .venv/.dev
+check: .venv/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: check
 	$(BIN)/python -m pytest
+
+# On a machine with a CUDA GPU, with a Python that has torch, Triton, NumPy and pytest: make GPU_PYTHON=python3 gpu-test
+GPU_PYTHON ?= $(PYTHON)
+gpu-test:
+	PYTHONPATH=. $(GPU_PYTHON) -m pytest tests/gpu -m gpu
 
 style: .venv/.dev
 	$(BIN)/ruff check --fix .

@@ -12,61 +12,22 @@ the kept blocks stand for. --density D mixes levels 1, 2, 4, 8 in topk mode so t
 """
 
 import argparse
-import csv
-import platform
-import subprocess
 
 import torch
-import triton
+from attention_cases import CASES, by_density
+from common import dense, facts, gpu_name, gpu_peak_mib, header, line, machine_line, time_ms, write_csv
 from gpu_inputs import INPUTS
-from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.nn.attention import SDPBackend
 
 from psa_paddle import kernels
-from psa_paddle.config import ALL_LEVEL_ONE, IMPORTANCE_METHODS, PRESETS, SEED_RATIOS, AttentionConfig
+from psa_paddle.config import IMPORTANCE_METHODS, AttentionConfig
 from psa_paddle.plan import Plan
 
-PRESET_FIELDS = ("mask_mode", "mask_ratios", "block_means", "importance_method", "xattn_stride", "xattn_query_stride",
-                 "xattn_terms")  # fmt: skip
-CASES = {
-    "level1": dict(mask_mode="topk", mask_ratios=ALL_LEVEL_ONE),
-    "seed": dict(mask_mode="energybound", mask_ratios=SEED_RATIOS),
-    "pooling": dict(
-        mask_mode="energybound",
-        mask_ratios={1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.97), 0: (0.97, 1.0)},
-    ),
-    "upstream": dict(mask_mode="topk", mask_ratios={1: (0.0, 0.1), 2: (0.1, 0.15), 8: (0.15, 0.35), 0: (0.35, 1.0)}),
-    **{p: {name: PRESETS[p][name] for name in PRESET_FIELDS} for p in ("quality", "balanced", "fast")},
-}
 FIELDS = (
     "inputs", "L", "heads", "kv", "D", "causal", "case", "N", "density", "dense_cudnn_ms", "dense_flash_ms", "flex_ms",
     "psa_ms", "pyramid_ms", "importance_ms", "select_ms", "attend_ms", "efficiency", "attend_efficiency", "vs_cudnn",
     "tflops", "rel_error", "extra_mib",
 )  # fmt: skip
-
-
-def time_ms(run) -> float:
-    return triton.testing.do_bench(run, warmup=100, rep=400, return_mode="median")
-
-
-def mixed_ratios(density: float, flat: bool) -> dict:
-    """Shares of the blocks so that about ``density`` of the dense work remains, 3/5 of it at level 1."""
-    if flat:
-        return {1: (0.0, density), 0: (density, 1.0)}
-    bounds = [0.0]
-    for share in (0.6, 0.2 * 2, 0.1 * 4, 0.1 * 8):
-        bounds.append(min(1.0, bounds[-1] + share * density))
-    ratios = {level: (bounds[i], bounds[i + 1]) for i, level in enumerate((1, 2, 4, 8))}
-    return {**ratios, 0: (bounds[4], 1.0)}
-
-
-def by_density(density: float, flat: bool = False) -> dict:
-    """Fields of ``AttentionConfig`` for ``mixed_ratios``."""
-    return dict(mask_mode="topk", mask_ratios=mixed_ratios(density, flat))
-
-
-def dense(q, k, v, causal: bool, backend):
-    with sdpa_kernel(backend):
-        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True)
 
 
 def flex_ms(q, k, v, levels, config) -> float:
@@ -102,13 +63,7 @@ def bench(name, length, args, case, fields) -> dict:
     reference = dense(q, k, v, config.causal, SDPBackend.CUDNN_ATTENTION)
     row = dict(inputs=name, L=length, heads=args.heads, kv=args.kv_heads, D=args.dim, causal=config.causal, case=case)
     row["N"] = config.key_block
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    held = torch.cuda.memory_allocated()
-    out, work = operator()
-    torch.cuda.synchronize()
-    row["extra_mib"] = (torch.cuda.max_memory_allocated() - held - out.nbytes) / 2**20
+    row["extra_mib"], (out, work) = gpu_peak_mib(operator)
     row["rel_error"] = float((out.float() - reference.float()).norm() / reference.float().norm())
     del reference, out
     n_i, n_j = -(-length // config.query_block), -(-length // config.key_block)
@@ -142,26 +97,6 @@ def bench(name, length, args, case, fields) -> dict:
     return row
 
 
-def show(value) -> str:
-    if value is None:
-        return "-"
-    return (
-        f"{value:.3g}"
-        if isinstance(value, float) and abs(value) < 100
-        else f"{value:.0f}"
-        if isinstance(value, float)
-        else str(value)
-    )
-
-
-def write_csv(path: str | None, fields, rows: list[dict]) -> None:
-    if path:
-        with open(path, "w", newline="") as f:
-            writer = csv.DictWriter(f, fields)
-            writer.writeheader()
-            writer.writerows(rows)
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--lengths", type=int, nargs="+", default=[32768, 65536, 131072])
@@ -182,20 +117,19 @@ def main():
     parser.add_argument("--flex", action="store_true", help="also time FlexAttention (compiles for a while)")
     parser.add_argument("--csv", help="also write the rows there")
     args = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, "
-          f"Python {platform.python_version()}, commit {commit or '?'}")  # fmt: skip
+    found = facts(gpu_name(), "torch", "triton")
+    print(machine_line(found))
     cases = [(name, CASES[name]) for name in args.ratios]
     cases += [(f"{d:g}{' flat' if args.flat else ''}", by_density(d, args.flat)) for d in args.density]
     rows = []
-    print("| " + " | ".join(FIELDS) + " |\n|" + "---|" * len(FIELDS))
+    print(header(FIELDS))
     for name in args.inputs:
         for length in args.lengths:
             for case, fields in cases:
                 rows.append(bench(name, length, args, case, fields))
-                print("| " + " | ".join(show(rows[-1][f]) for f in FIELDS) + " |", flush=True)
+                print(line(rows[-1][f] for f in FIELDS), flush=True)
                 torch.cuda.empty_cache()
-    write_csv(args.csv, FIELDS, rows)
+    write_csv(args.csv, found, FIELDS, rows)
 
 
 if __name__ == "__main__":

@@ -1,43 +1,30 @@
-"""The audit's kernels on one GPU, with torch tensors: against float64, then its time beside the operator's.
+"""The audit's time on one GPU beside the operator's, with torch tensors.
 
     python benchmarks/bench_audit.py
     python benchmarks/bench_audit.py --tune
 
-The check compares every audited row's sums with a float64 softmax over all keys, on hostile shapes, three dtypes, left
-padding, both layouts of the output, a CUDA graph and repeats. The table has the whole operator with a preset, and the
+The table has the whole operator with a preset, and the
 audit of 16, 32 and 64 rows alone and behind it; the last columns are what the audit says of the inputs and the error
 over all rows, from cuDNN's dense attention. Needs torch and Triton, no Paddle.
 """
 
 import argparse
 import itertools
-import platform
-import subprocess
-import sys
 from functools import partial
 from unittest import mock
 
 import torch
 import triton
-from bench_attention import dense, time_ms
+from common import dense, facts, gpu_name, header, line, machine_line, time_ms
 from gpu_inputs import INPUTS
+from gpu_rows import sums_of
 from torch.nn.attention import SDPBackend
 
-from psa_paddle.audit import AuditedRows, attention_errors, audited_rows
+from psa_paddle.audit import AuditedRows, attention_errors
 from psa_paddle.config import AttentionConfig
 from psa_paddle.kernels import audit, audit_fwd, psa_fwd, tuning
 from psa_paddle.plan import Plan
 
-# (B, Lq, Lk, H, Hkv, D, rows, causal, first key of each sample or None)
-SHAPES = [
-    (1, 1, 1, 1, 1, 32, 64, True, None), (1, 1, 300, 4, 1, 64, 64, True, None), (1, 31, 31, 4, 1, 64, 64, True, None),
-    (1, 129, 129, 7, 1, 80, 40, True, None), (1, 127, 300, 2, 2, 96, 64, True, None),
-    (1, 1000, 1000, 7, 7, 32, 64, True, None), (1, 300, 300, 4, 2, 128, 300, False, None),
-    (1, 8192, 8192, 28, 4, 128, 64, True, None), (1, 8192, 8192, 28, 4, 128, 16, True, None),
-    (1, 5000, 20000, 28, 4, 128, 64, True, None), (1, 6001, 6001, 12, 12, 64, 64, False, None),
-    (1, 4096, 9000, 16, 2, 128, 128, True, None), (3, 200, 230, 4, 2, 64, 64, True, (0, 77, 229)),
-    (2, 3000, 3000, 14, 2, 128, 64, True, (1700, 0)), (2, 900, 2000, 7, 1, 128, 64, False, (1500, 3)),
-]  # fmt: skip
 TUNED = (
     dict(M=128, TILE=32, num_warps=8, num_stages=2, maxnreg=128), dict(M=128, TILE=32, num_warps=8, num_stages=3),
     dict(M=128, TILE=64, num_warps=8, num_stages=2, maxnreg=128), dict(M=128, TILE=64, num_warps=8, num_stages=2),
@@ -46,75 +33,6 @@ TUNED = (
     dict(M=64, TILE=128, num_warps=4, num_stages=2),
 )  # fmt: skip
 PROGRAMS = (128, 256, 512, 1024)
-
-
-def exact_rows(q, k, v, rows, scale, causal, rough=False):
-    """Rows of softmax(scale q k^T) v, float64 [H, rows, D] of q [H, Lq, D], k and v [Hkv, Lk, D].
-
-    rough: as a careful implementation does it in q's dtype, float32 logits and rounded weights."""
-    lk, group, wide = k.shape[1], q.shape[0] // k.shape[0], torch.float32 if rough else torch.float64
-    hidden = torch.arange(lk, device=q.device)[None] > (rows + lk - q.shape[1])[:, None] if causal else None
-    out = []
-    for h in range(k.shape[0]):
-        s = q[h * group : (h + 1) * group, rows].to(wide) @ k[h].to(wide).T * scale
-        p = torch.softmax(s if hidden is None else s.masked_fill(hidden, float("-inf")), -1)
-        out.append((p.to(q.dtype) @ v[h]).double() if rough else p @ v[h].double())
-    return torch.cat(out)
-
-
-def sums_of(exact, out):
-    return torch.stack([((out.double() - exact) ** 2).sum(-1), (exact**2).sum(-1)], -1)
-
-
-def check() -> int:
-    """Sums within four times what the rounding of a careful implementation changes; returns the number of failures."""
-    failures = 0
-
-    def report(good: bool, text: str) -> None:
-        nonlocal failures
-        failures += not good
-        print("ok  " if good else "FAIL", text, flush=True)
-
-    for shape, dtype in itertools.product(SHAPES, (torch.bfloat16, torch.float16, torch.float32)):
-        b, lq, lk, heads, kv_heads, dim, rows, causal, starts = shape
-        g, scale = torch.Generator().manual_seed(0), 2 * dim**-0.5
-        sizes = ((b, heads, lq, dim), (b, kv_heads, lk, dim), (b, kv_heads, lk, dim), (b, heads, lq, dim))
-        q, k, v, noise = (torch.randn(*size, generator=g).to("cuda", dtype) for size in sizes)
-        out = 0.1 * noise
-        for x, start in enumerate(starts or ()):
-            k[x, :, :start], v[x, :, :start] = float("inf"), float("nan")
-        padding = torch.tensor(starts, dtype=torch.int32, device="cuda") if starts else None
-        plan = Plan(scale, causal, 128, 64, audit_rows=rows)
-        got = audit_fwd(q, k, v, out, plan, kv_start=padding)
-        swapped = out.transpose(1, 2).contiguous()
-        again = torch.equal(audit_fwd(q, k, v, swapped, plan.replace(heads_last=True), kv_start=padding), got)
-        worst = 0.0
-        for x, start in enumerate(starts or (0,) * b):
-            first = max(0, start - (lk - lq)) if causal else 0
-            own = (q[x, :, first:], k[x, :, start:], v[x, :, start:])
-            found = torch.tensor(audited_rows(lq - first, rows)[0], device="cuda")
-            exact, rough = (exact_rows(*own, found, scale, causal, rough) for rough in (False, True))
-            want, near = sums_of(exact, out[x, :, first:][:, found]), sums_of(rough, out[x, :, first:][:, found])
-            limit = 4 * (near - want).abs().amax() + 1e-5 * want.abs().amax()
-            error = (got[x, :, : len(found)].double() - want).abs().nan_to_num(torch.inf).amax()
-            rest = got[x, :, len(found) :].abs().sum()
-            worst = max(worst, float(error / limit + rest))
-        text = f"{str(dtype)[6:]:8s} {shape}  error {worst:.2f} of what is allowed"
-        report(worst <= 1 and again, text + ("" if again else ", another result in the other layout"))
-
-    q, k, v = (torch.randn(1, h, 8192, 128, device="cuda").bfloat16() for h in (28, 4, 4))
-    plan = Plan(0.1, True, 128, 64, audit_rows=64)
-    first = audit_fwd(q, k, v, q, plan)
-    report(all(torch.equal(audit_fwd(q, k, v, q, plan), first) for _ in range(20)), "20 repeats bitwise equal")
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        sums = audit_fwd(q, k, v, q, plan)
-    sums.fill_(float("nan"))
-    graph.replay()
-    torch.cuda.synchronize()
-    report(torch.equal(sums, first), "CUDA graph")
-    print(f"{failures} failures" if failures else "all within bounds", flush=True)
-    return failures
 
 
 def operator(preset: str, dim: int):
@@ -152,7 +70,7 @@ def audited(compare, run, q, k, v):
 
 def tune(args) -> None:
     """Time other settings than those of ``tuning.py`` and other numbers of programs."""
-    print("| settings | programs | L | rows | audit ms |\n|---|---|---|---|---|")
+    print(header(("settings", "programs", "L", "rows", "audit ms")))
     for length in args.lengths:
         q, k, v = INPUTS["structured"](length, args.heads, args.kv_heads, args.dim, torch.bfloat16)
         for settings, programs, rows in itertools.product(TUNED, PROGRAMS, (16, 64)):
@@ -164,7 +82,7 @@ def tune(args) -> None:
                 except triton.runtime.errors.OutOfResources as error:
                     ms = error.name
             text = " ".join(f"{name}={value}" for name, value in settings.items())
-            print(f"| {text} | {programs} | {length} | {rows} | {ms} |", flush=True)
+            print(line((text, programs, length, rows, ms)), flush=True)
 
 
 def main():
@@ -178,20 +96,16 @@ def main():
     parser.add_argument("--dim", type=int, default=128)
     parser.add_argument("--tune", action="store_true", help="only time the kernels' settings")
     args = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, "
-          f"Python {platform.python_version()}, commit {commit or '?'}")  # fmt: skip
+    print(machine_line(facts(gpu_name(), "torch", "triton")))
     if args.tune:
         tune(args)
         return
-    failures = check()
     columns = ("inputs", "L", "rows", "operator ms", "audit ms", "both ms", "audit / operator", "both / operator - 1",
                "audited error", "all rows", "worst head", "all rows", "heads within 2 sampling errors")  # fmt: skip
-    print("| " + " | ".join(columns) + " |\n|" + "---|" * len(columns))
+    print(header(columns))
     for name, length in itertools.product(args.inputs, args.lengths):
         bench(name, length, args)
         torch.cuda.empty_cache()
-    sys.exit(bool(failures))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,8 @@ import argparse
 
 import numpy as np
 import paddle
-from bench_quality import batches
+from common import facts, header, machine_line
+from quality_batches import batches
 from quality_paddle import Driver
 from quality_settings import Setting
 
@@ -54,8 +55,8 @@ def main():
     parser.add_argument("--clips", type=int, default=2)
     args = parser.parse_args()
     driver = Driver()
-    print(driver.machine)
-    print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
+    print(machine_line(facts(driver.machine, *driver.PACKAGES)))
+    print(header(COLUMNS))
     for length in args.lengths:
         clips = [driver.load(batch) for batch in batches("test", length, args.clips, 1, 1, 1)]
         for preset in args.presets:

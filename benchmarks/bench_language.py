@@ -33,11 +33,12 @@ from __future__ import annotations
 import argparse
 import json
 import platform
-import subprocess
 import sys
 from pathlib import Path
 
+from common import commit, header
 from language_settings import Setting, budget_setting, choose, parse_config, settings, with_triangle
+from language_tasks import choose_texts
 
 COLUMNS = ("tokens", "setting", "density", "loss", "worse", "KL", "copies", "retrieval")
 
@@ -62,21 +63,6 @@ def dense_line(row: dict) -> str:
     """Dense attention's own loss and retrieval, from any row of that length."""
     found = "-" if row["dense_retrieval"] is None else f"{100 * row['dense_retrieval']:.1f}"
     return f"| {row['length']} | dense | 1.000 | {row['dense_loss']:.4f} | | | | {found} |"
-
-
-def choose_texts(held: list, length: int, files: int) -> list:
-    """The first ``files`` documents that are long enough.
-
-    Raises:
-        ValueError: there are fewer.
-    """
-    long = [text for text in held if len(text) > length]
-    if len(long) < files:
-        raise ValueError(
-            f"{len(long)} of {len(held)} documents held out have more than {length:,} tokens; ask for fewer --files or "
-            "shorter --lengths."
-        )
-    return long[:files]
 
 
 def write_json(path: Path | None, rows: list[dict]) -> None:
@@ -149,15 +135,14 @@ def run(args) -> None:
         mix = layers_for_mix(Bench(model, tokenizer, held[-1:], min(args.lengths), prompts=0), layers)
     rows_of: list[Setting] = (choose(settings(mix), args.settings) if args.settings else []) + free
 
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
     facts = {
         "model": args.model.name, "corpus": args.held.name, "training": saved.get("training"),
         "device": torch.cuda.get_device_name() if cuda else "CPU, interpreter", "torch": torch.__version__,
-        "triton": triton.__version__, "python": platform.python_version(), "commit": commit or "?",
+        "triton": triton.__version__, "python": platform.python_version(), "commit": commit(),
     }  # fmt: skip
     print(", ".join(f"{name} {value}" for name, value in facts.items() if value is not None), end="")
     print(f", {args.files} files; mix: TriangleMix in layers {', '.join(map(str, mix)) or '-'}\n")
-    print("| " + " | ".join(COLUMNS) + " |\n|" + "---|" * len(COLUMNS))
+    print(header(COLUMNS))
     rows: list[dict] = []
     for length, own in texts.items():
         bench = Bench(model, tokenizer, own, length, args.prompts, args.seed)

@@ -9,8 +9,7 @@ level 1's time over it, both over the time with every block skipped. Needs torch
 import argparse
 
 import torch
-import triton
-from bench_attention import time_ms
+from common import facts, gpu_name, header, line, machine_line, time_ms
 from gpu_inputs import INPUTS
 
 from psa_paddle import kernels
@@ -37,11 +36,11 @@ def main():
     args = parser.parse_args()
     qkv = INPUTS["structured"](args.length, 28, 4, 128, torch.bfloat16)
     times = {level: level_ms(qkv, level, args.key_block) for level in (0, 1, 2, 4, 8)}
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, L={args.length}")
-    print("| level | ms | level 1 costs |\n|---|---|---|")
+    print(machine_line(facts(gpu_name(), "torch", "triton")) + f", L={args.length}")
+    print(header(("level", "ms", "level 1 costs")))
     for level in (1, 2, 4, 8):
         ratio = (times[1] - times[0]) / (times[level] - times[0])
-        print(f"| {level} | {times[level]:.2f} | {ratio:.2f} times as much |")
+        print(line((level, times[level], f"{ratio:.2f} times as much")))
 
 
 if __name__ == "__main__":

@@ -16,27 +16,22 @@ be more than was wanted, and a policy may end below it.
 from __future__ import annotations
 
 import argparse
-import platform
-import sys
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 
 import numpy as np
 import paddle
+from common import cpu_name, facts, machine_line
+from cpu_inputs import video_qkv
+from quality_batches import LENGTHS, batches
+from quality_settings import inclusive_levels, ratios_of
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "demo"))  # scripts, not a package
-
-from bench_eager_cpu import commit, cpu_name, video_qkv  # noqa: E402
-from bench_quality import LENGTHS, batches  # noqa: E402
-from quality_settings import inclusive_levels, ratios_of  # noqa: E402
-
-from psa_paddle import AttentionConfig, eager  # noqa: E402
-from psa_paddle.config import PRESETS  # noqa: E402
-from psa_paddle.eager.selection import key_similarity_cap  # noqa: E402
-from psa_paddle.geometry import Geometry  # noqa: E402
-from psa_paddle.plan import Plan  # noqa: E402
-from psa_paddle.stats import work_of  # noqa: E402
+from psa_paddle import AttentionConfig, eager
+from psa_paddle.config import PRESETS
+from psa_paddle.eager.selection import key_similarity_cap
+from psa_paddle.geometry import Geometry
+from psa_paddle.plan import Plan
+from psa_paddle.stats import work_of
 
 STRUCTURED_TEXT = 64  # last tokens of the structured tensors that stay at level 1
 THRESHOLDS = {2: 0.75, 4: 0.7, 8: 0.7}
@@ -234,8 +229,7 @@ def main() -> None:
     sets = {f"model {bucket}": model_tensors(bucket, args.clips, driver) for bucket in args.lengths}
     sets |= {f"structured {length}": structured_tensors(length) for length in args.structured}
     tokens = ", ".join(f"{name} {[x.q.shape[2] for x in found[:: driver.layers]]}" for name, found in sets.items())
-    versions = f"paddle {paddle.__version__}, Python {platform.python_version()}, commit {commit()}"
-    print(f"{cpu_name()}, {versions}; tokens: {tokens}")
+    print(f"{machine_line(facts(cpu_name(), 'paddlepaddle'))}; tokens: {tokens}")
     columns = [(name, d) for name in sets for d in args.density]
     for title in args.sections:
         print(f"\n| {title} | " + " | ".join(f"{name}, {d:g}" for name, d in columns), end=" |\n")

@@ -15,8 +15,8 @@ below). speedup = dense / psa; gain = (dense - psa) / (dense - floor), the share
 Milliseconds are the median of 3 runs after a warm-up, by CUDA events.
 
 Random weights give attention without structure, so densities that come from real attention cannot be had here.
---density D therefore fixes the share of blocks by rank (topk, levels 1, 2, 4, 8 as in bench_attention.py) so that about
-D of the dense work remains; --ratios takes bench_attention.py's named ratios, whose energy bounds on flat importance
+--density D therefore fixes the share of blocks by rank (topk, levels 1, 2, 4, 8 as in attention_cases.py) so that about
+D of the dense work remains; --ratios takes attention_cases.py's named ratios, whose energy bounds on flat importance
 act as such shares too. The column density is what was measured, over all layers. The similarity cap is off: it would
 send the pooled blocks of random keys back to level 1. Which blocks are kept does not change the cost much; how many do.
 
@@ -25,15 +25,12 @@ Needs torch, Triton and transformers 5, no Paddle.
 """
 
 import argparse
-import platform
 import statistics
-import subprocess
 import sys
 
 import torch
-import transformers
-import triton
-from bench_attention import CASES, by_density, show, write_csv
+from attention_cases import CASES, by_density
+from common import facts, gpu_name, header, line, machine_line, write_csv
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from transformers import AttentionInterface, Qwen2_5_VLTextConfig
 from transformers.models.qwen2_5_vl.modeling_qwen2_5_vl import Qwen2_5_VLTextModel
@@ -141,7 +138,7 @@ class Prefill:
         return sum(float(x.sum(dtype=torch.float64)) for x in work) / (grid.n_pairs() * heads)
 
 
-def time_ms(run) -> float:
+def call_ms(run) -> float:
     start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
     start.record()
     result = run()
@@ -162,7 +159,7 @@ def measure(prefill, embeddings, settings: list) -> list[tuple[float, float]]:
             prefill.attentions.config = config
             prefill.attentions.work.clear()
             if number >= 0:
-                times[i].append(time_ms(lambda name=name: prefill(embeddings, name)))
+                times[i].append(call_ms(lambda name=name: prefill(embeddings, name)))
                 continue
             logits, cache = prefill(embeddings, name)
             if not bool(torch.isfinite(logits).all()):
@@ -208,10 +205,8 @@ def main():
     parser.add_argument("--key-block", type=int, default=64)
     parser.add_argument("--csv", help="also write the rows there")
     args = parser.parse_args()
-    commit = subprocess.run("git rev-parse --short HEAD", shell=True, capture_output=True, text=True).stdout.strip()
-    name = torch.cuda.get_device_name() if torch.cuda.is_available() else "no GPU"
-    print(f"{name}, torch {torch.__version__}, triton {triton.__version__}, transformers {transformers.__version__}, "
-          f"Python {platform.python_version()}, commit {commit or '?'}")  # fmt: skip
+    found = facts(gpu_name(), "torch", "triton", "transformers")
+    print(machine_line(found))
     cases = [(name, CASES[name]) for name in args.ratios]
     cases += [(f"{d:g}", by_density(d)) for d in args.density]
     rows = []
@@ -219,13 +214,13 @@ def main():
         prefill = Prefill(args.layers)
         if not check_wiring(prefill, args.key_block):
             sys.exit(1)
-        print("| " + " | ".join(FIELDS) + " |\n|" + "---|" * len(FIELDS))
+        print(header(FIELDS))
         for length in args.lengths:
             for row in bench(prefill, length, cases, args):
                 rows.append(row)
-                print("| " + " | ".join(show(row[f]) for f in FIELDS) + " |", flush=True)
+                print(line(row[f] for f in FIELDS), flush=True)
             torch.cuda.empty_cache()
-    write_csv(args.csv, FIELDS, rows)
+    write_csv(args.csv, found, FIELDS, rows)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,6 @@
 """PSAAttention's path on one GPU, stage by stage, against dense attention; torch tensors, bf16.
 
     python benchmarks/bench_psa_attention.py                # Wan2.1 14B's and CogVideoX 5B's shapes, every token order
-    python benchmarks/bench_psa_attention.py --check        # numerics first, then the table; exit status 1 on failure
     python benchmarks/bench_psa_attention.py --shapes wan --methods none --block-n 128 --importance xattn
     python benchmarks/bench_psa_attention.py --shapes wan --pooling-settings   # only the importance, by tile sizes
 
@@ -15,14 +14,11 @@ and Triton, no Paddle.
 
 import argparse
 import itertools
-import platform
-import subprocess
-import sys
 from unittest import mock
 
 import torch
 import triton
-from bench_attention import dense, show, time_ms, write_csv
+from common import dense, facts, gpu_name, gpu_peak_mib, header, line, machine_line, time_ms, write_csv
 from gpu_inputs import field
 from torch.nn.attention import SDPBackend
 
@@ -62,17 +58,6 @@ def make_order(method: str, grid, text: int, tile_size):
     )
 
 
-def peak_mib(run) -> float:
-    """Peak memory of ``run()`` over what was held before and what it returns."""
-    torch.cuda.synchronize()
-    torch.cuda.empty_cache()
-    torch.cuda.reset_peak_memory_stats()
-    held = torch.cuda.memory_allocated()
-    out = run()[0]
-    torch.cuda.synchronize()
-    return (torch.cuda.max_memory_allocated() - held - out.nbytes) / 2**20
-
-
 def bench(shape: str, method: str, args) -> dict:
     """One row."""
     heads, grid, text, dim = SHAPES[shape]
@@ -92,8 +77,7 @@ def bench(shape: str, method: str, args) -> dict:
         return found.restore(out), work
 
     row = dict(shape=shape, L=length, heads=heads, D=dim, order=method, importance=args.importance, N=args.block_n)
-    row["extra_mib"] = peak_mib(whole)
-    out, work = whole()
+    row["extra_mib"], (out, work) = gpu_peak_mib(whole)
     row["rel_error"] = sampled_error(out, q, k, v)
     n_i, n_j = -(-length // config.query_block), -(-length // config.key_block)
     row["density"] = float(work.sum(dtype=torch.float64)) / (n_i * n_j * heads)
@@ -170,31 +154,23 @@ def main():
     parser.add_argument("--importance", choices=IMPORTANCE_METHODS, default="pooling")
     parser.add_argument("--block-n", type=int, choices=(32, 64, 128), default=64)
     parser.add_argument("--correlation", type=float, default=8.0, help="tokens over which the field is alike")
-    parser.add_argument("--check", action="store_true", help="numerics first")
     parser.add_argument("--pooling-settings", action="store_true", help="only time the importance by tile sizes")
     parser.add_argument("--csv", help="also write the rows there")
     args = parser.parse_args()
-    commit = subprocess.run(["git", "rev-parse", "--short", "HEAD"], capture_output=True, text=True).stdout.strip()
-    print(f"{torch.cuda.get_device_name()}, torch {torch.__version__}, triton {triton.__version__}, "
-          f"Python {platform.python_version()}, commit {commit or '?'}")  # fmt: skip
+    found = facts(gpu_name(), "torch", "triton")
+    print(machine_line(found))
     if args.pooling_settings:
         for shape in args.shapes:
             pooling_settings(shape, args)
         return
-    failed = 0
-    if args.check:
-        from gpu_check_tokens import check_all
-
-        failed = check_all()
     rows = []
-    print("| " + " | ".join(FIELDS) + " |\n|" + "---|" * len(FIELDS))
+    print(header(FIELDS))
     for shape in args.shapes:
         for method in args.methods:
             rows.append(bench(shape, method, args))
-            print("| " + " | ".join(show(rows[-1].get(f)) for f in FIELDS) + " |", flush=True)
+            print(line(rows[-1].get(f) for f in FIELDS), flush=True)
             torch.cuda.empty_cache()
-    write_csv(args.csv, FIELDS, rows)
-    sys.exit(bool(failed))
+    write_csv(args.csv, found, FIELDS, rows)
 
 
 if __name__ == "__main__":

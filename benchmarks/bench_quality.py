@@ -21,39 +21,20 @@ the first ones, or random ones. Vision tokens are computed once a clip and share
 from __future__ import annotations
 
 import argparse
-import subprocess
 import sys
 import time
 from pathlib import Path
 
 import numpy as np
+from common import facts, header, machine_line
+from quality_batches import LENGTHS, TRAINED, batches
+from quality_report import FIELDS, check_outputs, line, write_csv, write_plot
+from quality_settings import DENSE, psa_settings, triangle_settings
+from world_batches import CHECKPOINT
 
-DEMO = Path(__file__).resolve().parents[1] / "demo"
-sys.path.insert(0, str(DEMO))  # the visual world is a folder of scripts, not a package
-
-from quality_report import check_outputs, header, line, write_csv, write_plot  # noqa: E402
-from quality_settings import DENSE, psa_settings, triangle_settings  # noqa: E402
-from world_batches import BUCKETS, CHECKPOINT, FPS, UNSEEN, clip_shape, make_batch  # noqa: E402
-
-TRAINED = tuple(b for b in BUCKETS if b.endswith("k"))
-LENGTHS = (*TRAINED, *UNSEEN)
 ANALYSED = "2k"  # clips of the training split that choose TriangleMix's layers
 FULL = dict(lengths=list(TRAINED), clips=128, questions=8, tokens=131072, shapes=2, analysed=8)
 SMALL = dict(lengths=["1k", "2k"], clips=2, questions=6, tokens=1, shapes=1, analysed=2)
-
-
-def batches(split: str, bucket: str, clips: int, questions: int, tokens: int, shapes: int):
-    """Batches of at most ``tokens`` vision tokens; ``shapes`` sizes of clips, as kernels compile anew for some."""
-    rng = np.random.default_rng([7, LENGTHS.index(bucket)])
-    done = 0
-    for part in range(shapes):
-        shape = clip_shape(bucket, rng, test=split == "test")
-        each = shape[0] * shape[1] // 28**2 * shape[2] // 2
-        stop = clips * (part + 1) // shapes
-        while done < stop:
-            count = min(stop - done, max(1, tokens // each))
-            yield make_batch(split, done + np.arange(count), shape, rng.choice(FPS[:2], count), questions, rng)
-            done += count
 
 
 class Tally:
@@ -147,11 +128,11 @@ def main() -> int:
     except ValueError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    commit = subprocess.run("git rev-parse --short HEAD", shell=True, capture_output=True, text=True, cwd=DEMO).stdout
-    title = f"{driver.machine}, commit {commit.strip() or '?'}"
+    found = facts(driver.machine, *driver.PACKAGES)
+    title = machine_line(found)
     print(title, flush=True)
     order = driver.triangle_order(batches("train", ANALYSED, args.analysed, 1, 1, 1))
-    print(f"TriangleMix's layers, least dependent first: {order}\n\n{header()}", flush=True)
+    print(f"TriangleMix's layers, least dependent first: {order}\n\n{header(FIELDS)}", flush=True)
     settings = psa_settings() + triangle_settings(order)
     if args.settings:
         settings = [s for s in settings if any(word in s.name for word in args.settings)]
@@ -160,7 +141,7 @@ def main() -> int:
         for row in bench(driver, bucket, [DENSE, *settings], args):
             rows.append(row)
             print(line(row), flush=True)
-        write_csv(args.csv, rows)
+        write_csv(args.csv, found, rows)
         write_plot(args.plot, rows, title)
     return 0
 

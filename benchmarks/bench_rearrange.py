@@ -13,7 +13,7 @@ import argparse
 
 import numpy as np
 import paddle
-from bench_eager_cpu import commit, cpu_name
+from common import cpu_name, facts, header, line, machine_line
 
 from psa_paddle import PSAAttention, PSAConfig
 from psa_paddle.eager import dense_attention
@@ -71,15 +71,15 @@ def main():
     parser.add_argument("--dim", type=int, default=64)
     args = parser.parse_args()
     paddle.set_device("cpu")
-    print(f"{cpu_name()}, paddle {paddle.__version__}, commit {commit()}, grid {'x'.join(map(str, args.grid))}, "
-          f"{args.heads} heads, D={args.dim}, float32, {args.seeds} seeds")  # fmt: skip
+    shape = f"grid {'x'.join(map(str, args.grid))}, {args.heads} heads, D={args.dim}, float32, {args.seeds} seeds"
+    print(machine_line(facts(cpu_name(), "paddlepaddle")), shape, sep="\n")
     names = ["raster", *METHODS]
-    print("| field | " + " | ".join(names) + " | density |\n|" + "---|" * (len(names) + 2))
+    print(header(("field", *names, "density")))
     for kind in (*SMOOTH, "rows"):
         errors, densities = measure(kind, args)
         cells = [f"{np.mean(e):.3f} ({min(e):.3f}-{max(e):.3f})" for e in errors.values()]
         label = kind if kind == "rows" else f"smooth {kind}"
-        print(f"| {label} | " + " | ".join(cells) + f" | {min(densities):.3f}-{max(densities):.3f} |", flush=True)
+        print(line((label, *cells, f"{min(densities):.3f}-{max(densities):.3f}")), flush=True)
 
 
 if __name__ == "__main__":

@@ -16,10 +16,10 @@ import sys
 from pathlib import Path
 
 import torch
-from bench_language import choose_texts
 from language_measure import Bench
 from language_model import load
 from language_settings import Setting, everywhere
+from language_tasks import choose_texts
 from tokenizers import Tokenizer
 
 from psa_paddle.budget_solver import density_of, factor_for, least_density, scaled, share_out

@@ -7,7 +7,7 @@ import time
 import language_model
 import numpy as np
 import torch
-from bench_trianglemix import seen_pairs
+from common import seen_pairs
 from language_settings import DENSE, TRIANGLE, LayerChoice, Setting, everywhere, level_one, same_density
 from language_tasks import Prompt, long_copies, make_prompt, mean_and_error
 from quality_settings import LAST, SINK, WINDOW

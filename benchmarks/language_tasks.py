@@ -73,3 +73,18 @@ def mean_and_error(values) -> tuple[float, float | None]:
     values = np.asarray(values, np.float64)
     error = float(values.std(ddof=1)) / len(values) ** 0.5 if len(values) > 1 else None
     return float(values.mean()), error
+
+
+def choose_texts(held: list, length: int, files: int) -> list:
+    """The first ``files`` documents that are long enough.
+
+    Raises:
+        ValueError: there are fewer.
+    """
+    long = [text for text in held if len(text) > length]
+    if len(long) < files:
+        raise ValueError(
+            f"{len(long)} of {len(held)} documents held out have more than {length:,} tokens; ask for fewer --files or "
+            "shorter --lengths."
+        )
+    return long[:files]

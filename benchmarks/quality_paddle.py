@@ -6,14 +6,13 @@ every question follows as a second chunk, all of whose rows stay at full resolut
 
 from __future__ import annotations
 
-import platform
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from unittest import mock
 
 import numpy as np
 import paddle
-import paddleformers
+from common import cpu_name
 from paddleformers.nn.attention.interface import AttentionInterface
 from paddleformers.transformers.cache_utils import DynamicCache
 from quality_settings import LAST, SINK, WINDOW, Setting, inclusive_levels
@@ -74,16 +73,15 @@ class Clip:
 
 
 class Driver:
+    PACKAGES = ("paddlepaddle", "paddleformers")
+
     def __init__(self, checkpoint=CHECKPOINT):
         self.model, self.processor = load_qwen2_5_vl(str(checkpoint), "float32")
         self.text = self.model.model.language_model
         self.layers = len(self.text.layers)
         AttentionInterface.register(PROBE, self._probe)
         self._recorded = None
-        self.machine = (
-            f"{paddle.get_device()}, paddle {paddle.__version__}, paddleformers {paddleformers.__version__}, float32, "
-            f"Python {platform.python_version()}"
-        )
+        self.machine = f"{cpu_name() if paddle.get_device() == 'cpu' else paddle.get_device()}, float32"
 
     def _inputs(self, batch, text: str):
         """The processor's inputs of one clip, drawn, with ``text`` after it."""

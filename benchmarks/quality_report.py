@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import csv
 import importlib.util
 import textwrap
+
+import common
 
 FIELDS = ("tokens", "setting", "density", "accuracy", "agreement", "error", "questions", "clips", "seconds")
 
@@ -16,10 +17,6 @@ def check_outputs(csv_file, plot) -> None:
             raise ValueError(f"the folder of '{path}' does not exist; make it first.")
     if plot is not None and importlib.util.find_spec("matplotlib") is None:
         raise ValueError("--plot needs matplotlib; install it (pip install matplotlib) or leave --plot out.")
-
-
-def header() -> str:
-    return "| " + " | ".join(FIELDS) + " |\n|" + "---|" * len(FIELDS)
 
 
 def line(row: dict) -> str:
@@ -34,15 +31,10 @@ def line(row: dict) -> str:
     return "| " + " | ".join(cells.get(f, str(row[f])) for f in FIELDS) + " |"
 
 
-def write_csv(path, rows) -> None:
-    """All rows with the group and the accuracy by kind of question."""
-    if path is None:
-        return
+def write_csv(path, found: dict, rows) -> None:
+    """All rows with the group and the accuracy by kind of question; found: ``common.facts``."""
     names = list(FIELDS) + ["group"] + sorted({name for row in rows for name in row if name.startswith("right_")})
-    with open(path, "w", newline="", encoding="utf-8") as file:
-        writer = csv.DictWriter(file, names)
-        writer.writeheader()
-        writer.writerows(rows)
+    common.write_csv(path, found, names, rows)
 
 
 def write_plot(path, rows, title: str) -> None:

@@ -6,15 +6,13 @@ densely and itself: as one prompt would, whose last tokens, the question, stay a
 
 from __future__ import annotations
 
-import platform
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-import transformers
-import triton
 from batched_qwen import Layout, positions, vision_tokens
+from common import gpu_name
 from quality_settings import (
     DENSE,
     LAST,
@@ -85,6 +83,8 @@ class Clip:
 class Driver:
     """See the module; ``device``: ``"cuda"``, or ``"cpu"`` with TRITON_INTERPRET=1, which is for tests."""
 
+    PACKAGES = ("torch", "transformers", "triton")
+
     def __init__(self, checkpoint=CHECKPOINT, device: str = "cuda"):
         self.device = torch.device(device)
         torch.backends.cuda.enable_cudnn_sdp(False)  # it plans anew for every shape
@@ -96,11 +96,7 @@ class Driver:
         self.text.config._attn_implementation = NAME
         self._prefix = torch.tensor(encode(PREFIX), device=self.device)
         self._setting, self._density, self._recorded, self._probe = DENSE, [], None, None
-        where = torch.cuda.get_device_name() if self.device.type == "cuda" else "CPU, Triton's interpreter"
-        self.machine = (
-            f"{where}, torch {torch.__version__}, transformers {transformers.__version__}, Triton "
-            f"{triton.__version__}, Python {platform.python_version()}"
-        )
+        self.machine = gpu_name() if self.device.type == "cuda" else "CPU, Triton's interpreter"
 
     def _autocast(self):
         return torch.autocast(self.device.type, torch.bfloat16, enabled=self.device.type == "cuda")

@@ -34,7 +34,7 @@ def density_of(config: AttentionConfig, lengths, factor: float = 1.0) -> float:
         raise ValueError("budgets need shares by rank: a configuration with mask_mode 'topk' or 'topk_sqrt'.")
     if not lengths:
         raise ValueError("give the length of at least one prompt.")
-    return float(np.mean([head_density(config, *length, factor) for length in lengths]))
+    return float(np.mean([head_density(config, tokens, text, factor) for tokens, text in lengths]))
 
 
 def factor_for(config: AttentionConfig, density: float, lengths) -> float:
@@ -107,7 +107,7 @@ def share_out(curves: dict, heads: int, target: float, least: float = 0.008, uni
     """
     layers = np.asarray(curves["layers"], float)
     told = {int(layer): np.asarray(x, float) for layer, x in curves.get("heads", {}).items()}
-    units = []
+    units: list[tuple] = []  # (layer, head or all heads, a, b, heads)
     for layer in range(len(layers)):
         a, b = fit(curves["shares"], layers[layer : layer + 1])
         if layer not in told:

@@ -55,8 +55,9 @@ class Budgets:
         object.__setattr__(self, "config", self.config.replace(budgets=None, block_means=False))
         if not isinstance(self.factors, (list, tuple)) or not self.factors:
             raise ValueError("factors must hold a list of factors for each layer.")
-        factors = tuple(check_budgets(layer, self.config.mask_mode) for layer in self.factors)
-        if None in factors or len({len(layer) for layer in factors}) > 1:
+        checked = [check_budgets(layer, self.config.mask_mode) for layer in self.factors]
+        factors = tuple(layer for layer in checked if layer is not None)
+        if len(factors) < len(checked) or len({len(layer) for layer in factors}) > 1:
             raise ValueError("factors must hold as many factors in each layer as it has query heads.")
         means = self.block_means
         if not isinstance(means, (list, tuple)) or not all(isinstance(x, bool) for x in means):
@@ -74,6 +75,7 @@ class Budgets:
 
     @property
     def layers(self) -> int:
+        """Number of layers."""
         return len(self.factors)
 
     @property

@@ -11,6 +11,7 @@ import numbers
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import Any
 
 from .config_values import cosine, flag, integer, word
 
@@ -44,7 +45,7 @@ ALL_LEVEL_ONE = {1: (0.0, 1.0)}
 # by rank fix what a call costs, whatever its attention looks like.
 _BY_RANK = dict(key_block=64, mask_mode="topk_sqrt", importance_method="peak", xattn_stride=2, xattn_query_stride=8,
                 xattn_terms=1, block_means=False, use_sim_mask=False)  # fmt: skip
-PRESETS = {
+PRESETS: dict[str, dict[str, Any]] = {
     "quality": dict(_BY_RANK, mask_ratios={1: (0.0, 0.35), 0: (0.35, 1.0)}),
     "balanced": dict(_BY_RANK, mask_ratios={1: (0.0, 0.16), 0: (0.16, 1.0)}),
     "fast": dict(_BY_RANK, mask_ratios={1: (0.0, 0.07), 0: (0.07, 1.0)}),

@@ -54,6 +54,6 @@ def cosine(name: str, value) -> float:
     """
     if isinstance(value, bool) or not isinstance(value, numbers.Real):
         raise TypeError(f"{name} must be a number, got {value!r}.")
-    if not -1.0 <= value <= 1.0:
+    if not -1.0 <= float(value) <= 1.0:
         raise ValueError(f"{name} is a cosine and must lie in [-1, 1], got {value}.")
     return float(value)

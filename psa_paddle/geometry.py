@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 
 def ceil_div(a: int, b: int) -> int:
+    """a / b, rounded up."""
     return -(-a // b)
 
 
@@ -21,14 +22,17 @@ class Geometry:
 
     @property
     def offset(self) -> int:
+        """Keys before the first query."""
         return self.lk - self.lq
 
     @property
     def n_i(self) -> int:
+        """Number of query blocks."""
         return ceil_div(self.lq, self.query_block)
 
     @property
     def n_j(self) -> int:
+        """Number of key blocks."""
         return ceil_div(self.lk, self.key_block)
 
     def rows(self, i: int) -> tuple[int, int]:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import numbers
-
+import numpy as np
 import paddle
 
 from .attention import dense_attention, pyramid_attention
@@ -43,6 +42,11 @@ class WarmupSteps:
         self._counter = DenoisingSteps()
 
     def warming_up(self, timestep) -> bool:
+        """Whether this call belongs to the first steps.
+
+        Raises:
+            ValueError: no timestep, where steps are counted.
+        """
         if not self.steps:
             return False
         if timestep is None:
@@ -78,7 +82,7 @@ class PyramidAdaptiveBlockSparseAttn(paddle.nn.Layer):
     ) -> None:
         super().__init__()
         self.config = AttentionConfig.of(config)
-        if isinstance(layer_idx, bool) or not isinstance(layer_idx, numbers.Integral):
+        if isinstance(layer_idx, bool) or not isinstance(layer_idx, int | np.integer):
             raise TypeError(f"layer_idx must be an integer, got {layer_idx!r}.")
         self.layer_idx = int(layer_idx)
         self.last_call: CallStats | None = None

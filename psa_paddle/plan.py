@@ -58,6 +58,7 @@ class DenseReason(str, enum.Enum):
         return self.value
 
     def text(self, *figures) -> str:
+        """The words with figures in their braces."""
         return self.value.format(*figures)
 
 

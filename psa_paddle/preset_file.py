@@ -21,6 +21,7 @@ class Node:
         self.line = node.start_mark.line + 1 if line is None else line
 
     def error(self, words: str) -> PresetError:
+        """An error that names file, line and key."""
         return PresetError(f"{self.file}:{self.line}: {self.path + ': ' if self.path else ''}{words}")
 
     def items(self, allowed: tuple[str, ...] | None = None, what: str = "key") -> dict[str, Node]:
@@ -54,15 +55,19 @@ class Node:
         return value
 
     def one_of(self, *allowed: str) -> str:
+        """One of these words."""
         return self.expect(lambda x: x in allowed, " or ".join(allowed))
 
     def text(self) -> str:
+        """Text."""
         return self.expect(lambda x: isinstance(x, str), "text")
 
     def flag(self) -> bool:
+        """True or false."""
         return self.expect(lambda x: isinstance(x, bool), "true or false")
 
     def count(self, least: int) -> int:
+        """An integer of at least ``least``."""
         return self.expect(
             lambda x: isinstance(x, int) and not isinstance(x, bool) and x >= least, f"an integer of at least {least}"
         )

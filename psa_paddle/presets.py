@@ -10,8 +10,10 @@ from __future__ import annotations
 import dataclasses
 import os
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from .config import DEFAULT_PRESET, PRESET_USES, PRESETS, AttentionConfig
 from .preset_file import Node, PresetError, read
@@ -155,7 +157,7 @@ def _at_fault(words: str, nodes: dict[str, Node], preset: Node) -> Node:
 def _preset(model: str, node: Node, name: str, keys: dict[str, Node]) -> Preset:
     """The preset that a node describes; the node of ``named_presets`` stands for the one of ``config.PRESETS``."""
     causal = keys["causal"].flag() if "causal" in keys else False
-    shared = {
+    shared: dict[str, Any] = {
         "model": model,
         "name": name,
         "text_length": keys["text_length"].count(0) if "text_length" in keys else 0,
@@ -178,10 +180,10 @@ def _preset(model: str, node: Node, name: str, keys: dict[str, Node]) -> Preset:
     for key in found:
         if key not in (*every, *own[kind]):
             raise found[key].error(f"means nothing in a {kind} preset.")
-    config = {"psa": _config, "prefill": _prefill_config}.get(kind)
+    make: Callable | None = {"psa": _config, "prefill": _prefill_config}.get(kind)
     return Preset(
         description=found["description"].text() if "description" in found else "",
-        config=None if config is None else config(node, found, causal),
+        config=None if make is None else make(node, found, causal),
         verbose=found["verbose"].flag() if "verbose" in found else False,
         **shared,
     )

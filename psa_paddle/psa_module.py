@@ -122,7 +122,7 @@ class PSAAttention(paddle.nn.Layer):
             return None
         key = (grid, text_length, text_first, backend)
         if self._made[0] != key:
-            kind = TextOnly if method is None else METHODS[method]
+            kind: type[Rearrangement] = TextOnly if method is None else METHODS[method]
             extra = {name: getattr(self.config, name) for name in kind.settings}
             order = kind(grid, text_length, text_first, text_to_end=True, backend=backend, **extra)
             self._made = (key, order)

@@ -1,10 +1,18 @@
-"""Kernels run in Triton's interpreter, which must be chosen before anything imports Triton."""
+"""Kernels run in Triton's interpreter, chosen before anything imports Triton, and under ``-m gpu`` on a GPU."""
 
 import os
 
 import pytest
 
-os.environ["TRITON_INTERPRET"] = "1"
+
+def pytest_configure(config):
+    """``-m gpu`` leaves Triton its GPU, and needs no Paddle."""
+    if config.option.markexpr.startswith(("gpu", "thorough")):
+        return
+    os.environ["TRITON_INTERPRET"] = "1"
+    import paddle
+
+    paddle.set_device("cpu")
 
 
 @pytest.fixture

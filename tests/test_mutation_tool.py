@@ -4,6 +4,7 @@ import ast
 import sys
 from pathlib import Path
 
+import pytest
 import yaml
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -109,3 +110,9 @@ def test_a_hang_counts_as_seen(tmp_path):
     (tmp_path / "test_it.py").write_text("import time\n\n\ndef test_it():\n    time.sleep(60)\n")
     found, took, _ = campaign.run_tests(tmp_path, ["test_it.py"], 3)
     assert found == "hung" and took < 30
+
+
+@pytest.mark.skipif(not (ROOT / ".git").exists(), reason="the copy is of what git tracks")
+def test_a_copy_of_the_tree_keeps_links_to_folders(tmp_path):
+    campaign.copy_tree(tmp_path)
+    assert (tmp_path / "demo" / "checkpoint").is_symlink() and (tmp_path / "demo/checkpoint/config.json").is_file()

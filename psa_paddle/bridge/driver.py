@@ -32,11 +32,13 @@ class PaddleDriver(CudaDriver):
 
 @functools.cache
 def driver_of(device: int) -> PaddleDriver:
+    """The driver of a CUDA device, made once."""
     return PaddleDriver(device)
 
 
 @functools.cache
 def libcuda():
+    """CUDA's driver library, loaded once."""
     return ctypes.CDLL("libcuda.so.1")
 
 
@@ -60,6 +62,7 @@ def capability(device: int) -> tuple[int, int]:
 
 
 def multiprocessors(device: int) -> int:
+    """Number of multiprocessors of a CUDA device."""
     return _attribute(device, MULTIPROCESSORS)
 
 

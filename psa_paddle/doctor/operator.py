@@ -164,17 +164,19 @@ def _first_query(case: Case, start: int) -> int:
 
 
 def _run(case: Case, tensors, backend: str):
+    q, k, v = tensors
     starts = case.starts if any(case.starts) else None
     if case.triangle is None:
         from ..attention import pyramid_attention
 
-        return pyramid_attention(*tensors, case.config.replace(backend=backend), kv_start=starts)
+        return pyramid_attention(q, k, v, case.config.replace(backend=backend), kv_start=starts)
     from ..trianglemix import triangle_attention
 
-    names = ("num_sink_tokens", "sliding_window_size", "num_last_tokens")
+    sink, window, last = case.triangle
     return triangle_attention(
-        *tensors, **dict(zip(names, case.triangle, strict=True)), kv_start=starts, backend=backend
-    )
+        q, k, v, num_sink_tokens=sink, sliding_window_size=window, num_last_tokens=last, kv_start=starts,
+        backend=backend,
+    )  # fmt: skip
 
 
 def _block_errors(out: np.ndarray, want: np.ndarray, rows: int = 64) -> np.ndarray:

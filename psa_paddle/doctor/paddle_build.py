@@ -96,8 +96,8 @@ def paddle_operations() -> Iterator[Check]:
             except Exception as error:  # what Paddle raises differs from build to build
                 wrong.setdefault(f"raises {words_of(error)}", []).append(name)
                 continue
-            error, fault = judged(found, want, LIMITS[dtype])
-            worst = max(worst, error)
+            off, fault = judged(found, want, LIMITS[dtype])
+            worst = max(worst, off)
             if fault:
                 wrong.setdefault(fault, []).append(name)
         faults += [f"{joined(names)} in {dtype}: {fault}" for fault, names in wrong.items()]

@@ -10,8 +10,9 @@ import paddle.nn.functional as F
 
 from ..config import POOLED_LEVELS
 from ..geometry import Geometry, ceil_div
+from ..pooled_layout import EIGHTHS, POOLED_EIGHTHS, POOLED_START
 
-UNITS = 8  # a block is 8 units at level 1, 8 / p at level p
+UNITS = EIGHTHS  # a block is 8 units at level 1, 8 / p at level p
 MASKED = -1e30
 SCORES_BUDGET = 1 << 26
 
@@ -29,14 +30,15 @@ class Pyramid:
         length = k.shape[2]
         n_j, full = -(-length // key_block), length // key_block
         self.unit, self.log_block = key_block // UNITS, math.log(key_block)
-        self.base = {1: 0, 2: n_j * 8, 4: n_j * 8 + full * 4, 8: n_j * 8 + full * 6, 0: n_j * 8 + full * 7}
+        self.base = {1: 0, 0: n_j * UNITS + full * POOLED_EIGHTHS}
+        self.base.update((p, n_j * UNITS + full * start) for p, start in POOLED_START.items())
         self.empty = self.base[0] + ceil_div(full, self.unit)
         self.n_units = self.empty + 1
         self.keys, self.values = (self._table(x, key_block, n_j, full) for x in (k, v))
         bias = np.zeros((self.n_units, self.unit), np.float32)
-        bias[: n_j * 8].reshape(-1)[length:] = MASKED
+        bias[: n_j * UNITS].reshape(-1)[length:] = MASKED
         for p in POOLED_LEVELS:
-            bias[self.base[p] : self.base[p] + full * 8 // p] = math.log(p)
+            bias[self.base[p] : self.base[p] + full * UNITS // p] = math.log(p)
         bias[self.base[0] :] = MASKED
         self.bias = bias
 

@@ -15,7 +15,7 @@ from ..geometry import ceil_div
 from ..plan import Plan
 from . import tuning
 from .common import LOG2E, check_inputs, check_out, next_power_of_2, sample_span, stride_args
-from .triangle import _attend_run, _load_queries
+from .flat_rows import attend_run, open_tile, split_place
 
 PROGRAMS = 256  # that have keys to read, about
 MIN_CHUNK, MAX_SPLITS = 512, 64  # keys of a split at least, splits at most
@@ -38,12 +38,7 @@ def _audit_kernel(
     GROUP: tl.constexpr, M: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
     CAUSAL: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
-    # The tiles of one chunk of keys come next to each other (shared keys in L2).
-    pid = tl.program_id(0)
-    i_i = n_i - 1 - pid % n_i
-    i_s = pid // n_i % n_s
-    i_kv = (pid // (n_i * n_s)).to(tl.int64)
-    i_b, i_h = i_kv // hkv, i_kv % hkv
+    i_i, i_s, i_kv, i_b, i_h = split_place(n_i, n_s, hkv)
     o_q, o_k, lq, lk = sample_span(kv_start, i_b, lq_all, lk_all, CAUSAL)
 
     rows = tl.minimum(rows, lq)
@@ -56,14 +51,12 @@ def _audit_kernel(
     end = tl.minimum((i_s + 1) * chunk, tl.max(i_q, 0) + 1)
     o_p = ((i_kv * n_i + i_i) * M + tl.arange(0, M)) * n_s + i_s
     if begin < end:
-        EVEN_D: tl.constexpr = D == BLOCK_D
         o_d = tl.arange(0, BLOCK_D)
-        m_d = (o_d < D)[None, :]
-        p_q = q + i_b * stride_qb + i_h * GROUP * stride_qh + o_d[None, :]
-        b_q = _load_queries(p_q, i_r * GROUP + o_r % GROUP, stride_qh, stride_ql, m_d, GROUP, FLIP, EVEN_D)
-        p_k = k + i_b * stride_kb + i_h * stride_kh + o_d[None, :]
-        p_v = v + i_b * stride_vb + i_h * stride_vh + o_d[None, :]
-        b_o, b_l, b_m = _attend_run(
+        b_q, p_k, p_v, m_d = open_tile(
+            q, k, v, i_b, i_h, i_r * GROUP + o_r % GROUP, o_d, stride_qb, stride_qh, stride_ql, stride_kb, stride_kh,
+            stride_vb, stride_vh, GROUP, D, FLIP,
+        )  # fmt: skip
+        b_o, b_l, b_m = attend_run(
             b_q, p_k, p_v, stride_kl, stride_vl, i_q, tl.min(i_q, 0), begin, end, scale, m_d, M, D, BLOCK_D, TILE
         )
         blind = b_l == 0.0  # a row that sees nothing of this chunk

@@ -43,9 +43,11 @@ def _pair_places(b_level, m_list, LOW: tl.constexpr, HIGH: tl.constexpr):
 
 
 @triton.jit
-def store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT: tl.constexpr, MEAN: tl.constexpr):
-    """Compact one row's levels [NJ] (0 where invalid; else of KEPT, ascending) into its lists. MEAN: keys that a block
-    mean stands for, or 0."""
+def store_lists(
+    b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT: tl.constexpr, N: tl.constexpr, MEANS: tl.constexpr
+):
+    """Compact one row's levels [NJ] (0 where invalid; else of KEPT, ascending) into its lists. MEANS: skipped blocks of
+    N keys take part by their means."""
     m_list = (i_j < n_list) & (b_level > 0)
     b_place, n_low, n_high = _pair_places(b_level, m_list, KEPT[0], KEPT[1])
     n_kept = (n_low, n_high)
@@ -70,8 +72,8 @@ def store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT: tl.
         done += count / (1 << slot)
         n_left -= count
     tl.store(p_counts + 4, tl.sum(b_bit, 0))
-    if MEAN > 0:
-        done += n_left / MEAN
+    if MEANS:
+        done += n_left / N
     tl.store(work + i_row, done)
 
 
@@ -85,7 +87,7 @@ def clear(turns, i_row):
 @triton.jit
 def _lists_kernel(
     levels, kv_start, lists, counts, work, turns, lq, lk, n_i, n_j, heads,
-    M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, NJ: tl.constexpr, MEAN: tl.constexpr,
+    M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, NJ: tl.constexpr, MEANS: tl.constexpr,
 ):  # fmt: skip
     i_i, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_row = i_bh * n_i + i_i
@@ -94,7 +96,7 @@ def _lists_kernel(
     i_j = tl.arange(0, NJ)
     b_level = tl.load(levels + i_row * n_j + i_j, mask=i_j < n_valid, other=0).to(tl.int32)
     clear(turns, i_row)
-    store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, (1, 2, 4, 8), MEAN)
+    store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, (1, 2, 4, 8), N, MEANS)
 
 
 def empty_selection(like, shape, levels, importance) -> Selection:
@@ -131,7 +133,7 @@ def lists_from_levels(levels, plan: Plan, lq: int, lk: int, *, kv_start=None) ->
         _lists_kernel, (n_i, b * h), like=levels,
         levels=levels, kv_start=kv_start, lists=found.lists, counts=found.counts, work=found.work, turns=found.turns,
         lq=lq, lk=lk, n_i=n_i, n_j=n_j, heads=h, M=plan.query_block, N=plan.key_block, CAUSAL=plan.causal, NJ=width,
-        MEAN=plan.key_block if plan.block_means else 0,
+        MEANS=plan.block_means,
         num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
     )  # fmt: skip
     return found

@@ -11,8 +11,10 @@ import triton.language as tl
 from .. import bridge
 from ..geometry import ceil_div
 from ..plan import Plan
+from ..pooled_layout import pooled_rows
 from . import tuning
 from .common import check_inputs, next_power_of_2, sample_span, stride_args
+from .pooled import block_start, pooled_head
 
 
 @triton.jit
@@ -34,21 +36,20 @@ def _load_runs(p_x, stride, o_r, o_d, m_d):
 
 @triton.jit
 def _store_pyramid(p_out, i_j, n_full, o_r, o_d, m_d, runs, N: tl.constexpr, D: tl.constexpr):
-    """Means of 2, 4 and 8 rows at rows [0, 4), [4, 6) and [6, 7) n_full N / 8 of the buffer."""
+    """Means of 2, 4 and 8 rows of block ``i_j``, [N / 8, D] a store."""
     x0, x1, x2, x3, x4, x5, x6, x7 = runs
-    R: tl.constexpr = N // 8
     a, b, c, d = x0 + x1, x2 + x3, x4 + x5, x6 + x7
     dtype = p_out.dtype.element_ty
     m = m_d[None, :]
-    p2 = p_out + (i_j * 4 * R + 4 * o_r[:, None]) * D + o_d[None, :]
+    p2 = p_out + (block_start(i_j, n_full, 2, N) + 4 * o_r[:, None]) * D + o_d[None, :]
     tl.store(p2, (a * 0.5).to(dtype), mask=m)
     tl.store(p2 + D, (b * 0.5).to(dtype), mask=m)
     tl.store(p2 + 2 * D, (c * 0.5).to(dtype), mask=m)
     tl.store(p2 + 3 * D, (d * 0.5).to(dtype), mask=m)
-    p4 = p_out + ((n_full * 4 + i_j * 2) * R + 2 * o_r[:, None]) * D + o_d[None, :]
+    p4 = p_out + (block_start(i_j, n_full, 4, N) + 2 * o_r[:, None]) * D + o_d[None, :]
     tl.store(p4, ((a + b) * 0.25).to(dtype), mask=m)
     tl.store(p4 + D, ((c + d) * 0.25).to(dtype), mask=m)
-    p8 = p_out + ((n_full * 6 + i_j) * R + o_r[:, None]) * D + o_d[None, :]
+    p8 = p_out + (block_start(i_j, n_full, 8, N) + o_r[:, None]) * D + o_d[None, :]
     tl.store(p8, ((a + b + c + d) * 0.125).to(dtype), mask=m)
 
 
@@ -92,7 +93,7 @@ def _pyramid_kernel(
         if cap is not None:
             tl.store(cap + i_bh * n_j + i_j, _similarity_cap(runs, N // 8, T2, T4, T8))
         if POOL:
-            o_out = i_bh * n_full * (N // 8 * 7) * D
+            o_out = pooled_head(i_bh, n_full, N, D)
             _store_pyramid(pooled_k + o_out, i_j, n_full, o_r, o_d, m_d, runs, N, D)
             runs = _load_runs(v + i_b * stride_vb + i_h * stride_vh + row * stride_vl, stride_vl, o_r, o_d, m_d)
             _store_pyramid(pooled_v + o_out, i_j, n_full, o_r, o_d, m_d, runs, N, D)
@@ -108,9 +109,8 @@ def pyramid_fwd(k, v, plan: Plan, *, kv_start=None):
 
     Returns:
         ``(pooled_k, pooled_v, cap)``. pooled: [B, Hkv, 7 N / 8 * (Lk // N), D] in k's dtype, levels 2, 4, 8 one after
-        another: row r of block J at level p is base_p + J N / p + r with base_2 = 0, base_4 = n N / 2,
-        base_8 = n 3 N / 4, n = Lk // N; None where nothing is pooled. cap: int8 [B, Hkv, ceil(Lk / N)] of 1, 2, 4, 8,
-        or None without thresholds. Blocks count from the sample's first key; what a shorter sample does not have is
+        another as ``pooled_layout`` says; None where nothing is pooled. cap: int8 [B, Hkv, ceil(Lk / N)] of 1, 2, 4,
+        8, or None without thresholds. Blocks count from the sample's first key; what a shorter sample does not have is
         left unwritten.
 
     Raises:
@@ -125,7 +125,7 @@ def run_pyramid(k, v, plan: Plan, kv_start):
     (b, hkv, lk, d), key_block = k.shape, plan.key_block
     n_j, n_full = ceil_div(lk, key_block), lk // key_block
     pool = plan.pools and n_full > 0
-    rows = n_full * (key_block // 8 * 7)
+    rows = pooled_rows(n_full, key_block)
     pooled_k, pooled_v = (bridge.empty((b, hkv, rows, d), bridge.dtype_name(k), k) if pool else None for _ in "kv")
     cap = bridge.empty((b, hkv, n_j), "int8", k) if plan.thresholds is not None else None
     if pool or cap is not None:

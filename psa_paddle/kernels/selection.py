@@ -121,7 +121,7 @@ def _select_kernel(
     lq, lk, n_i, n_j, n_a, tiles_b, heads, group, text_length,
     M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr, GROUPS: tl.constexpr, TILE: tl.constexpr,
     LEVELS: tl.constexpr, BOUNDS: tl.constexpr, MODE: tl.constexpr, KEPT: tl.constexpr,
-    C: tl.constexpr, NJ: tl.constexpr, MEAN: tl.constexpr,
+    C: tl.constexpr, NJ: tl.constexpr, MEANS: tl.constexpr,
 ):  # fmt: skip
     i_i, i_bh = tl.program_id(0), tl.program_id(1).to(tl.int64)
     i_row = i_bh * n_i + i_i
@@ -162,7 +162,7 @@ def _select_kernel(
     if levels is not None:
         tl.store(levels + i_row * n_j + i_j, b_level.to(tl.int8), mask=i_j < n_j)
     clear(turns, i_row)
-    store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT, MEAN)
+    store_lists(b_level, i_j, n_list, i_row, n_j, lists, counts, work, KEPT, N, MEANS)
 
 
 def select_fwd(
@@ -211,7 +211,7 @@ def run_select(given: Scores, plan: Plan, lq: int, lk: int, cap, kv_start, wante
         M=query_block, N=key_block, CAUSAL=plan.causal, TILE=tile,
         GROUPS=query_block // query_stride if query_stride else 0,
         LEVELS=plan.levels, BOUNDS=bounds, MODE=plan.mask_mode, KEPT=kept,
-        C=next_power_of_2(len(bounds)), NJ=width, MEAN=key_block if plan.reads_means else 0,
+        C=next_power_of_2(len(bounds)), NJ=width, MEANS=plan.reads_means,
         num_warps=tuning.warps(width, tuning.SELECT_BLOCKS_PER_WARP),
     )  # fmt: skip
     return found

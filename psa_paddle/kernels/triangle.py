@@ -15,8 +15,9 @@ from .. import bridge
 from ..geometry import ceil_div
 from ..triangle_pattern import Pattern
 from . import tuning
-from .attend import _load_rows, _softmax_step
 from .common import LOG2E, check_inputs, check_out, next_power_of_2, stride_args
+from .flat_rows import attend_run, open_tile, split_place, store_rows
+from .online_softmax import load_rows, softmax_step
 
 FULL_PROGRAMS = 1024  # programs that the last rows' keys are split over, about
 MIN_CHUNK = 512  # keys of a split, at least
@@ -32,25 +33,6 @@ def _first_key(kv_start, i_b):
 
 
 @triton.jit
-def _load_queries(p_q, o_r, stride_qh, stride_ql, m, GROUP: tl.constexpr, FLIP: tl.constexpr, EVEN: tl.constexpr):
-    """Flat rows ``o_r`` of the heads of one kv head; p_q [1, D] points at the first row of its first head."""
-    rows = (o_r // GROUP).to(tl.int64)[:, None] * stride_ql + (o_r % GROUP).to(tl.int64)[:, None] * stride_qh
-    b_q = _load_rows(p_q + rows, m, EVEN)
-    if FLIP:  # the unmasked step needs a positive scale; a sign is exact
-        b_q = -b_q
-    return b_q
-
-
-@triton.jit
-def _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m, GROUP: tl.constexpr, EVEN: tl.constexpr):
-    rows = (o_r // GROUP).to(tl.int64)[:, None] * stride_ol + (o_r % GROUP).to(tl.int64)[:, None] * stride_oh
-    if EVEN:
-        tl.store(p_o + rows, b_o.to(p_o.dtype.element_ty))
-    else:
-        tl.store(p_o + rows, b_o.to(p_o.dtype.element_ty), mask=m)
-
-
-@triton.jit
 def _triangle_band_kernel(
     q, k, v, out, kv_start,
     stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
@@ -59,21 +41,17 @@ def _triangle_band_kernel(
     GROUP: tl.constexpr, M: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
     FLIP: tl.constexpr,
 ):  # fmt: skip
-    pid = tl.program_id(0)
-    i_i = n_i - 1 - pid % n_i  # longest rows first
-    i_kv = (pid // n_i).to(tl.int64)
-    i_b, i_h = i_kv // hkv, i_kv % hkv
+    i_i, _, i_kv, i_b, i_h = split_place(n_i, 1, hkv)
     start = _first_key(kv_start, i_b)
 
     EVEN_D: tl.constexpr = D == BLOCK_D
     o_n, o_d = tl.arange(0, TILE), tl.arange(0, BLOCK_D)
     o_r = tl.minimum(i_i * M + tl.arange(0, M), n_rows * GROUP - 1)  # flat rows; a ragged tile repeats its last one
-    m_d = (o_d < D)[None, :]
     i_q = o_r // GROUP + offset  # [M] positions
-    p_q = q + i_b * stride_qb + i_h * GROUP * stride_qh + o_d[None, :]
-    b_q = _load_queries(p_q, o_r, stride_qh, stride_ql, m_d, GROUP, FLIP, EVEN_D)
-    p_k = k + i_b * stride_kb + i_h * stride_kh + o_d[None, :]
-    p_v = v + i_b * stride_vb + i_h * stride_vh + o_d[None, :]
+    b_q, p_k, p_v, m_d = open_tile(
+        q, k, v, i_b, i_h, o_r, o_d, stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_vb, stride_vh,
+        GROUP, D, FLIP,
+    )  # fmt: skip
     b_o = tl.zeros([M, BLOCK_D], tl.float32)
     b_l = tl.zeros([M], tl.float32)
     b_m = tl.full([M], -float("inf"), tl.float32)
@@ -87,9 +65,9 @@ def _triangle_band_kernel(
     seen_tiles = tl.maximum(first + 1 - seen, 0) // TILE  # none in a tile with rows of padding, which see nothing
     for t in range(0, sink_tiles + seen_tiles):
         row = (start + t * TILE + (t >= sink_tiles).to(tl.int32) * (seen - start - sink_tiles * TILE)).to(tl.int64)
-        b_k = _load_rows(p_k + row * stride_kl + o_n[:, None] * stride_kl, m_d, EVEN_D)
-        b_v = _load_rows(p_v + row * stride_vl + o_n[:, None] * stride_vl, m_d, EVEN_D)
-        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, None, False)
+        b_k = load_rows(p_k + row * stride_kl + o_n[:, None] * stride_kl, m_d, EVEN_D)  # [TILE, BLOCK_D]
+        b_v = load_rows(p_v + row * stride_vl + o_n[:, None] * stride_vl, m_d, EVEN_D)
+        b_o, b_l, b_m = softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, None, False)
 
     # The rest is one run for the mask: what is left of the sink, the window's ragged edge, the diagonal.
     rest_sink = n_sink - sink_tiles * TILE
@@ -102,42 +80,13 @@ def _triangle_band_kernel(
         m_s = (i_c <= start + sink)[None, :] | (i_c[None, :] >= i_q[:, None] - window)
         m_s = m_s & (i_c[None, :] <= i_q[:, None])
         rows = tl.minimum(i_c, last).to(tl.int64)[:, None]  # past the run are keys that no row sees
-        b_k = _load_rows(p_k + rows * stride_kl, m_d, EVEN_D)
-        b_v = _load_rows(p_v + rows * stride_vl, m_d, EVEN_D)
-        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, m_s, True)
+        b_k = load_rows(p_k + rows * stride_kl, m_d, EVEN_D)  # [TILE, BLOCK_D]
+        b_v = load_rows(p_v + rows * stride_vl, m_d, EVEN_D)
+        b_o, b_l, b_m = softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, m_s, True)
 
     b_o = b_o / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
     p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
-    _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_d, GROUP, EVEN_D)
-
-
-@triton.jit
-def _attend_run(
-    b_q, p_k, p_v, stride_kl, stride_vl, i_q, first, begin, end, scale, m_d,
-    M: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
-):  # fmt: skip
-    """Attention of b_q [M, BLOCK_D] over keys [begin, end), a row at position i_q [M] up to its own; ``first`` is the
-    lowest. Returns the sums b_o [M, BLOCK_D] and b_l [M], and b_m [M], log2 of what they were divided by."""
-    EVEN_D: tl.constexpr = D == BLOCK_D
-    o_n = tl.arange(0, TILE)
-    b_o = tl.zeros([M, BLOCK_D], tl.float32)
-    b_l = tl.zeros([M], tl.float32)
-    b_m = tl.full([M], -float("inf"), tl.float32)
-    tiles = tl.maximum(tl.minimum(end, first + 1) - begin, 0) // TILE
-    for t in range(0, tiles):
-        row = (begin + t * TILE).to(tl.int64)
-        b_k = _load_rows(p_k + row * stride_kl + o_n[:, None] * stride_kl, m_d, EVEN_D)
-        b_v = _load_rows(p_v + row * stride_vl + o_n[:, None] * stride_vl, m_d, EVEN_D)
-        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, None, False)
-    for t in range(begin + tiles * TILE, end, TILE):
-        i_c = t + o_n
-        m_c = i_c < end
-        m_s = m_c[None, :] & (i_c[None, :] <= i_q[:, None])
-        rows = i_c.to(tl.int64)[:, None]
-        b_k = tl.load(p_k + rows * stride_kl, mask=m_c[:, None] & m_d, other=0.0)
-        b_v = tl.load(p_v + rows * stride_vl, mask=m_c[:, None] & m_d, other=0.0)
-        b_o, b_l, b_m = _softmax_step(b_o, b_l, b_m, b_q, b_k, b_v, scale, 0.0, m_s, True)
-    return b_o, b_l, b_m
+    store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_d, GROUP, EVEN_D)
 
 
 @triton.jit
@@ -149,28 +98,21 @@ def _triangle_full_kernel(
     GROUP: tl.constexpr, M: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
     FLIP: tl.constexpr, SPLIT: tl.constexpr,
 ):  # fmt: skip
-    # The tiles of one chunk of keys come next to each other (shared keys in L2).
-    pid = tl.program_id(0)
-    i_i = n_i - 1 - pid % n_i
-    i_s = pid // n_i % n_s
-    i_kv = (pid // (n_i * n_s)).to(tl.int64)
-    i_b, i_h = i_kv // hkv, i_kv % hkv
+    i_i, i_s, i_kv, i_b, i_h = split_place(n_i, n_s, hkv)
     start = _first_key(kv_start, i_b)
 
-    EVEN_D: tl.constexpr = D == BLOCK_D
     o_d = tl.arange(0, BLOCK_D)
     o_r = first_row * GROUP + tl.minimum(i_i * M + tl.arange(0, M), n_rows * GROUP - 1)  # as above
-    m_d = (o_d < D)[None, :]
     i_q = o_r // GROUP + offset  # [M] positions
-    p_q = q + i_b * stride_qb + i_h * GROUP * stride_qh + o_d[None, :]
-    b_q = _load_queries(p_q, o_r, stride_qh, stride_ql, m_d, GROUP, FLIP, EVEN_D)
-    p_k = k + i_b * stride_kb + i_h * stride_kh + o_d[None, :]
-    p_v = v + i_b * stride_vb + i_h * stride_vh + o_d[None, :]
+    b_q, p_k, p_v, m_d = open_tile(
+        q, k, v, i_b, i_h, o_r, o_d, stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_vb, stride_vh,
+        GROUP, D, FLIP,
+    )  # fmt: skip
     first = i_i * M // GROUP + first_row + offset
     last = tl.minimum((i_i * M + M - 1) // GROUP, n_rows - 1) + first_row + offset
     begin = tl.maximum(i_s * chunk, start)
     end = tl.minimum((i_s + 1) * chunk, last + 1)
-    b_o, b_l, b_m = _attend_run(
+    b_o, b_l, b_m = attend_run(
         b_q, p_k, p_v, stride_kl, stride_vl, i_q, first, begin, end, scale, m_d, M, D, BLOCK_D, TILE
     )
 
@@ -182,7 +124,7 @@ def _triangle_full_kernel(
         tl.store(part + o_p[:, None] * D + o_d[None, :], b_o, mask=m_d)
     else:
         p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
-        _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_d, GROUP, EVEN_D)
+        store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_d, GROUP, D == BLOCK_D)
 
 
 @triton.jit
@@ -213,7 +155,7 @@ def _triangle_combine_kernel(
         b_m = b_top
     b_o = b_o / tl.where(b_l == 0.0, 1.0, b_l)[:, None]
     p_o = out + i_b * stride_ob + i_h * GROUP * stride_oh + o_d[None, :]
-    _store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_o, GROUP, False)
+    store_rows(p_o, b_o, o_r, stride_oh, stride_ol, m_o, GROUP, False)
 
 
 def split_keys(tiles: int, lk: int, tile: int) -> tuple[int, int]:

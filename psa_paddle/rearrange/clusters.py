@@ -28,7 +28,8 @@ class TokenClusters:
 
     def reset(self) -> None:
         """Forget the centres: the next call starts from evenly spaced tokens."""
-        self.state = self._key = None
+        self.state: object = None
+        self._key: tuple | None = None
 
     def order(self, x, base, backend, *, first: int, n: int):
         """Tokens sorted by cluster, in the order of ``base`` within each: integers [B, H, L].

@@ -30,7 +30,8 @@ def check_triple(name: str, value) -> tuple[int, int, int]:
         raise TypeError(f"{name} must be three integers (depth, height, width), got {value!r}.")
     if min(numbers) < 1:
         raise ValueError(f"{name} must be positive, got {numbers}.")
-    return tuple(int(n) for n in numbers)
+    depth, height, width = (int(n) for n in numbers)
+    return depth, height, width
 
 
 def _half(edge: Edge) -> Edge:
@@ -51,12 +52,12 @@ def _back(edge: Edge) -> Edge:
 
 def _move(cell: tuple, *edges: Edge, last: tuple[Edge, ...] = ()) -> tuple:
     """The cell past the end of ``edges``, and at the last cell of each edge of ``last``."""
-    cell = list(cell)
+    moved = list(cell)
     for axis, n in edges:
-        cell[axis] += n
+        moved[axis] += n
     for axis, n in last:
-        cell[axis] += n - (1 if n > 0 else -1)
-    return tuple(cell)
+        moved[axis] += n - (1 if n > 0 else -1)
+    return tuple(moved)
 
 
 def _split(cell: tuple, a: Edge, b: Edge, c: Edge) -> list[tuple]:
@@ -89,9 +90,9 @@ def _split(cell: tuple, a: Edge, b: Edge, c: Edge) -> list[tuple]:
 
 def _lines(grid: tuple[int, int, int]) -> Iterator[tuple[tuple, Edge]]:
     """Straight runs of the curve, in order: first cell and edge."""
-    edges = [(axis, n) for axis, n in enumerate(grid)]
+    edges: list[Edge] = [(axis, n) for axis, n in enumerate(grid)]
     edges.sort(key=lambda edge: -edge[1])  # enter along the longest side
-    stack = [((0, 0, 0), *edges)]
+    stack: list[tuple] = [((0, 0, 0), *edges)]
     while stack:
         cell, *box = stack.pop()
         long = [edge for edge in box if abs(edge[1]) > 1]

@@ -15,6 +15,11 @@ DEFAULT_TILE = (2, 8, 8)
 
 
 def check_text(text_length, text_first) -> None:
+    """Refuse what is no number of text tokens and no place of theirs.
+
+    Raises:
+        TypeError: not an integer, not a bool. ValueError: a negative length.
+    """
     if isinstance(text_length, bool) or not isinstance(text_length, (int, np.integer)):
         raise TypeError(f"text_length must be an integer, got {text_length!r}.")
     if text_length < 0:
@@ -185,10 +190,12 @@ class SemanticAware(_Clustered):
         self._q, self._k = TokenClusters(q_clusters), TokenClusters(k_clusters)
 
     def plan(self, q, k) -> Permutation:
+        """One order of the queries and one of the keys, of each head; see ``Rearrangement.plan``."""
         n, backend = self.vision_tokens(q, k), backend_of(q, self.backend)
         return Permutation(self._sorted(q, self._q, n, backend), self._sorted(k, self._k, n, backend), backend)
 
     def reset(self) -> None:
+        """Forget the centres: the next call starts anew."""
         self._q.reset()
         self._k.reset()
 
@@ -204,10 +211,12 @@ class Hybrid(_Clustered):
         self._k = TokenClusters(k_clusters)
 
     def plan(self, q, k) -> Permutation:
+        """One order of the queries and one of the keys, of each head; see ``Rearrangement.plan``."""
         n, backend = self.vision_tokens(q, k), backend_of(q, self.backend)
         return Permutation(self._base(n, backend, q), self._sorted(k, self._k, n, backend), backend)
 
     def reset(self) -> None:
+        """Forget the centres: the next call starts anew."""
         self._k.reset()
 
 

@@ -76,10 +76,11 @@ class AscendTriangleMixAttention(paddle.nn.Layer):
         if trianglemix_config is not None:
             if layer_idx is None:
                 raise ValueError("trianglemix_config needs layer_idx, or nothing says whether this layer uses it.")
-            if num_layers is None:
-                chooser = TriangleMixMaskGenerator(trianglemix_config)
-            else:
-                chooser = TriangleMixAttention(trianglemix_config, num_layers)
+            chooser = (
+                TriangleMixMaskGenerator(trianglemix_config)
+                if num_layers is None
+                else TriangleMixAttention(trianglemix_config, num_layers)
+            )
             self.uses_triangle = chooser.should_use_triangle(layer_idx)
 
     def forward(self, query, key, value, attn_mask=None):

@@ -4,6 +4,7 @@ Paddle ops on every device."""
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import paddle
@@ -54,7 +55,7 @@ def attend(q, k, v, pattern: Pattern, scale: float, bias=None):
     queries = (q.astype("float32") * scale).reshape([b * kv_heads, group, lq, d])
     keys, values = (x.astype("float32").flatten(0, 1) for x in (k, v))
     step = _heads_at_once(q, bias, b * kv_heads)
-    parts = [[] for _ in range(0, b * kv_heads, step)]
+    parts: list[list] = [[] for _ in range(0, b * kv_heads, step)]
     masks = {}
     for start, stop, full in _row_blocks(lq, pattern.first_full(lk) - offset):
         first = start + offset
@@ -122,7 +123,9 @@ def _softmax_values(q, keys, values, pieces, masks, bias, group: int):
     if len(pieces) == 1 and bias is None:
         weights = F.softmax(_logits(q, keys, pieces[0], masks[0], None, group), axis=-1)
         return paddle.matmul(weights, take(values, pieces[0], 1))
-    top = total = out = None
+    top: Any = None  # float32 tensors, once there is a piece
+    total: Any = None
+    out: Any = None
     for piece, mask in zip(pieces, masks, strict=True):
         scores = _logits(q, keys, piece, mask, bias, group)
         high = scores.max(-1, keepdim=True)

@@ -7,23 +7,23 @@ from collections.abc import Iterator
 import requests
 
 try:
-    from httpx import HTTPError
+    import httpx
+
+    HTTPX_ERRORS: tuple[type[Exception], ...] = (httpx.HTTPError,)
 except ImportError:  # huggingface_hub before 1.0 goes through requests
-
-    class HTTPError(Exception):
-        """Never raised."""
-
+    HTTPX_ERRORS = ()
 
 BUSY = (408, 429)  # timeout, too many requests: the address is right, the server is not
 
 
 def chain(error: BaseException) -> Iterator[BaseException]:
     """An error and those that it came from, last first."""
-    seen = set()
-    while error is not None and id(error) not in seen:
-        seen.add(id(error))
-        yield error
-        error = error.__cause__ or error.__context__
+    seen: set[int] = set()
+    one: BaseException | None = error
+    while one is not None and id(one) not in seen:
+        seen.add(id(one))
+        yield one
+        one = one.__cause__ or one.__context__
 
 
 def network_error(error: BaseException) -> BaseException | None:
@@ -39,4 +39,4 @@ def _is_network(error: BaseException) -> bool:
         return not isinstance(error, ValueError)  # an address that is none
     if isinstance(error, BrokenPipeError):
         return False
-    return isinstance(error, (HTTPError, ConnectionError, TimeoutError))
+    return isinstance(error, (*HTTPX_ERRORS, ConnectionError, TimeoutError))

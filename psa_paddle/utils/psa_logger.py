@@ -60,6 +60,7 @@ class PSALogger:
         self._calls.append((layer_idx, call))
 
     def summary(self, records: list[dict]) -> dict:
+        """What the log's JSON file says beside the records: totals, and figures of each layer."""
         layers: dict[int, list[dict]] = {}
         for record in records:
             layers.setdefault(record["layer"], []).append(record)

@@ -19,7 +19,10 @@ from importlib import import_module
 import numpy as np
 from kernels.gluon_memory import Memory, Pointer, Shared, place_of, value
 
-MODULES = ("common", "hopper_shared", "hopper_producer", "attend_hopper")
+MODULES = (
+    "common", "pooled", "hopper_shared", "hopper_tiles", "hopper_copies", "hopper_producer", "hopper_consumer",
+    "attend_hopper",
+)  # fmt: skip
 THREADS = 128  # of a warpgroup
 
 

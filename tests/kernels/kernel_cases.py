@@ -1,11 +1,10 @@
-"""Inputs, references and tolerances that the kernel tests share."""
+"""Inputs, references and tolerances that the kernel tests share, on a GPU too; Paddle only for its own tensors."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 
 import numpy as np
-import paddle
 
 from psa_paddle import reference as ref
 from psa_paddle.plan import Plan
@@ -56,6 +55,8 @@ class Case:
 def tensor(x: np.ndarray, layout: str = "bhld"):
     """A Paddle CPU tensor [B, H, L, D]: contiguous, a view of [B, L, H, D] or of [H, B, L, D], or a slice of longer
     rows."""
+    import paddle
+
     if layout == "hbld":
         return paddle.to_tensor(np.ascontiguousarray(x.transpose(1, 0, 2, 3))).transpose([1, 0, 2, 3])
     if layout == "blhd":
@@ -79,7 +80,7 @@ def host_qkv(case: Case, seed: int = 0):
     k += 0.7 * rng.standard_normal((case.batch, case.hkv, case.n_j, case.d)).repeat(case.n, 2)[:, :, : case.lk]
     q = rng.standard_normal((case.batch, case.hkv * case.group, case.lq, case.d))
     v = rng.standard_normal(k.shape)
-    return tuple(x.astype(case.dtype) for x in (q, k, v))
+    return tuple(rounded(x, case.dtype) for x in (q, k, v))
 
 
 def qkv(case: Case, seed: int = 0):
@@ -103,25 +104,41 @@ def random_levels(case: Case, seed: int = 0, skipped_rows: bool = True) -> np.nd
     return (levels * valid).astype(np.int8)
 
 
-def dense_low_precision(q, k, v, scale: float, causal: bool) -> np.ndarray:
+def rounded(x: np.ndarray, dtype: str) -> np.ndarray:
+    """x in the numbers of a dtype; NumPy lacks bfloat16, whose numbers come as float32."""
+    if dtype != "bfloat16":
+        return x.astype(dtype)
+    bits = x.astype(np.float32).view(np.uint32)
+    return ((bits + 0x7FFF + (bits >> 16 & 1)) & 0xFFFF0000).astype(np.uint32).view(np.float32)  # to nearest even
+
+
+def epsilon(dtype: str) -> float:
+    return 2.0**-7 if dtype == "bfloat16" else float(np.finfo(dtype).eps)
+
+
+def dense_low_precision(q, k, v, scale: float, causal: bool, dtype: str) -> np.ndarray:
     """Dense attention as a careful implementation does it in this dtype: fp32 sums, p and the result rounded."""
     group, (lq, lk) = q.shape[1] // k.shape[1], (q.shape[2], k.shape[2])
     k32, v32 = (x.astype(np.float32).repeat(group, 1) for x in (k, v))
-    s = np.einsum("bhqd,bhkd->bhqk", q.astype(np.float32), k32) * np.float32(scale)
+    s = q.astype(np.float32) @ k32.transpose(0, 1, 3, 2) * np.float32(scale)
     if causal:
         s = np.where(np.arange(lk)[None] <= np.arange(lq)[:, None] + lk - lq, s, -np.inf)
     p = np.exp(s - s.max(-1, keepdims=True))
-    o = np.einsum("bhqk,bhkd->bhqd", p.astype(q.dtype).astype(np.float32), v32) / p.sum(-1, keepdims=True)
-    return o.astype(q.dtype)
+    o = rounded(p, dtype).astype(np.float32) @ v32 / p.sum(-1, keepdims=True)
+    return rounded(o, dtype)
+
+
+def error_budget(q, k, v, scale: float, causal: bool, dtype: str) -> float:
+    """2 |dense of the same dtype - ref64| + rounding, of host arrays q [B, H, Lq, D] and k, v [B, Hkv, Lk, D]."""
+    exact = np.stack([ref.dense_attention(*(x[b].astype(float) for x in (q, k, v)), scale, causal)
+                      for b in range(len(q))])  # fmt: skip
+    rough = dense_low_precision(q, k, v, scale, causal, dtype)
+    return 2 * float(np.abs(rough - exact).max()) + epsilon(dtype) * max(1.0, float(np.abs(exact).max()))
 
 
 def assert_as_exact_as_dense(out, expected: np.ndarray, case: Case, seed: int = 0) -> None:
     """|out - ref64| <= 2 |dense of the same dtype - ref64| + rounding, on the same tensors."""
-    q, k, v = host_qkv(case, seed)
-    exact = np.stack([ref.dense_attention(*(x[b].astype(float) for x in (q, k, v)), case.factor, case.causal)
-                      for b in range(case.batch)])  # fmt: skip
-    budget = 2 * np.abs(dense_low_precision(q, k, v, case.factor, case.causal) - exact).max()
-    budget += 2 * np.finfo(case.dtype).eps * np.abs(v.astype(float)).max()
+    budget = error_budget(*host_qkv(case, seed), case.factor, case.causal, case.dtype)
     error = np.abs(np.asarray(out).astype(float) - expected)
     assert error.max() <= budget, (
         f"error {error.max():.3g} > {budget:.3g} at {np.argwhere(error > budget)[:3].tolist()}"

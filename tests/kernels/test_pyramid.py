@@ -6,6 +6,7 @@ import pytest
 from kernels.kernel_cases import CAP, INTERVALS, Case, qkv
 
 from psa_paddle import reference as ref
+from psa_paddle.pooled_layout import EIGHTHS, POOLED_EIGHTHS, POOLED_START, pooled_rows
 
 CASES = [
     Case(lk=31, lq=31, n=32),
@@ -111,3 +112,11 @@ def test_padded_sample_has_the_means_it_has_alone_and_zeros():
     for got, alone in zip(padded, means_fwd(k[1:, :, 45:], v[1:, :, 45:], case.plan()), strict=True):
         np.testing.assert_array_equal(got.numpy()[1, :, :3], alone.numpy()[0])
         assert not got.numpy()[1, :, 3:].any()
+
+
+def test_layout_of_pooled_rows_has_no_gap():
+    at = 0
+    for level, start in POOLED_START.items():
+        assert start == at
+        at += EIGHTHS // level
+    assert at == POOLED_EIGHTHS and pooled_rows(3, 64) == 3 * (32 + 16 + 8)

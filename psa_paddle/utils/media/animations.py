@@ -18,7 +18,7 @@ MAX_WORK = 1 << 35  # pixels of all frames: minutes of decoding
 def is_animation(file) -> bool:
     """Whether a picture has frames that follow each other."""
     try:
-        return Image.open(file, formats=FORMATS).is_animated
+        return getattr(Image.open(file, formats=FORMATS), "is_animated", False)
     except Exception:  # decoders raise whatever damaged bytes lead to
         return False
 
@@ -33,7 +33,7 @@ class Animation:
     def __init__(self, file, name: str):
         self._image, self._name = Image.open(file, formats=FORMATS), name
         self.width, self.height = self._image.size
-        count = self._image.n_frames
+        count = getattr(self._image, "n_frames", 1)
         if self.width * self.height > MAX_PIXELS or self.width * self.height * count > MAX_WORK:
             raise MediaError(f"{name} has {count} frames of {self.width}x{self.height}; scale it down first.")
         seconds = [self._seconds(number) for number in range(count)]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import bisect
+from collections.abc import Sequence
 from itertools import chain
+from typing import Any
 
 import av
 import numpy as np
@@ -46,7 +48,8 @@ class Film:
     """
 
     def __init__(self, file, name: str):
-        self._file, self._name, self._container = file, name, None
+        self._file, self._name = file, name
+        self._container: Any = None  # open: an ``av`` container
         try:
             first = self._read_index()
         except BaseException:
@@ -101,12 +104,13 @@ class Film:
         return first
 
     def _set_times(self, packets: list, stream) -> None:
+        durations: Sequence
         pts, dts, durations, _ = zip(*packets, strict=True)
         unit = float(stream.time_base)
         # AVI knows the order of decoding alone: its frames, like those without times, are told apart by counting.
         self._seekable = None not in pts and self._container.format.name != "avi"
         self._keys = sorted(p for p, _, _, key in packets if key) if self._seekable else []
-        marks = pts if self._seekable else dts
+        marks: Sequence = pts if self._seekable else dts
         if None in marks:  # a bare stream without times
             marks, durations, unit = range(len(packets)), [1] * len(packets), 1 / _rate(stream)
         order = np.argsort(marks, kind="stable")
@@ -173,15 +177,14 @@ class Film:
                     yield frame
 
     def _count(self, numbers: list[int]):
-        wanted, number, frame = iter(numbers), -1, None
-        next_one = next(wanted)
+        wanted, number, frame = list(numbers), -1, None
         for number, frame in enumerate(self._decode(self._open())):  # noqa: B007
-            if number == next_one:
+            if number == wanted[0]:
                 yield number, frame
-                next_one = next(wanted, None)
-                if next_one is None:
+                del wanted[0]
+                if not wanted:
                     return
-        for rest in chain([next_one], wanted):
+        for rest in wanted:
             if frame is None or (self._marks[rest] - self._marks[min(number, rest)]) * self._unit > FAR:
                 raise self._damaged(rest)
             yield rest, frame

@@ -112,8 +112,7 @@ def to_eight_bits(image: Image.Image, name: str) -> Image.Image:
     if not image.mode.startswith("I;16"):
         least, greatest = float(values.min()), float(values.max())
         levels = WHITE_LEVELS[0 if image.mode == "F" else 1 :]
-        high = next((level for level in levels if greatest <= level), None)
-        if least < 0 or high is None:
-            low, high = least, greatest
+        white = next((level for level in levels if greatest <= level), None)
+        low, high = (least, greatest) if least < 0 or white is None else (0.0, white)
     scale = 255.0 / (high - low) if high > low else 0.0
     return Image.fromarray(np.rint((values.astype(np.float32) - low) * scale).astype(np.uint8))

@@ -22,6 +22,7 @@ NOT_FILES = (
 
 
 def is_url(source) -> bool:
+    """Whether a source is an address and no path."""
     return isinstance(source, str) and "://" in source
 
 
@@ -39,7 +40,7 @@ def open_source(source, kind: str, max_bytes: int):
         raise TypeError(f"{kind} must be a path or an http(s) URL, got {type(source).__name__}.")
     if is_url(source):
         with tempfile.TemporaryFile(prefix="psa_paddle_") as file:
-            download(source, kind, max_bytes, file)
+            download(str(source), kind, max_bytes, file)
             yield file
         return
     with _open_local(source, kind) as file:

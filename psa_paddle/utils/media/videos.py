@@ -100,10 +100,9 @@ def load_video(
 
 def _sample(film, name: str, fps: float, max_pixels: int, max_frames: int, factor: int, progress) -> Clip:
     times = sample_times(film.stamps, film.end, fps, max_frames)
-    numbers = frames_at(film.stamps, times)
+    numbers = np.array(frames_at(film.stamps, times))
     height, width = fit_frame(film.height, film.width, max_pixels, f"{name}: a frame", factor)
     frames = np.empty((len(times), height, width, 3), np.uint8)
-    numbers = np.array(numbers)
     for number, picture in film.pictures(np.unique(numbers).tolist(), height, width):
         places = np.flatnonzero(numbers == number)
         frames[places] = picture

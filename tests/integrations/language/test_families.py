@@ -95,6 +95,8 @@ def test_a_model_is_known_by_its_layers_in_both_libraries():
         assert families.find(stranger) is None
     with pytest.raises(TypeError, match="expected PaddleFormers' Qwen2_5_VLForConditionalGeneration, got "):
         families.check(mix, "paddleformers")
+    mix.model.layers[1].self_attn = paddle.nn.Linear(2, 2)
+    assert families.find(mix) is None, "every layer counts"
 
 
 @pytest.mark.parametrize("family", [LLAMA, QWEN3], ids=lambda family: family.name)

@@ -17,7 +17,7 @@ HEAD = "lm_head.weight"
 
 
 def load(name: str, dtype: str, cache_dir=None):
-    """``(model, processor)``; arguments as ``language.loading.load_model``, whose errors cover what fails here."""
+    """``(model, processor)``; arguments as ``language.loading.load_qwen2_5_vl``, whose errors cover what fails here."""
     from paddleformers.transformers import AutoProcessor, PretrainedConfig
 
     where = {} if cache_dir is None else {"cache_dir": str(cache_dir)}

@@ -1,0 +1,195 @@
+"""RESULTS.md's tables and plots from the rows in results/.
+
+    python benchmarks/report.py            # writes the tables between RESULTS.md's marks, and results/*.svg
+
+The plots need matplotlib (pip install -e '.[bench]').
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+from pathlib import Path
+
+from common import header, line
+
+HERE = Path(__file__).parent
+RESULTS = HERE / "RESULTS.md"
+PRESETS = ("quality", "balanced", "fast")
+COLOURS = {
+    "dense": "#444444", "quality": "#1f77b4", "balanced": "#2ca02c", "fast": "#d62728", "seed": "#9467bd",
+    "floor": "#bbbbbb",
+}  # fmt: skip
+
+
+def rows_of(name: str, **wanted: str) -> list[dict]:
+    """Rows of results/NAME.csv whose columns have these values."""
+    with open(HERE / "results" / f"{name}.csv", newline="", encoding="utf-8") as f:
+        return [row for row in csv.DictReader(f) if all(row[column] == value for column, value in wanted.items())]
+
+
+def values(name: str, column: str, **wanted: str) -> list[str]:
+    """A column without repeats, in the file's order."""
+    return list(dict.fromkeys(row[column] for row in rows_of(name, **wanted)))
+
+
+def spread(texts: list[str]) -> str:
+    """``"12.9-13.3"``, or one value."""
+    low, high = min(texts, key=float), max(texts, key=float)
+    return low if low == high else f"{low}-{high}"
+
+
+def tokens(text: str) -> str:
+    return f"{int(text):,}"
+
+
+def middle(text: str) -> float:
+    """A number, or the middle of ``"46-70"``."""
+    parts = [float(part) for part in text.split("-")]
+    return sum(parts) / len(parts)
+
+
+def operator_table() -> str:
+    lines = [header(("tokens", "cuDNN dense, ms", *(f"`{name}`, ms" for name in PRESETS)))]
+    for length in values("operator_presets", "L"):
+        cells = []
+        for name in PRESETS:
+            (row,) = rows_of("operator_presets", L=length, case=name)
+            cells.append(f"{row['psa_ms']} (**{row['vs_cudnn']}x** at density {row['density']})")
+        lines.append(line((tokens(length), spread(values("operator_presets", "dense_cudnn_ms", L=length)), *cells)))
+    return "\n".join(lines)
+
+
+def prefill_table() -> str:
+    cases = values("prefill", "case")
+    lines = [header(("tokens", "dense, ms", *(f"`{case}`, ms" for case in cases), "no attention at all, ms"))]
+    for length in values("prefill", "L"):
+        rows = [rows_of("prefill", L=length, case=case)[0] for case in cases]
+        cells = [f"{row['psa_ms']} (**{row['speedup']}x** at density {row['density']})" for row in rows]
+        lines.append(line((tokens(length), rows[0]["dense_ms"], *cells, rows[0]["floor_ms"])))
+    return "\n".join(lines)
+
+
+def cpu_table() -> str:
+    lines = [header(("tokens", "Paddle's SDPA, ms", "dense matmuls, ms", "`balanced`, ms", "vs SDPA", "vs matmuls"))]
+    for row in rows_of("cpu"):
+        times = (row["sdpa_ms"], row["dense_ms"], f"{row['psa_ms']} (density {row['density']})")
+        lines.append(line((tokens(row["L"]), *times, f"{row['vs_sdpa']}x", f"{row['vs_dense']}x")))
+    return "\n".join(lines)
+
+
+def answers_table() -> str:
+    lengths = ("1k", "2k", "8k")
+    fields = (
+        "preset",
+        *(f"right at {length}, %" for length in lengths),
+        "loss on code, nats",
+        "loss on documents, nats",
+    )
+    lines = [header(fields)]
+    for name in ("dense", *PRESETS, "seed"):
+        setting = name if name == "dense" else f"preset {name}"
+        found = [rows_of("answers", commit="b97aa60", tokens=length, setting=setting)[0] for length in lengths]
+        right = [f"{row['accuracy_percent']} (density {row['density']})" for row in found]
+        text = [rows_of("language", tokens="32768", setting=name, corpus=corpus)[0] for corpus in ("code", "docs")]
+        loss = [row["loss"] if name == "dense" else f"{row['loss']} (density {row['density']})" for row in text]
+        lines.append(line((f"`{name}`" if name != "dense" else name, *right, *loss)))
+    return "\n".join(lines)
+
+
+TABLES = {"operator": operator_table, "prefill": prefill_table, "cpu": cpu_table, "answers": answers_table}
+
+
+def with_tables(page: str) -> str:
+    """RESULTS.md with every table between its marks made anew."""
+    for name, table in TABLES.items():
+        block = rf"(<!-- table: {name} -->\n).*?(<!-- end -->)"
+        page, count = re.subn(block, lambda m, table=table: m[1] + table() + "\n" + m[2], page, flags=re.DOTALL)
+        if count != 1:
+            raise ValueError(f"RESULTS.md must have the marks of the table '{name}' once, has {count}.")
+    return page
+
+
+def axes(pyplot, title: str, panels: int = 1):
+    figure, found = pyplot.subplots(1, panels, figsize=(6.4 * panels, 3.6), squeeze=False)
+    figure.suptitle(title, fontsize=10)
+    for panel in found[0]:
+        panel.grid(alpha=0.3)
+    return figure, found[0]
+
+
+def by_length(panel, name: str, column: str, label: str, colour: str, style: str = "o-", **wanted: str) -> None:
+    rows = rows_of(name, **wanted)
+    panel.plot([int(row["L"]) for row in rows], [middle(row[column]) for row in rows], style, label=label, color=colour)
+
+
+def finish(figure, panels, name: str, log: bool = True) -> None:
+    for panel in panels:
+        if log:
+            panel.set(xscale="log", yscale="log", xlabel="tokens")
+            ticks = sorted({int(x) for drawn in panel.get_lines() for x in drawn.get_xdata()})
+            panel.set_xticks(ticks, [f"{x:,}" for x in ticks], fontsize=8)
+            panel.minorticks_off()
+        panel.legend(fontsize=8)
+    figure.tight_layout()
+    figure.savefig(HERE / "results" / f"{name}.svg", metadata={"Date": None})
+
+
+def plot_operator(pyplot) -> None:
+    figure, (panel,) = axes(pyplot, "One attention layer on an H200")
+    by_length(panel, "operator_presets", "dense_cudnn_ms", "cuDNN dense", COLOURS["dense"], case="balanced")
+    for name in PRESETS:
+        by_length(panel, "operator_presets", "psa_ms", name, COLOURS[name], case=name)
+    panel.set_ylabel("milliseconds")
+    finish(figure, [panel], "operator")
+
+
+def plot_prefill(pyplot) -> None:
+    figure, (panel,) = axes(pyplot, "Prefill of a 7B language model with random weights on an H200")
+    by_length(panel, "prefill", "dense_ms", "dense", COLOURS["dense"], case="balanced")
+    for name in values("prefill", "case"):
+        by_length(panel, "prefill", "psa_ms", name, COLOURS[name], case=name)
+    by_length(panel, "prefill", "floor_ms", "no attention at all", COLOURS["floor"], "--", case="balanced")
+    panel.set_ylabel("milliseconds")
+    finish(figure, [panel], "prefill")
+
+
+def plot_cpu(pyplot) -> None:
+    figure, (panel,) = axes(pyplot, "One attention layer on two CPU cores (the middle where runs differ)")
+    by_length(panel, "cpu", "sdpa_ms", "Paddle's SDPA", COLOURS["floor"])
+    by_length(panel, "cpu", "dense_ms", "dense matmuls", COLOURS["dense"])
+    by_length(panel, "cpu", "psa_ms", "balanced", COLOURS["balanced"])
+    panel.set_ylabel("milliseconds")
+    finish(figure, [panel], "cpu")
+
+
+def plot_answers(pyplot) -> None:
+    figure, panels = axes(pyplot, "What the presets lose", 2)
+    for name in ("dense", *PRESETS, "seed"):
+        rows = rows_of("answers", commit="b97aa60", setting="dense" if name == "dense" else f"preset {name}")
+        lengths, right = ([row[column] for row in rows] for column in ("tokens", "accuracy_percent"))
+        panels[0].plot(lengths, [float(x) for x in right], "o-", label=name, color=COLOURS[name])
+    for name in (*PRESETS, "seed"):
+        rows = rows_of("language", tokens="32768", setting=name)
+        found = [(float(row["density"]), float(row["loss"].split(" ")[0])) for row in rows]
+        panels[1].plot(*zip(*found, strict=True), "o", label=name, color=COLOURS[name])
+    panels[0].set(xlabel="vision tokens", ylabel="% of answers right", title="demo model")
+    panels[1].set(xlabel="density", ylabel="loss over dense, nats", title="text, 32,768 tokens, two corpora")
+    panels[1].axhline(0, color=COLOURS["dense"], lw=1)
+    finish(figure, panels, "answers", log=False)
+
+
+def main() -> None:
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    pyplot.rcParams.update({"svg.hashsalt": "psa", "svg.fonttype": "none", "font.size": 9})
+    RESULTS.write_text(with_tables(RESULTS.read_text(encoding="utf-8")), encoding="utf-8")
+    for plot in (plot_operator, plot_prefill, plot_cpu, plot_answers):
+        plot(pyplot)
+
+
+if __name__ == "__main__":
+    main()
