@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from contextlib import contextmanager
 
+from ..integrations.language.answering.reports import Report
 from ..integrations.language.inference import QwenVLInference
 from ..utils.command import SomeFailed, out_of_memory
 from ..utils.files import check_file, replacing
@@ -59,11 +60,30 @@ def opened(path, kept: list[str]):
         with replacing(path) as part:
             part.write_text("".join(kept), encoding="utf-8")
     with open(path, "a", encoding="utf-8") as file:
-        yield lambda line: (file.write(line + "\n"), file.flush())
+        yield lambda line: print(line, file=file, flush=True)
+
+
+class _Reader:
+    """Reads what requests show, and keeps it for as long as they show the same."""
+
+    def __init__(self, args: argparse.Namespace, report: Report):
+        self._args, self._report = args, report
+        self._name: tuple | None = None
+        self._loaded = Loaded([], 0.0)
+
+    def read(self, request: Request) -> Loaded:
+        """What the request shows; no seconds where the one before showed the same."""
+        name = request.sources, request.kind
+        if name == self._name:
+            return Loaded(self._loaded.shown, 0.0)
+        self._name, self._loaded = None, Loaded([], 0.0)  # so that the media of two are never in memory
+        self._loaded = request.load(self._args, self._report)
+        self._name = name
+        return self._loaded
 
 
 def answer_many(
-    args: argparse.Namespace, requests: list[Request], make_model: Callable[[], QwenVLInference], report
+    args: argparse.Namespace, requests: list[Request], make_model: Callable[[], QwenVLInference], report: Report
 ) -> None:
     """Answer the requests that have no answer yet, and write a line for each.
 
@@ -76,16 +96,13 @@ def answer_many(
     left = [request for request in requests if request.id not in done]
     if not left:
         return
-    model, failed, last = make_model(), 0, (None, None)
+    model, failed, reader = make_model(), 0, _Reader(args, report)
     with opened(path, kept) as write:
         for request in left:
             line = identity(request)
             try:
-                if last[0] != (request.sources, request.kind):
-                    last = None, None  # so that two are never in memory
-                    last = (request.sources, request.kind), request.load(args, report)
-                text, stats = ask_model(model, last[1], request.question, request.max_tokens, args.max_pixels)
-                last = last[0], Loaded(last[1].shown, 0.0)
+                loaded = reader.read(request)
+                text, stats = ask_model(model, loaded, request.question, request.max_tokens, args.max_pixels)
                 line |= {"answer": text, **details(stats, args)}
             except (MemoryError, OSError, RuntimeError, SystemError, TypeError, ValueError) as error:
                 if isinstance(error, (RuntimeError, SystemError)) and not out_of_memory(error):

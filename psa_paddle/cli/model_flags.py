@@ -39,13 +39,13 @@ def parse_ratios(text: str) -> dict:
 
 def parse_layers(text: str) -> list[int]:
     """``"2,5,8-11"`` -> [2, 5, 8, 9, 10, 11]."""
-    layers = []
+    layers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
         try:
             found = range(int(first), int(last if dash else first) + 1)
         except ValueError:
-            found = ()
+            found = range(0)
         if not found:
             raise ValueError(f"--triangle-layers part '{part}' must look like 5 or 8-11.")
         layers += found
@@ -133,6 +133,7 @@ def attention_of(args) -> str:
 
 
 def given_flags(args, names) -> dict:
+    """The flags among ``names`` that were given."""
     return {name: getattr(args, name) for name in names if getattr(args, name) is not None}
 
 

@@ -24,12 +24,14 @@ class TerminalProgress:
     """
 
     def __init__(self, *hidden: str):
-        self._hidden, self._stage, self._bar = hidden, None, None
+        self._hidden, self._stage = hidden, ""
+        self._bar: tqdm | None = None
 
     def __call__(self, stage: str, done: int, total: int) -> None:
+        """Show how much of a stage is done."""
         if stage in self._hidden or not sys.stderr.isatty():
             return
-        if stage != self._stage or done < self._bar.n:
+        if self._bar is None or stage != self._stage or done < self._bar.n:
             self.close()
             self._stage = stage
             self._bar = tqdm(total=total, desc=WORDS[stage], file=sys.stderr, leave=False, ncols=_columns(), nrows=20)
@@ -42,7 +44,7 @@ class TerminalProgress:
         """Take the bar away."""
         if self._bar is not None:
             self._bar.close()
-        self._stage = self._bar = None
+            self._bar = None
 
 
 def _columns() -> int:

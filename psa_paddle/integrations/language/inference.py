@@ -34,7 +34,7 @@ from .generated import generated_answer
 from .loading import check_backend, check_library, load_qwen2_5_vl, model_place, usable_dtype
 from .paddleformers.linear_memory import aligned_in, use_linear_memory
 from .report import format_stats
-from .request import check_images, check_max_tokens, check_request, image_limits
+from .request import check_images, check_max_tokens, check_request
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 log = logging.getLogger("psa_paddle")
@@ -152,7 +152,6 @@ class QwenVLInference:
         """Answer a prompt about several images, in order; max_pixels: the most pixels of each."""
         check_request(prompt, max_tokens, streamer)
         factor = self.family.pixel_factor
-        image_limits(max_pixels, factor)
         parts = [{"type": "image", "image": path} for path in check_images(paths)]
         return self._ask(parts, prompt, Looking(image_pixels=max_pixels, factor=factor), max_tokens, streamer)
 
@@ -229,7 +228,8 @@ class QwenVLInference:
     @contextmanager
     def answering(self, max_tokens: int) -> Iterator[tuple]:
         """Yields the plug in force, and a dict for the figures of the answer that is made meanwhile."""
-        plug, figures, on_gpu = plug_of(self.model), {}, paddle.get_device().startswith("gpu")
+        figures: dict = {}
+        plug, on_gpu = plug_of(self.model), paddle.get_device().startswith("gpu")
         if on_gpu:
             paddle.device.cuda.reset_max_memory_allocated()
         if plug is not None:

@@ -62,6 +62,7 @@ def portions(processor, medium: Medium) -> Iterator[tuple[paddle.Tensor, list[in
         made = processor.image_processor(images=[medium.content], return_tensors="pd", **medium.limits)
         yield made["pixel_values"], list(medium.grid)
         return
+    assert isinstance(medium.content, Clip)
     t, h, w = medium.grid
     pair = processor.video_processor.temporal_patch_size
     step = max(1, PORTION // (h * w))

@@ -24,14 +24,15 @@ class Looking:
     """How pictures and clips are looked at where a message does not say.
 
     fps: frames a second of a clip; frame_pixels: the most pixels of a frame; image_pixels: the most of a picture, None
-    for the model's own limit; max_frames: the most frames of a clip; factor: pixels a side of one vision token.
+    for the model's own limit; max_frames: the most frames of a clip; factor: pixels a side of one vision token, None
+    for a model of text alone.
     """
 
     fps: float = 1.0
     frame_pixels: int = DEFAULT_VIDEO_PIXELS
     image_pixels: int | None = None
     max_frames: int = DEFAULT_MAX_FRAMES
-    factor: int = FACTOR
+    factor: int | None = FACTOR
 
 
 @dataclass
@@ -105,20 +106,21 @@ def read_message(role: str, content, looking: Looking, report: Report = silent) 
     Raises:
         TypeError, ValueError: see ``check_content``. MediaError: a file that cannot be used.
     """
-    message = Message(role)
+    message, read = Message(role), {"image": _read_image, "video": _read_video}
     for part in check_content(content):
         kind = part["type"]
         if kind == "text":
             message.parts.append({"type": "text", "text": part["text"]})
             continue
+        if looking.factor is None:
+            raise ValueError("this model takes text alone; ask without images and videos.")
         message.parts.append({"type": kind})
-        read = _read_image if kind == "image" else _read_video
-        message.shown.append(read(part, looking, report))
+        message.shown.append(read[kind](part, looking, looking.factor, report))
     return message
 
 
-def _read_image(part: dict, looking: Looking, report: Report) -> tuple[Image.Image, dict]:
-    source, limits = part["image"], image_limits(part.get("max_pixels", looking.image_pixels), looking.factor)
+def _read_image(part: dict, looking: Looking, factor: int, report: Report) -> tuple[Image.Image, dict]:
+    source, limits = part["image"], image_limits(part.get("max_pixels", looking.image_pixels), factor)
     if isinstance(source, str) and source.startswith("data:"):
         source = _from_data(source)
     image = load_image(_local(source))
@@ -126,16 +128,16 @@ def _read_image(part: dict, looking: Looking, report: Report) -> tuple[Image.Ima
     return image, limits
 
 
-def _read_video(part: dict, looking: Looking, report: Report) -> tuple[Clip, dict]:
+def _read_video(part: dict, looking: Looking, factor: int, report: Report) -> tuple[Clip, dict]:
     source = part["video"]
     if isinstance(source, Clip):
-        return check_clip(source, looking.factor), {}
+        return check_clip(source, factor), {}
     settings = {
         "fps": part.get("fps", looking.fps),
         "max_pixels": part.get("max_pixels", looking.frame_pixels),
         "max_frames": part.get("max_frames", looking.max_frames),
     }
-    clip = load_video(_local(source), **settings, factor=looking.factor, progress=partial(report, "media"))
+    clip = load_video(_local(source), **settings, factor=factor, progress=partial(report, "media"))
     return clip, {}
 
 

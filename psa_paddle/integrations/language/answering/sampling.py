@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict, dataclass, replace
-from numbers import Integral, Real
+from numbers import Integral
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,7 @@ HUGGING_FACE_TOP_K = 50  # what a generation_config.json with do_sample and with
 def _number(value, name: str, least: float, most: float, open_below: bool = False) -> None:
     if value is None:
         return
-    if isinstance(value, (bool, np.bool_)) or not isinstance(value, Real):
+    if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name} must be a number, got {value!r}.")
     if not least <= value <= most or (open_below and value == least):
         above = "above" if open_below else "at least"
@@ -135,4 +135,5 @@ class Sampler:
             before = np.cumsum(shares) - shares  # of the tokens that are more likely
             kept = before < s.top_p
             order, shares = order[kept], shares[kept] / shares[kept].sum()
-        return int(order[min(np.searchsorted(np.cumsum(shares), self._draws[i].random()), len(order) - 1)])
+        place = int(np.searchsorted(np.cumsum(shares), self._draws[i].random()))
+        return int(order[min(place, len(order) - 1)])  # rounding may leave the sum below 1

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import paddle
@@ -42,7 +43,7 @@ class Settings:
     max_tokens: int
     sampling: Sampling
     chunk: int | None
-    streamer: object | None
+    streamer: Any
     report: Report
 
 
