@@ -16,7 +16,7 @@ IMAGE, VIDEO = 1212, 1213
 LAYERS, HIDDEN, HEADS, KV_HEADS, HEAD_DIM, MLP = 3, 64, 4, 2, 32, 96
 DEPTH, VISION, VISION_HEADS, VISION_MLP, GRID = 3, 144, 2, 160, 8  # 72 a head, as Qwen3-VL has
 DEEPSTACK = [0, 1]
-CASES = {"image": ["image"], "images": ["image", "image"], "video": ["video"]}
+CASES = {"image": ["image"], "images": ["image", "image"], "video": ["video"], "both": ["image", "video"]}
 TEXTS = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
 STEP = 16  # of a case's logits the golden file has every sixteenth token's, from the last one back
 

@@ -68,7 +68,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--input", nargs="+", metavar="FILE", help="paths or http(s) URLs, shown together")
     asked.add_argument("--requests", metavar="FILE", help='JSON lines such as {"input": "a.mp4", "prompt": "..."}')
-    parser.add_argument("--type", choices=("image", "video"), help="kind of --input (default: what each file is)")
+    parser.add_argument(
+        "--type", choices=("image", "video", "text"), help="kind of --input (default: what each file is)"
+    )
     parser.add_argument("--prompt", nargs="+", help="the questions (default: asks for a description, in Chinese)")
     parser.add_argument("--each", action="store_true", help="ask about each --input by itself")
     parser.add_argument("--output", metavar="FILE", help="append answers there as JSON lines; goes on where it was")

@@ -53,10 +53,11 @@ class Parts:
         places, stamps = [], []
         for medium in media:
             tokens = medium.patches // self.tower.spatial_merge_size**2
-            parts = medium.grid[0] if medium.kind == "video" and self.family.time_stamps else 1
-            places += [(medium.kind, tokens // parts)] * parts
-            if medium.kind == "video" and self.family.time_stamps:
-                stamps.append([sum(pair) / len(pair) for pair in np.array(medium.times).reshape([parts, -1])])
+            stamped = medium.kind == "video" and self.family.time_stamps
+            count = medium.grid[0] if stamped else 1
+            places += [(medium.kind, tokens // count)] * count
+            if stamped:
+                stamps.append(np.array(medium.times).reshape([count, -1]).mean(1))
         if not stamps:
             return text, places
         names = ("vision_start_token", "video_token", "vision_end_token")
@@ -70,7 +71,7 @@ class Parts:
     def end_tokens(self) -> list[int]:
         """The tokens that end an answer."""
         tokenizer, names = self.processor.tokenizer, self.processor.tokenizer.get_vocab()
-        said = getattr(self.model.generation_config, "eos_token_id", None)
+        said = getattr(getattr(self.model, "generation_config", None), "eos_token_id", None)
         ends = [names[name] for name in END_TOKENS if name in names] + [tokenizer.eos_token_id]
         return sorted({end for end in [*ends, *(said if isinstance(said, list) else [said])] if end is not None})
 
@@ -81,6 +82,8 @@ class Parts:
 
     def look(self, media: list[Medium], report: Report) -> paddle.Tensor | None:
         """What the vision tower makes of the media, the rows of their tokens in their order; None without media."""
+        if not media:
+            return None
         total, done, features = sum(medium.patches for medium in media), 0, []
         dtype = self.tower.patch_embed.proj.weight.dtype
         for medium in media:
@@ -89,7 +92,7 @@ class Parts:
                 features.append(paddle.concat([seen[0], *seen[1]], -1) if isinstance(seen, tuple) else seen)
                 done += grid[0] * grid[1] * grid[2]
                 report("vision", done, total)
-        return paddle.concat(features) if features else None
+        return paddle.concat(features)
 
     def embed(self, ids: np.ndarray, features: paddle.Tensor | None) -> paddle.Tensor:
         """The rows of tokens [B, L], with the tower's features in the places of vision tokens."""
