@@ -13,12 +13,7 @@ import numpy as np
 ROOT = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "examples")]
 
-from psa_paddle import CallStats  # noqa: E402
-from psa_paddle.audit import AuditedRows  # noqa: E402
-from psa_paddle.integrations.language.report import format_stats  # noqa: E402
-from psa_paddle.integrations.summary import totals  # noqa: E402
-from psa_paddle.integrations.video.plug import format_step  # noqa: E402
-from psa_paddle.utils.psa_logger import PSALogger  # noqa: E402
+from psa_paddle.stats import AuditedRows, CallStats, PSALogger, format_stats, format_step, totals  # noqa: E402
 
 FILE = Path(__file__).with_name("statistics.json")
 CALL = ("backend", "mode", "reason", "lengths", "pairs")
