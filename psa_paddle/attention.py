@@ -9,11 +9,10 @@ import numpy as np
 import paddle
 
 from . import eager
-from .audit import AuditedRows
 from .config import HEAD_DIMS, SEED_RATIOS, AttentionConfig, check_mask_ratios
 from .geometry import Geometry
 from .plan import DenseReason, Plan
-from .stats import CallStats, merge_calls
+from .stats import AuditedRows, CallStats, merge_calls
 
 DTYPES = (paddle.float32, paddle.float16, paddle.bfloat16)
 

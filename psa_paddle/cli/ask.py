@@ -9,8 +9,8 @@ from typing import Any
 
 from ..integrations.language.inference import QwenVLInference
 from ..integrations.language.loading import check_library
-from ..integrations.language.report import format_stats
 from ..integrations.language.request import check_request, image_limits
+from ..stats import format_stats
 from ..utils.command import NotWritten, run_command
 from ..utils.files import check_file, check_folder, write_text
 from ..utils.media import load_image, load_video

@@ -15,19 +15,17 @@ import paddle
 
 from ...budgets import Budgets, load_budgets
 from ...config import AttentionConfig
+from ...stats import PSALogger, format_stats, totals
 from ...trianglemix import TriangleMixConfig
 from ...utils.files import as_path, check_folder
 from ...utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, Clip, load_image, load_video
-from ...utils.psa_logger import PSALogger
 from ...utils.quiet import quiet_libraries
-from ..summary import totals
 from . import families
 from .attention import plug_of, replace_attention
 from .choice import AttentionChoice
 from .generation import TokenClock, cached_generation
 from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
 from .paddleformers.linear_memory import use_linear_memory
-from .report import format_stats
 from .request import check_clip, check_images, check_positions, check_request, image_limits
 from .samples import image_inputs, video_inputs
 

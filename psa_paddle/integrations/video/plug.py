@@ -14,9 +14,8 @@ from ...layers import DenoisingSteps
 from ...plan import DenseReason
 from ...psa_module import PSAAttention, PSAConfig
 from ...rearrange import METHODS
-from ...stats import CallStats
+from ...stats import CallStats, format_step, totals
 from ..patches import Patches
-from ..summary import totals
 from .processors import CogVideoXProcessor, WanProcessor
 
 PLUG = "_psa_plug"  # attribute of a plugged transformer; gone after the restore
@@ -112,7 +111,7 @@ class VideoPlug:
         return self._counter.step
 
     def steps(self) -> list[dict]:
-        """One row a denoising step: ``run`` and ``step`` from 1, ``timestep``, and what ``summary.totals`` says of its
+        """One row a denoising step: ``run`` and ``step`` from 1, ``timestep``, and what ``stats.totals`` says of its
         calls: ``average_sparsity``, ``layers_sparse``, ``layers_dense``, ``dense_reasons``, ``layers``."""
         self._finish_step()
         return list(self._rows)
@@ -195,14 +194,3 @@ class VideoPlug:
         if key not in self._attentions:
             self._attentions[key] = PSAAttention(self.config.replace(warmup_steps=0))  # the plug counts the steps
         return self._attentions[key]
-
-
-def format_step(row: dict) -> str:
-    """A row of ``VideoPlug.steps()`` as one line."""
-    layers = f"{row['layers_sparse']} layers sparse, {row['layers_dense']} dense"
-    reasons = "".join(f"; {count} calls dense: {reason}" for reason, count in row["dense_reasons"].items())
-    warning = f"; {row['audit_warning']}" if row["audit_warning"] else ""
-    return (
-        f"run {row['run']} step {row['step']:>2} (timestep {row['timestep']:g})  "
-        f"sparsity {row['average_sparsity']:6.1%}  {layers}{reasons}{warning}"
-    )

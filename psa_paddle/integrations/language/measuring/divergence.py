@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 
 from ....config import DEFAULT_TEXT_LENGTH, AttentionConfig
+from ....stats import read_calls
 from ....trianglemix import TriangleMixConfig
 from ...patches import Patches
 from .. import families
@@ -131,14 +132,14 @@ class DivergenceMeter:
             found = self._predictions(sample)
             sums += float((sample.dense.exp() * (sample.dense - found)).sum())
             rows += sample.rows
-            for layer, call in plug_of(self._model).calls:
-                if layer in layers and call.mode == "dense":
+            for one in read_calls(plug_of(self._model).calls):
+                if one.layer in layers and one.mode == "dense":
                     raise ValueError(
-                        f"layer {layer} ran dense on a sample of {sample.tokens} tokens ({call.reason}), where there "
-                        "is nothing to measure; give longer samples."
+                        f"layer {one.layer} ran dense on a sample of {sample.tokens} tokens ({one.reason}), where "
+                        "there is nothing to measure; give longer samples."
                     )
-                if layer in layers:
-                    densities.append(1.0 - call.sparsity())
+                if one.layer in layers:
+                    densities.append(1.0 - one.sparsity)
         self.density = float(np.mean(densities)) if densities else 1.0
         return sums / rows
 
