@@ -92,6 +92,7 @@ def block_importance(qf, kf, geo: Geometry, plan: Plan, span: tuple[int, int]):
 
 
 def features(q, k, plan: Plan):
+    """(qf, kf), float32, of what the plan estimates importance with: ``pooling_features`` or ``xattn_features``."""
     if plan.importance_method == "pooling":
         return pooling_features(q, k, plan.scale)
     return xattn_features(q, k, plan)
