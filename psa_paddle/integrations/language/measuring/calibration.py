@@ -110,7 +110,10 @@ class _Calibration:
         self.config = scaled(plain, factor_for(plain, target, meter.lengths))
         low = max(target / 2, self.least + (target - self.least) / 4)
         self.shares = [low, target, min(2 * target, (1 + target) / 2)]
-        self.means, self.curves, self.of_triangle, self.of_heads = [], [], [], {}
+        self.means: list[bool] = []
+        self.curves: list[list[float]] = []
+        self.of_triangle: list[float] = []
+        self.of_heads: dict[int, list[list[float]]] = {}
         self.done, self.passes = 0, self.layers * (3 + self.skips + (triangle is not None)) + 2
 
     def _loss(self, layers: dict) -> float:
@@ -171,22 +174,22 @@ class _Calibration:
         for row, means in zip(shares, self.means, strict=True):
             own = config.replace(block_means=means)
             known = {share: factor_for(own, share, lengths) for share in set(row.tolist())}
-            factors.append([known[share] for share in row.tolist()])
+            factors.append(tuple(known[share] for share in row.tolist()))
         return Budgets(
             model=name,
             config=config,
-            factors=factors,
-            block_means=self.means,
+            factors=tuple(factors),
+            block_means=tuple(self.means),
             triangle_layers=None if self.triangle is None else self._triangle_layers(shares),
             triangle=None if self.triangle is None else _pattern(self.triangle),
             target=target or {"density": round(density, 4)},
             curves=self.as_curves(),
         )
 
-    def _triangle_layers(self, shares) -> list[int]:
+    def _triangle_layers(self, shares) -> tuple[int, ...]:
         """The layers that lose no more with TriangleMix than, by their curves, with their shares."""
         a, b = fit(self.shares, self.curves)
-        return [i for i, own in enumerate(shares.mean(1)) if self.of_triangle[i] <= a[i] * own ** -b[i]]
+        return tuple(i for i, own in enumerate(shares.mean(1)) if self.of_triangle[i] <= a[i] * own ** -b[i])
 
     def _density_for(self, loss: float) -> float:
         """The smallest density whose budgets were measured to lose at most ``loss``."""
@@ -210,7 +213,9 @@ class _Calibration:
         """The budgets for the target density, or for the loss, with what they and equal shares were measured to do."""
         density = self.target if loss is None else self._density_for(loss)
         found = self.budgets(density, name, None if loss is None else {"loss": loss})
-        measured = {"prompts": [{"tokens": n, "at_level_1": text} for n, text in self.meter.lengths]}
+        measured: dict[str, list | dict] = {
+            "prompts": [{"tokens": n, "at_level_1": text} for n, text in self.meter.lengths]
+        }
         for what, config_of in (("uniform", lambda _: found.config), ("budgets", found.config_of)):
             measured[what] = {"loss": _digits(self._measured(config_of)), "density": round(self.meter.density, 4)}
         return replace(found, measured=measured)
