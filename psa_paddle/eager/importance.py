@@ -9,8 +9,7 @@ import paddle.nn.functional as F
 from ..config import GOLDEN, SAMPLE_STEP
 from ..geometry import Geometry, ceil_div
 from ..plan import Plan
-
-MASKED = -1e30
+from .attend import MASKED
 
 
 def xattn_features(q, k, plan: Plan):

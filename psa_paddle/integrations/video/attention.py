@@ -64,7 +64,7 @@ def replace_attention_with_psa(model, config: PSAConfig | Preset | None = None, 
         verbose = preset is not None and preset.verbose
     restore_attention(model)
     transformer = _transformer_of(model)
-    VideoPlug(transformer, _family_of(transformer), settings, verbose)
+    VideoPlug(transformer, _family_of(transformer), settings, verbose).connect(transformer)
     return model
 
 

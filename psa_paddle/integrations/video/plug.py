@@ -89,9 +89,12 @@ class VideoPlug:
         self._attentions: dict[int, PSAAttention] = {}
         self.reset()
         self._patches = Patches()
+
+    def connect(self, transformer) -> None:
+        """Lead the transformer's self-attention here."""
         self._patches.attribute(transformer, PLUG, self)
-        for index, block in enumerate(getattr(transformer, family.blocks)):
-            processor = family.processor(self, index, block.attn1.processor)
+        for index, block in enumerate(getattr(transformer, self._family.blocks)):
+            processor = self._family.processor(self, index, block.attn1.processor)
             self._patches.attribute(block.attn1, "processor", processor)
         self._patches.pre_hook(transformer, self._before_forward)
 

@@ -12,7 +12,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from ....budget_solver import LEAST_LOSS, density_of, factor_for, fit, least_density, scaled, share_out
+from ....budget_solver import (
+    EVERYTHING,
+    LEAST_LOSS,
+    check_by_rank,
+    density_of,
+    factor_for,
+    fit,
+    least_density,
+    scaled,
+    share_out,
+)
 from ....budgets import Budgets
 from ....config import AttentionConfig
 from ....trianglemix import TriangleMixConfig
@@ -20,7 +30,6 @@ from .divergence import DivergenceMeter
 
 MOST_OF_LOSS = 0.9  # heads are told apart in the layers that hold so much of it
 MEANS_MUST_SAVE = 0.1  # part of a layer's loss that its block means must save
-EVERYTHING = 1e4  # a budget with which a head keeps every block
 LOSS_STEPS = 7  # of a bisection
 HIGHEST = 0.9  # density that a loss may ask for
 
@@ -80,7 +89,7 @@ def check_calibration(config: AttentionConfig, density=None, loss=None, answer_t
     """Refuse what ``calibrate_budgets`` cannot do whatever the model; errors as there."""
     if not isinstance(config, AttentionConfig):
         raise TypeError(f"config must be an AttentionConfig, got {type(config).__name__}.")
-    density_of(config, [(1024, 0)])  # refuses shares that are not by rank
+    check_by_rank(config)
     if len(config.intervals) < 2 or config.budgets is not None:
         raise ValueError("config must skip or pool something and have no budgets yet.")
     if density is not None and loss is not None:
