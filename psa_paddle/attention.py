@@ -63,6 +63,7 @@ def check_kv_start(kv_start: Sequence[int] | None, batch: int, lk: int) -> list[
 
 
 def check_scale(scale: float | None, d: int) -> float:
+    """The factor of the logits, 1 / sqrt(d) for None; ValueError for one that is not finite."""
     scale = 1.0 / math.sqrt(d) if scale is None else float(scale)
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}.")

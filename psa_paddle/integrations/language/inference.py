@@ -90,7 +90,7 @@ class QwenVLInference:
         settings = (psa_config, triangle_config, triangle_layers, budgets)
         if attention != "dense":
             choice = AttentionChoice(attention, *settings)
-            check_backend(choice.psa)
+            check_backend(choice.config)
         elif log_dir is not None or any(x is not None for x in settings):
             raise ValueError(
                 "psa_config, triangle_*, budgets and log_dir do nothing without use_psa=True or attention=..."
@@ -113,6 +113,7 @@ class QwenVLInference:
 
     @property
     def use_psa(self) -> bool:
+        """Whether any layer prefills with Pyramid Sparse Attention."""
         return self.attention in ("psa", "mix")
 
     @property
@@ -130,7 +131,7 @@ class QwenVLInference:
     ) -> str:
         """Answer a prompt about several images, in order; max_pixels: the most pixels of each."""
         max_tokens = check_request(prompt, max_tokens, streamer)
-        limits = image_limits(max_pixels, self.family.pixel_factor)
+        limits = image_limits(max_pixels, self.family.vision_factor())
         images = [load_image(path) for path in check_images(paths)]
         with self._one_request:
             return self._generate(image_inputs(self.processor, images, prompt, limits), max_tokens, streamer)
@@ -151,17 +152,17 @@ class QwenVLInference:
         fps: frames a second to look at; max_pixels: the most pixels of a frame; max_frames: the most frames.
         """
         max_tokens = check_request(prompt, max_tokens, streamer)
-        factor = self.family.pixel_factor
+        factor = self.family.vision_factor()
         if isinstance(path, Clip):
             clip = check_clip(path, factor)
         else:
             clip = load_video(path, fps, max_pixels, max_frames, factor=factor)
         with self._one_request:
-            answer = self._generate(video_inputs(self.processor, clip, prompt), max_tokens, streamer)
-            self._last["frame_times_s"] = clip.times
-        return answer
+            inputs = video_inputs(self.processor, clip, prompt)
+            return self._generate(inputs, max_tokens, streamer, frame_times_s=clip.times)
 
-    def _generate(self, inputs, max_tokens: int, streamer) -> str:
+    def _generate(self, inputs, max_tokens: int, streamer, **known) -> str:
+        """The answer; known: what the statistics say beside."""
         tokenizer, plug = self.processor.tokenizer, plug_of(self.model)
         lengths = self._lengths(inputs["input_ids"])
         check_positions(lengths["sequence_length"], max_tokens, self.model.config)
@@ -189,7 +190,7 @@ class QwenVLInference:
         memory = paddle.device.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
         new = ids[0].tolist()
         reason = "stop" if set(new) & set(ends) else "length"
-        self._last = {**clock.timings(), "finish_reason": reason, **lengths, "peak_memory_bytes": memory}
+        self._last = {**clock.timings(), "finish_reason": reason, **lengths, "peak_memory_bytes": memory, **known}
         if reason == "length":
             log.warning("the answer was cut off after %d tokens; a larger max_tokens gives the rest.", max_tokens)
         if plug is not None and self.log_dir is not None:

@@ -23,16 +23,23 @@ class Probe(AttentionChoice):
     """A choice that can be another one for every forward pass: ``layers`` maps a layer to PSA's configuration or to
     TriangleMix's; the others are dense."""
 
+    layers: dict[int, AttentionConfig | TriangleMixConfig]
+
     def __init__(self, psa: AttentionConfig, triangle: TriangleMixConfig | None):
         super().__init__("psa" if triangle is None else "mix", psa, triangle, None if triangle is None else [0])
         object.__setattr__(self, "layers", {})
 
     def of_layer(self, layer: int) -> str:
+        """``"psa"``, ``"trianglemix"`` or ``"dense"``, in the pass that is next."""
         config = self.layers.get(layer)
         return "dense" if config is None else "psa" if isinstance(config, AttentionConfig) else "trianglemix"
 
     def config_of(self, layer: int) -> AttentionConfig:
-        return self.layers[layer]
+        """PSA's configuration in a layer of that kind, in the pass that is next."""
+        config = self.layers[layer]
+        if not isinstance(config, AttentionConfig):
+            raise TypeError(f"layer {layer} runs {type(config).__name__}, not PSA.")
+        return config
 
 
 class Sample:
@@ -47,10 +54,11 @@ class Sample:
         self.inputs, self.rows, self.text = inputs, 0, 0
         self.vision: list = []
         self.known: tuple = (0, None)
-        self.dense = None
+        self.dense: paddle.Tensor
 
     @property
     def tokens(self) -> int:
+        """Length of the prompt, with its answer once that is known."""
         return self.inputs["input_ids"].shape[1]
 
 
@@ -66,7 +74,9 @@ class DivergenceMeter:
             raise ValueError("the model has sparse attention plugged in; call restore_attention(model) first.")
         self._model, self._config, self._probe = model, config, Probe(config, triangle)
         self.samples: list[Sample] = []
-        self._current, self._logits, self._seen = None, None, 0
+        self._current: Sample
+        self._logits: paddle.Tensor
+        self._seen = 0
         self.density = 1.0
 
     def __enter__(self) -> DivergenceMeter:
@@ -146,7 +156,7 @@ class DivergenceMeter:
     def _predictions(self, sample: Sample):
         """Log-probabilities of the sample's rows, float32 [rows, vocabulary]."""
         plug_of(self._model).reset()
-        self._current, self._seen, self._logits = sample, 0, None
+        self._current, self._seen = sample, 0
         self._model(**sample.inputs, use_cache=False)
         return F.log_softmax(self._logits.astype("float32"), axis=-1)
 

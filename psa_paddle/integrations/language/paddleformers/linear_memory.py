@@ -36,7 +36,7 @@ def _configs(model) -> tuple[list, list]:
     tower, text = layout.tower_of(model), layout.text_of(model)
     vision = [] if tower is None else [block.attn.config for block in tower.blocks]
     language = [text.config, *(layer.self_attn.config for layer in text.layers)]
-    return tuple(list({id(config): config for config in configs}.values()) for configs in (vision, language))
+    return list({id(c): c for c in vision}.values()), list({id(c): c for c in language}.values())
 
 
 def use_linear_memory(model, text: bool = False):
