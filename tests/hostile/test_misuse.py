@@ -166,7 +166,6 @@ FLAGS = {
     "video as image": ([*ON_VIDEO, "--type", "image"], "is a video; use --type video"),
     "fps of an image": ([*ON_IMAGE, "--fps", "1"], "--fps is for --type video"),
     "frames of an image": ([*ON_IMAGE, "--max-frames", "8"], "--max-frames is for --type video"),
-    "two videos": ([*ON_VIDEO, "--input", VIDEO, VIDEO], "takes one input"),
     "no pixels": ([*ON_IMAGE, "--max-pixels", "0"], "--max-pixels must be at least 784, got 0"),
     "no pixels of a frame": ([*ON_VIDEO, "--max-pixels", "-5"], "max_pixels must be an integer of at least 784"),
     "no tokens": ([*ON_IMAGE, "--max-tokens", "0"], "max_tokens must be at least 1"),
