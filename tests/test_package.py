@@ -117,7 +117,7 @@ def test_the_console_command_is_installed(built):
 
 
 def test_the_demo_is_found_outside_the_checkout(built):
-    code = "from psa_paddle.integrations.language.inference import DEMO; print(DEMO, (DEMO / 'config.json').is_file())"
+    code = "from psa_paddle.integrations.language.loading import DEMO; print(DEMO, (DEMO / 'config.json').is_file())"
     done = outside(built, code)
     assert done.stdout.split() == [str(built[0] / "psa_paddle" / "demo" / "checkpoint"), "True"], done.stderr
     assert (ROOT / "demo" / "checkpoint").samefile(ROOT / "psa_paddle" / "demo" / "checkpoint")

@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from ..integrations.language.answering.reports import STAGES
 from ..integrations.language.inference import QwenVLInference
 from ..integrations.language.loading import checkpoint_family
-from ..integrations.language.report import format_stats
+from ..stats import format_stats
 from ..utils.command import NotWritten, run_command
 from ..utils.files import check_file, check_folder, write_text
 from ..utils.progress import TerminalProgress

@@ -74,7 +74,7 @@ def load_inputs(args, library: str) -> tuple[list, dict]:
     if args.type == "image":
         for name in given:
             raise ValueError(f"--{name.replace('_', '-')} is for --type video.")
-    factor = checkpoint_family(args.model, library, args.cache_dir).pixel_factor
+    factor = checkpoint_family(args.model, library, args.cache_dir).vision_factor()
     limits = image_limits(args.max_pixels, factor)
     if args.type == "image":
         return [load_image(source) for source in args.input], limits

@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 def _part(model, path: str):
@@ -34,7 +34,7 @@ class Layout:
     tower: str | None = None
     mends: tuple[str, ...] = ()
 
-    def classes(self) -> tuple[type, type]:
+    def classes(self) -> tuple[type[Any], type[Any]]:
         """The configuration's class and the model's; the library is imported here.
 
         Raises:
@@ -84,6 +84,12 @@ class Family:
     def vision_ids(self, config) -> list[int]:
         """The token ids that stand for pictures and frames."""
         return [token for name in self.vision_tokens if (token := getattr(config, name)) is not None]
+
+    def vision_factor(self) -> int:
+        """``pixel_factor``; ValueError for a model of text alone."""
+        if self.pixel_factor is None:
+            raise ValueError(f"{self.name} reads text alone; take a model with vision.")
+        return self.pixel_factor
 
 
 FLEET_MISSING = (

@@ -13,12 +13,11 @@ import paddle
 
 from ...budgets import Budgets, load_budgets
 from ...config import AttentionConfig
+from ...stats import PSALogger, format_stats, totals
 from ...trianglemix import TriangleMixConfig
 from ...utils.files import as_path, check_folder
 from ...utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
-from ...utils.psa_logger import PSALogger
 from ...utils.quiet import quiet_libraries
-from ..summary import totals
 from . import families
 from .answering.batch import answer_batch
 from .answering.messages import Looking, check_messages
@@ -33,7 +32,6 @@ from .choice import AttentionChoice
 from .generated import generated_answer
 from .loading import check_backend, check_library, load_qwen2_5_vl, model_place, usable_dtype
 from .paddleformers.linear_memory import aligned_in, use_linear_memory
-from .report import format_stats
 from .request import check_images, check_max_tokens, check_request
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -103,7 +101,7 @@ class QwenVLInference:
         settings = (psa_config, triangle_config, triangle_layers, budgets)
         if attention != "dense":
             choice = AttentionChoice(attention, *settings)
-            check_backend(choice.psa)
+            check_backend(choice.config)
         elif log_dir is not None or any(x is not None for x in settings):
             raise ValueError(
                 "psa_config, triangle_*, budgets and log_dir do nothing without use_psa=True or attention=..."
@@ -134,6 +132,7 @@ class QwenVLInference:
 
     @property
     def use_psa(self) -> bool:
+        """Whether any layer prefills with Pyramid Sparse Attention."""
         return self.attention in ("psa", "mix")
 
     @property
@@ -151,7 +150,7 @@ class QwenVLInference:
     ) -> str:
         """Answer a prompt about several images, in order; max_pixels: the most pixels of each."""
         check_request(prompt, max_tokens, streamer)
-        factor = self.family.pixel_factor
+        factor = self.family.vision_factor()
         parts = [{"type": "image", "image": path} for path in check_images(paths)]
         return self._ask(parts, prompt, Looking(image_pixels=max_pixels, factor=factor), max_tokens, streamer)
 
@@ -171,7 +170,7 @@ class QwenVLInference:
         fps: frames a second to look at; max_pixels: the most pixels of a frame; max_frames: the most frames.
         """
         check_request(prompt, max_tokens, streamer)
-        looking = Looking(fps, max_pixels, max_frames=max_frames, factor=self.family.pixel_factor)
+        looking = Looking(fps, max_pixels, max_frames=max_frames, factor=self.family.vision_factor())
         return self._ask([{"type": "video", "video": path}], prompt, looking, max_tokens, streamer)
 
     def chat(self, messages: list[dict], max_tokens: int = 512, *, streamer=None) -> str:

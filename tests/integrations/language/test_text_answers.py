@@ -60,7 +60,7 @@ def test_batch_answers_as_each_alone(folder):
 def test_pictures_are_refused(folder):
     model = QwenVLInference(folder, "float32")
     for ask in (model.inference_image, model.inference_video):
-        with pytest.raises(ValueError, match="takes text alone"):
+        with pytest.raises(ValueError, match="reads text alone"):
             ask(np.zeros((56, 56, 3), np.uint8), "What is this?")
 
 

@@ -31,6 +31,7 @@ class Medium:
 
     @property
     def patches(self) -> int:
+        """Patches before they are merged."""
         t, h, w = self.grid
         return t * h * w
 

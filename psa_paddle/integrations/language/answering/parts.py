@@ -33,6 +33,7 @@ class Parts:
 
     @property
     def layers(self) -> int:
+        """Layers of the text model."""
         return len(self.text.layers)
 
     def new_cache(self):

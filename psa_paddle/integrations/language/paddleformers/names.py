@@ -13,9 +13,11 @@ class NamePlace(NamedTuple):
     attribute: str
 
     def get(self) -> str:
+        """The name."""
         return getattr(self.owner, self.attribute)
 
     def set(self, name: str) -> None:
+        """Put another name there."""
         setattr(self.owner, self.attribute, name)
 
 

@@ -45,7 +45,7 @@ class Plug:
 
     def __init__(self, model, choice: AttentionChoice, match: Match):
         self.choice = choice
-        self.config = choice.psa
+        self.config = choice.config
         self.calls: list[tuple[int, CallStats]] = []
         self.decode_calls = 0
         self._text_lengths = [self.config.forced_text]
@@ -88,6 +88,7 @@ class Plug:
             place.set(NAME + own)
 
     def reset(self) -> None:
+        """Forget the statistics: the next call is the first of a new request."""
         self.calls.clear()
         self.decode_calls = 0
 
@@ -207,10 +208,10 @@ class Plug:
 
     def _prefill(self, layer_idx: int, query, key, value, scaling):
         """``([B, Lq, H, D], CallStats)`` of the layer's own kind."""
-        kind, backend, starts = self.choice.of_layer(layer_idx), self.config.backend, self._kv_start
-        if kind == "trianglemix":
-            last = max(0, self.choice.triangle.num_last_tokens - self._after)
-            pattern = replace(self.choice.triangle, num_last_tokens=last)
+        kind, triangle = self.choice.of_layer(layer_idx), self.choice.triangle
+        backend, starts = self.config.backend, self._kv_start
+        if kind == "trianglemix" and triangle is not None:
+            pattern = replace(triangle, num_last_tokens=max(0, triangle.num_last_tokens - self._after))
             return triangle_prefill(query, key, value, pattern, backend, scaling, starts, self.config.audit_rows)
         if kind == "dense":
             return dense_prefill(query, key, value, backend, scaling, starts)
@@ -226,7 +227,9 @@ class Plug:
             )
         parts = [
             pyramid_attention(
-                *(x[i : i + 1] for x in (query, key, value)),
+                query[i : i + 1],
+                key[i : i + 1],
+                value[i : i + 1],
                 config.replace(text_length=lengths[i]),
                 scale=scaling,
                 kv_start=None if starts is None else starts[i : i + 1],
