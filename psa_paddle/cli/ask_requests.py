@@ -62,17 +62,17 @@ class Request:
         Raises:
             ValueError: a file that cannot be used.
         """
-        start, kinds = time.perf_counter(), [kind_of(source, self.kind) for source in self.sources]
-        factor = family.pixel_factor
-        if factor is None and self.kind != "text":
+        start = time.perf_counter()
+        if self.kind == "text":
+            return Loaded(list(map(read_text, self.sources)), time.perf_counter() - start)
+        kinds, factor = [kind_of(source, self.kind) for source in self.sources], family.pixel_factor
+        if factor is None:
             raise ValueError(f"{family.name} takes text alone; ask with --type text.")
         if "image" in kinds:
             image_limits(args.max_pixels, factor, "--max-pixels")
         sampling = given_flags(args, (*VIDEO_FLAGS, "max_pixels"))
 
         def load(source: str, kind: str):
-            if kind == "text":
-                return read_text(source)
             if kind == "image":
                 return load_image(source)
             return load_video(source, **sampling, factor=factor, progress=partial(report, "media"))

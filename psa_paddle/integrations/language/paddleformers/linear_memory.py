@@ -109,9 +109,9 @@ def _attend(own: str, layer, query, key, value, **how):
     if not (rows > SHORT or cached) or not _can(layer, query, value, how, cached):
         return _own(own, layer, query, key, value, how)
     wide = next(d for d in HEAD_DIMS if d >= dim) - dim  # zeros change no product; Qwen3-VL's tower has 72 a head
-    qkv = (F.pad(x, [0, wide], data_format="NCHW") if wide else x for x in (query, key, value))
+    q, k, v = (F.pad(x, [0, wide], data_format="NCHW") if wide else x for x in (query, key, value))
     how = {"scale": how.get("scaling", dim**-0.5), "heads_last": True}
-    out, _ = dense_attention(*qkv, AttentionConfig(causal=_is_causal(layer)), DenseReason.ASKED_FOR, **how)
+    out, _ = dense_attention(q, k, v, AttentionConfig(causal=_is_causal(layer)), DenseReason.ASKED_FOR, **how)
     return out[..., :dim].reshape([batch, rows, heads * dim]), None
 
 
