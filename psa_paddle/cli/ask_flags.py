@@ -12,11 +12,12 @@ from ..utils.command import EXIT_CODES
 from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
 from .model_flags import add_model_arguments
 
-DESCRIPTION = """Ask Qwen2.5-VL about images and videos, with Pyramid Sparse Attention, TriangleMix or both.
+DESCRIPTION = """Ask a model about images, videos or texts, with Pyramid Sparse Attention, TriangleMix or both.
 
 psa-paddle ask --type video --input v.mp4 --prompt "请描述这个视频" --use-psa
 psa-paddle ask --model demo --type image --input a.jpg --prompt "What is this?" --quiet
 psa-paddle ask --type video --input v.mp4 --attention mix --triangle-layers 14-27
+psa-paddle ask --type text --input long.txt --prompt "What does it say about the budget?" --model FOLDER --use-psa
 psa-paddle ask --input a.mp4 b.mp4 --each --prompt "Who is seen?" "What happens?" > answers.jsonl
 psa-paddle ask --requests requests.jsonl --output answers.jsonl
 

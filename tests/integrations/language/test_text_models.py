@@ -7,7 +7,6 @@ import paddle
 import paddle.nn.functional as F
 import pytest
 from paddleformers.nn.attention.interface import AttentionInterface
-from psa_paddle.integrations.summary import totals
 from shared_demo import SPARSE, greedy
 from shared_text import build
 from shared_tiny import TINY_ONE, TINY_SPARSE, closeness, real_logits, tiny_prompts
@@ -17,6 +16,7 @@ from psa_paddle.integrations.language.choice import AttentionChoice
 from psa_paddle.integrations.language.families import FAMILIES
 from psa_paddle.integrations.language.generation import cached_generation
 from psa_paddle.integrations.language.paddleformers.linear_memory import linear_memory_in
+from psa_paddle.stats import totals
 from psa_paddle.trianglemix import TriangleMixInferenceConfig
 
 TEXT = {family.name: family for family in FAMILIES if not family.vision_tokens}
