@@ -17,6 +17,7 @@ from psa_paddle.cli import ask as script
 from psa_paddle.cli import ask_requests
 from psa_paddle.cli.ask_flags import looks_like_video
 from psa_paddle.integrations.language.answering.sampling import Sampling
+from psa_paddle.integrations.language.families import FAMILIES
 from psa_paddle.integrations.language.inference import DEFAULT_MODEL
 from psa_paddle.trianglemix import TriangleMixConfig
 from psa_paddle.utils.media import Clip
@@ -64,6 +65,7 @@ def ask(monkeypatch):
     monkeypatch.setattr(script, "QwenVLInference", FakeModel)
     monkeypatch.setattr(ask_requests, "load_video", clip)
     monkeypatch.setattr(ask_requests, "load_image", lambda source: source)
+    monkeypatch.setattr(script, "checkpoint_family", lambda name, *rest: FAMILIES[name == "a Qwen3-VL"])
 
     def run(*flags):
         assert main(list(flags)) == 0
@@ -81,7 +83,11 @@ def test_defaults(ask, capsys):
     assert model.asked == ("image", ([IMAGE], "请描述这张图片", 512), {"max_pixels": None, "streamer": None})
     out = capsys.readouterr().out
     assert out.startswith("一个菱形\n\nModel       m  (paddleformers, cpu, float32)\n")
-    assert ask("--input", VIDEO).asked == ("video", ((VIDEO, {}), "请描述这个视频", 512), {"streamer": None})
+    assert ask("--input", VIDEO).asked == (
+        "video",
+        ((VIDEO, {"factor": 28}), "请描述这个视频", 512),
+        {"streamer": None},
+    )
     assert DEFAULT_MODEL == "Qwen/Qwen2.5-VL-7B-Instruct"
 
 
@@ -158,8 +164,9 @@ def test_what_is_asked_about_images(ask):
 
 def test_what_is_asked_about_a_video(ask):
     flags = ["--fps", "2.5", "--max-frames", "9", "--max-pixels", "2000", "--prompt", "Who?", "--max-tokens", "7"]
-    given = {"fps": 2.5, "max_frames": 9, "max_pixels": 2000}
+    given = {"fps": 2.5, "max_frames": 9, "max_pixels": 2000, "factor": 28}
     assert ask("--input", VIDEO, *flags).asked == ("video", ((VIDEO, given), "Who?", 7), {"streamer": None})
+    assert ask("--input", VIDEO, "--model", "a Qwen3-VL").asked[1][0] == (VIDEO, {"factor": 32})
 
 
 def test_stream(ask, monkeypatch, capsys):

@@ -10,7 +10,8 @@ from contextlib import contextmanager
 
 from ..integrations.language.answering.reports import STAGES
 from ..integrations.language.inference import QwenVLInference
-from ..integrations.language.report import format_stats
+from ..integrations.language.loading import checkpoint_family
+from ..stats import format_stats
 from ..utils.command import NotWritten, run_command
 from ..utils.files import check_file, check_folder, write_text
 from ..utils.progress import TerminalProgress
@@ -110,7 +111,8 @@ def ask(args: argparse.Namespace) -> None:
             with quiet_libraries(settings["library"]):
                 answer_many(args, requests, make, progress)
             return
-        loaded = requests[0].load(args, progress)
+        family = checkpoint_family(args.model, settings["library"], args.cache_dir)
+        loaded = requests[0].load(args, progress, family)
         with quiet_libraries(settings["library"]):
             model = make()
             stats = answer(model, requests[0], loaded, args)

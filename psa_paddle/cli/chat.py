@@ -12,7 +12,7 @@ from ..integrations.language.answering.session import Session
 from ..integrations.language.attention import replace_attention, restore_attention
 from ..integrations.language.choice import AttentionChoice
 from ..integrations.language.inference import QwenVLInference
-from ..integrations.language.report import format_stats
+from ..stats import format_stats
 from ..utils.command import EXIT_CODES, run_command
 from ..utils.progress import TerminalProgress
 from ..utils.quiet import quiet_libraries

@@ -7,19 +7,17 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import paddle
 
 from ...budgets import Budgets, load_budgets
 from ...config import AttentionConfig
+from ...stats import PSALogger, format_stats, totals
 from ...trianglemix import TriangleMixConfig
 from ...utils.files import as_path, check_folder
 from ...utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
-from ...utils.psa_logger import PSALogger
 from ...utils.quiet import quiet_libraries
-from ..summary import totals
 from . import families
 from .answering.batch import answer_batch
 from .answering.messages import Looking, check_messages
@@ -32,13 +30,11 @@ from .answering.turn import Answer, Asked, Settings, answer
 from .attention import plug_of, replace_attention
 from .choice import AttentionChoice
 from .generated import generated_answer
-from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
+from .loading import check_backend, check_library, load_qwen2_5_vl, model_place, usable_dtype
 from .paddleformers.linear_memory import aligned_in, use_linear_memory
-from .report import format_stats
 from .request import check_images, check_max_tokens, check_request
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
-DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
 log = logging.getLogger("psa_paddle")
 
 
@@ -105,7 +101,7 @@ class QwenVLInference:
         settings = (psa_config, triangle_config, triangle_layers, budgets)
         if attention != "dense":
             choice = AttentionChoice(attention, *settings)
-            check_backend(choice.psa)
+            check_backend(choice.config)
         elif log_dir is not None or any(x is not None for x in settings):
             raise ValueError(
                 "psa_config, triangle_*, budgets and log_dir do nothing without use_psa=True or attention=..."
@@ -119,7 +115,7 @@ class QwenVLInference:
         self.log_dir = None if log_dir is None else check_folder(log_dir, "log_dir")
         cache_dir = None if cache_dir is None else check_cache(cache_dir)
         self.dtype = usable_dtype(dtype)
-        folder, watch = str(DEMO) if self.model_name == "demo" else self.model_name, Stopwatch()
+        folder, watch = model_place(self.model_name), Stopwatch()
         self.report("load", 0, 1)
         with quiet_libraries(self.library), watch.stage("load"):
             self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
@@ -136,6 +132,7 @@ class QwenVLInference:
 
     @property
     def use_psa(self) -> bool:
+        """Whether any layer prefills with Pyramid Sparse Attention."""
         return self.attention in ("psa", "mix")
 
     @property
@@ -153,7 +150,7 @@ class QwenVLInference:
     ) -> str:
         """Answer a prompt about several images, in order; max_pixels: the most pixels of each."""
         check_request(prompt, max_tokens, streamer)
-        factor = self.family.pixel_factor
+        factor = self.family.vision_factor()
         parts = [{"type": "image", "image": path} for path in check_images(paths)]
         return self._ask(parts, prompt, Looking(image_pixels=max_pixels, factor=factor), max_tokens, streamer)
 
@@ -173,7 +170,7 @@ class QwenVLInference:
         fps: frames a second to look at; max_pixels: the most pixels of a frame; max_frames: the most frames.
         """
         check_request(prompt, max_tokens, streamer)
-        looking = Looking(fps, max_pixels, max_frames=max_frames, factor=self.family.pixel_factor)
+        looking = Looking(fps, max_pixels, max_frames=max_frames, factor=self.family.vision_factor())
         return self._ask([{"type": "video", "video": path}], prompt, looking, max_tokens, streamer)
 
     def chat(self, messages: list[dict], max_tokens: int = 512, *, streamer=None) -> str:

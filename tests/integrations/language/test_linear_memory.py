@@ -42,8 +42,8 @@ def taken(monkeypatch):
 
 
 def names(model) -> list[str]:
-    vision, language = linear_memory._configs(model)
-    return [config._attn_implementation for config in (*vision, *language)]
+    vision, language = linear_memory.name_places(model)
+    return [place.get() for place in (*vision, *language)]
 
 
 def see(model, *grids):

@@ -106,7 +106,7 @@ def read_message(role: str, content, looking: Looking, report: Report = silent) 
     Raises:
         TypeError, ValueError: see ``check_content``. MediaError: a file that cannot be used.
     """
-    message, read = Message(role), {"image": _read_image, "video": _read_video}
+    message = Message(role)
     for part in check_content(content):
         kind = part["type"]
         if kind == "text":
@@ -115,7 +115,8 @@ def read_message(role: str, content, looking: Looking, report: Report = silent) 
         if looking.factor is None:
             raise ValueError("this model takes text alone; ask without images and videos.")
         message.parts.append({"type": kind})
-        message.shown.append(read[kind](part, looking, looking.factor, report))
+        read = _read_image if kind == "image" else _read_video
+        message.shown.append(read(part, looking, looking.factor, report))
     return message
 
 

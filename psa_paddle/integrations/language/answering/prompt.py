@@ -8,7 +8,6 @@ import numpy as np
 import paddle
 
 from ....config import DEFAULT_TEXT_LENGTH
-from .media import Medium
 
 
 @dataclass(frozen=True)
@@ -30,16 +29,16 @@ class Prompt:
     question: list[int]
 
 
-def expand(ids: list[int], media: list[Medium], vision_tokens: dict[str, int], counts: list[int]) -> list[int]:
-    """Tokens with each vision token, which stands for one medium, repeated as often as the medium has tokens."""
-    kinds, left, out = {token: kind for kind, token in vision_tokens.items()}, list(zip(media, counts, strict=True)), []
+def expand(ids: list[int], places: list[tuple[str, int]], vision_tokens: dict[str, int]) -> list[int]:
+    """Tokens with each vision token, which stands for a place of some kind, repeated as often as the place is long."""
+    kinds, left, out = {token: kind for kind, token in vision_tokens.items()}, list(places), []
     for token in ids:
         if token not in kinds:
             out.append(token)
             continue
-        medium, count = left.pop(0)
-        if kinds[token] != medium.kind:
-            raise RuntimeError(f"the prompt has a place for {kinds[token]} where a {medium.kind} comes.")
+        kind, count = left.pop(0)
+        if kinds[token] != kind:
+            raise RuntimeError(f"the prompt has a place for {kinds[token]} where a {kind} comes.")
         out += [token] * count
     return out
 

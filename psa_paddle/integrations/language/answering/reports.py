@@ -28,6 +28,7 @@ class Stopwatch:
 
     @contextmanager
     def stage(self, name: str):
+        """Time what stands inside as a part of this stage."""
         start = time.perf_counter()
         yield
         if paddle.get_device().startswith("gpu"):

@@ -70,6 +70,7 @@ class Sampling:
 
     @property
     def greedy(self) -> bool:
+        """Whether the likeliest token is taken each time."""
         return not self.temperature and self.repetition_penalty in (None, 1.0)
 
 
