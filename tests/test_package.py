@@ -1,6 +1,7 @@
 """Importing: lazily, and with a helpful sentence where there is no Paddle."""
 
 import os
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -93,6 +94,11 @@ def test_presets_are_installed_with_the_package(built):
     done = outside(built, code)
     assert done.stdout.split() == [str(built[0] / "psa_paddle" / "__init__.py"), "psa_balanced"], done.stderr
     assert os.path.samefile(ROOT / "configs" / "attention_config.yaml", PRESET_FILE)
+
+
+def test_the_changelog_knows_the_version():
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert headings[:2] == ["Unreleased", psa_paddle.__version__]
 
 
 def files_of(package: Path) -> set[str]:
