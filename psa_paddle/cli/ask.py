@@ -24,6 +24,7 @@ from .ask_flags import (
     kind_of,
     psa_config,
     triangle_config,
+    video_tokens_of,
 )
 
 __all__ = ["add_arguments", "run"]
@@ -95,6 +96,7 @@ def ask(args, kind: str) -> None:
     budgets = budgets_of(args)
     settings = dict(psa_config=psa_config(args, budgets), triangle_config=triangle_config(args, budgets))
     choice: dict[str, Any] = dict(attention=attention_of(args), budgets=budgets, **settings)
+    choice["video_tokens"] = video_tokens_of(args)
     if args.stats_json is not None:
         args.stats_json = check_file(args.stats_json, "--stats-json")
     if args.log_dir is not None:

@@ -13,6 +13,7 @@ from ..config import AUDIT_ROWS, BACKENDS, DEFAULT_PRESET, MASK_MODES, PRESETS, 
 from ..integrations.language.choice import ATTENTIONS
 from ..integrations.language.inference import DEFAULT_MODEL
 from ..integrations.language.loading import DTYPES, LIBRARIES
+from ..integrations.language.video_tokens import AUTO, check_video_tokens
 from ..trianglemix import TriangleMixConfig
 from ..utils.command import EXIT_CODES
 from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
@@ -104,6 +105,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--fps", type=float, help="video frames a second to look at (default: 1)")
     parser.add_argument("--max-pixels", type=int, help=f"of an image, or of a frame ({DEFAULT_VIDEO_PIXELS})")
     parser.add_argument("--max-frames", type=int, help=f"most frames of a video (default: {DEFAULT_MAX_FRAMES})")
+    parser.add_argument(
+        "--video-tokens", metavar="SHARE", help="'auto', or how many tokens of a video are read, 0.5 (default: all)"
+    )
     parser.add_argument("--cache-dir", help="where downloaded weights are kept")
     parser.add_argument("--library", choices=("auto", *LIBRARIES), default="auto", help="whose model (default: auto)")
     parser.add_argument("--stream", action="store_true", help="print tokens as they are made")
@@ -152,6 +156,19 @@ def attention_of(args) -> str:
             f"--use-psa is --attention psa and contradicts --attention {args.attention}; drop one of them."
         )
     return args.attention or ("psa" if args.use_psa else "dense")
+
+
+def video_tokens_of(args) -> float | str | None:
+    """What --video-tokens asks for; ValueError for no share, or for pictures."""
+    text = args.video_tokens
+    if text is None:
+        return None
+    if kind_of(args) == "image":
+        raise ValueError("--video-tokens is for --type video.")
+    try:
+        return check_video_tokens(text if text == AUTO else float(text))
+    except ValueError:
+        raise ValueError(f"--video-tokens must be 'auto' or above 0 and at most 1, got {text}.") from None
 
 
 def given_flags(args, names) -> dict:

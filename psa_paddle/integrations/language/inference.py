@@ -27,9 +27,11 @@ from .choice import AttentionChoice
 from .generation import TokenClock, cached_generation
 from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
 from .paddleformers.linear_memory import use_linear_memory
+from .paddleformers.pruner import prune_video_tokens, pruner_of
 from .report import format_stats
 from .request import check_clip, check_images, check_positions, check_request, image_limits
 from .samples import image_inputs, video_inputs
+from .video_tokens import check_video_tokens
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
@@ -63,6 +65,8 @@ class QwenVLInference:
             ``"mix"``: TriangleMix in chosen layers and PSA in the others.
         triangle_config, triangle_layers: TriangleMix's pattern and layers, see ``AttentionChoice``.
         budgets: what each layer and head may keep: a file that ``psa-paddle calibrate`` wrote, or ``Budgets``.
+        video_tokens: how many tokens of a clip the language model reads: a share such as 0.5, ``"auto"`` for those
+            that bring something new, None for all.
 
     Raises:
         ValueError, TypeError: a model, dtype or configuration that cannot be used, in one sentence.
@@ -82,6 +86,7 @@ class QwenVLInference:
         triangle_config: TriangleMixConfig | None = None,
         triangle_layers: list[int] | None = None,
         budgets: Budgets | str | os.PathLike | None = None,
+        video_tokens: float | str | None = None,
     ):
         if not isinstance(use_psa, (bool, np.bool_)):
             raise TypeError(f"use_psa must be True or False, got {use_psa!r}.")
@@ -97,7 +102,9 @@ class QwenVLInference:
             raise ValueError(
                 "psa_config, triangle_*, budgets and log_dir do nothing without use_psa=True or attention=..."
             )
-        self.library = check_library(library)
+        self.library, video_tokens = check_library(library), check_video_tokens(video_tokens)
+        if self.library == "paddlemix" and video_tokens is not None:
+            raise ValueError("video_tokens needs library 'paddleformers'; PaddleMIX's model reads all video tokens.")
         self.model_name = str(as_path(model_name, "model_name"))
         self.log_dir = None if log_dir is None else check_folder(log_dir, "log_dir")
         cache_dir = None if cache_dir is None else check_cache(cache_dir)
@@ -110,6 +117,8 @@ class QwenVLInference:
         self.family = families.check(self.model).family
         if choice is not None:
             replace_attention(self.model, choice)
+        if video_tokens is not None:
+            prune_video_tokens(self.model, video_tokens)
         self._last: dict | None = None
         self._one_request = threading.RLock()  # the model and the tokenizer keep state while they answer
 
@@ -164,7 +173,7 @@ class QwenVLInference:
         return answer
 
     def _generate(self, inputs, max_tokens: int, streamer) -> str:
-        tokenizer, plug = self.processor.tokenizer, plug_of(self.model)
+        tokenizer, plug, pruner = self.processor.tokenizer, plug_of(self.model), pruner_of(self.model)
         lengths = self._lengths(inputs["input_ids"])
         check_positions(lengths["sequence_length"], max_tokens, self.model.config)
         on_gpu = paddle.get_device().startswith("gpu")
@@ -177,6 +186,8 @@ class QwenVLInference:
                 stack.enter_context(cached_generation(self.model))
             else:
                 plug.reset()
+            if pruner is not None:
+                pruner.reset()
             clock = TokenClock(streamer)
             if self.library == "paddlemix":  # PaddleFormers hands the prompt to the streamer itself
                 clock.put(inputs["input_ids"])
@@ -192,6 +203,8 @@ class QwenVLInference:
         new = ids[0].tolist()
         reason = "stop" if set(new) & set(ends) else "length"
         self._last = {**clock.timings(), "finish_reason": reason, **lengths, "peak_memory_bytes": memory}
+        if pruner is not None:
+            self._last["video_tokens"] = pruner.summary()
         if reason == "length":
             log.warning("the answer was cut off after %d tokens; a larger max_tokens gives the rest.", max_tokens)
         if plug is not None and self.log_dir is not None:
@@ -221,7 +234,8 @@ class QwenVLInference:
 
     def stats(self) -> dict:
         """What the last request did, in plain types: lengths in tokens, seconds, bytes, why the answer ended
-        (``finish_reason``: ``"stop"``, or ``"length"`` when max_tokens cut it off), sparsity of every layer.
+        (``finish_reason``: ``"stop"``, or ``"length"`` when max_tokens cut it off), sparsity of every layer, and with
+        ``video_tokens`` how many video tokens were dropped, of which frames.
 
         Raises:
             RuntimeError: before the first request.
