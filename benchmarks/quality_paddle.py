@@ -1,7 +1,7 @@
 """bench_quality.py's driver for Paddle: PaddleFormers' Qwen2.5-VL with the product's plug, on Paddle's own device.
 
-A clip's vision tokens are computed once; its prefix, up to the end of the clip, is prefilled through the plug, and
-every question follows as a second chunk, all of whose rows stay at full resolution.
+A clip's vision tokens are computed once; its prefix, up to the end of the clip, is prefilled through the plug, and the
+questions follow together as a second chunk, all of whose rows stay at full resolution.
 """
 
 from __future__ import annotations
@@ -125,23 +125,20 @@ class Driver:
     def tokens(self, clip: Clip, setting: Setting):
         """``(found, density)``: the likeliest next token after every token of the questions but the last, int64 [1,
         questions, length - 1]; mean density over the layers."""
-        found = []
         with self._plugged(setting) as plug:
-            cache = self._prefix(clip)
+            cache, chunk = self._prefix(clip), DynamicCache(config=self.text.config)
             density = float(np.mean([1.0 - call.sparsity() for _, call in plug.calls]))
-            for ids in clip.ids[0]:
-                chunk = DynamicCache(config=self.text.config)
-                for layer, part in enumerate(cache.layers):
-                    chunk.update(part.keys, part.values, layer)
-                start = int(clip.positions.max()) + 1
-                places = paddle.arange(start, start + len(ids)).expand([3, 1, -1])
-                ids = paddle.to_tensor(ids[None])
-                out = self.model.model(
-                    input_ids=ids, inputs_embeds=self.text.embed_tokens(ids), position_ids=places,
-                    past_key_values=chunk, use_cache=True, return_dict=True,
-                )  # fmt: skip
-                found.append(self.model.lm_head(out.last_hidden_state[:, :-1]).argmax(-1).numpy())
-        return np.stack(found, 1), density
+            questions, length = clip.ids.shape[1:]
+            for layer, part in enumerate(cache.layers):
+                chunk.update(*(x.expand([questions, *x.shape[1:]]) for x in (part.keys, part.values)), layer)
+            start = int(clip.positions.max()) + 1
+            places = paddle.arange(start, start + length).expand([3, questions, -1])
+            ids = paddle.to_tensor(clip.ids[0])
+            out = self.model.model(
+                input_ids=ids, inputs_embeds=self.text.embed_tokens(ids), position_ids=places, past_key_values=chunk,
+                use_cache=True, return_dict=True,
+            )  # fmt: skip
+            return self.model.lm_head(out.last_hidden_state[:, :-1]).argmax(-1).numpy()[None], density
 
     def _probe(self, module, query, key, value, *args, scaling=None, **kwargs):
         out = eager.dense_attention(query, key, value, True, scaling)

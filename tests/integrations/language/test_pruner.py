@@ -5,10 +5,10 @@ from contextlib import ExitStack
 import numpy as np
 import paddle
 import pytest
+from paddleformers.transformers.cache_utils import DynamicCache
 from shared_clips import GRID, PLACES, clip_prompts, masked_greedy, masked_logits, stays
 from shared_paddlemix import Qwen2_5_VLForConditionalGeneration as PaddleMix
 from shared_tiny import TINY_ONE, VIDEO, tiny_model
-from paddleformers.transformers.cache_utils import DynamicCache
 
 from psa_paddle.integrations.language.attention import psa_attention_in
 from psa_paddle.integrations.language.generation import cached_generation
@@ -40,24 +40,19 @@ def generate(model, inputs, **changes):
         return model.generate(**inputs, **{**settings, **changes})[0].tolist()
 
 
-def real_rows(logits, inputs, stay):
-    """Logits of the tokens that stay and are no padding, [tokens, vocabulary]."""
-    real = inputs["attention_mask"].numpy().astype(bool) if "attention_mask" in inputs else np.ones_like(stay)
-    return logits.numpy()[stay & real]
+def real(inputs, stay):
+    """Which tokens stay and are no padding."""
+    return stay & inputs["attention_mask"].numpy().astype(bool) if "attention_mask" in inputs else stay
 
 
 @pytest.mark.parametrize("how", ["auto", 0.5, 0.3])
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_logits_are_those_where_dropped_tokens_are_masked(model, prompt, how):
     inputs = PROMPTS[prompt]
-    stay = stays(model, inputs, how)
-    want = real_rows(masked_logits(model, inputs, stay), inputs, stay)
+    stay = real(inputs, stays(model, inputs, how))
+    want, counts = masked_logits(model, inputs, stay).numpy()[stay], stay.sum(1)
     with video_tokens_in(model, how), paddle.no_grad():
         got = model(**inputs).logits.numpy()
-    counts = [
-        int(row.sum())
-        for row in (stay if "attention_mask" not in inputs else stay & inputs["attention_mask"].numpy().astype(bool))
-    ]
     assert got.shape[1] == max(counts) < inputs["input_ids"].shape[1]
     rows = np.concatenate([row[len(row) - count :] for row, count in zip(got, counts, strict=True)])
     np.testing.assert_allclose(rows, want, atol=2e-5)
@@ -102,7 +97,7 @@ def test_a_later_turn_brings_another_clip(model):
     """A cache that lacks some tokens, then text, then another clip of which some are dropped: as one prompt."""
     whole = clip_prompts([[5, "clip", 9, "clip", 6]])
     ids, stay = whole["input_ids"], stays(model, whole, 0.5)
-    want = real_rows(masked_logits(model, whole, stay), whole, stay)
+    want = masked_logits(model, whole, stay).numpy()[stay]
     grids, seconds = whole["video_grid_thw"], whole["second_per_grid_ts"]
     places, _ = model.model.get_rope_index(ids, None, grids, second_per_grid_ts=seconds)
     half, cuts = len(whole["pixel_values_videos"]) // 2, [0, 33, 36, ids.shape[1]]  # a clip, text, a clip
@@ -171,7 +166,7 @@ def test_what_cannot_be_cut_is_refused(model):
 
 
 def test_other_models_are_refused():
-    with pytest.raises(ValueError, match="Qwen2.5-VL of PaddleFormers"):
+    with pytest.raises(ValueError, match="PaddleFormers' Qwen2.5-VL"):
         prune_video_tokens(PaddleMix(), 0.5)
     with pytest.raises(TypeError, match="expected PaddleFormers'"):
         prune_video_tokens(paddle.nn.Linear(2, 2), 0.5)
