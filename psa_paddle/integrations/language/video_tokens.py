@@ -10,7 +10,6 @@ import math
 from numbers import Real
 
 import numpy as np
-import paddle
 
 from ...config import GOLDEN
 
@@ -32,14 +31,14 @@ def check_video_tokens(value) -> float | str | None:
         return value
     if isinstance(value, (str, bool, np.bool_)) or not isinstance(value, Real):
         raise TypeError(
-            f"video_tokens must be 'auto' or the share of video tokens that stay, such as 0.5, got {value!r}."
+            f"video_tokens must be 'auto' or the share of the video tokens that stay, such as 0.5, got {value!r}."
         )
     if not 0 < value <= 1:
         raise ValueError(f"video_tokens must be 'auto' or above 0 and at most 1, got {value}.")
     return float(value)
 
 
-def choose(tokens: paddle.Tensor, how: float | str) -> np.ndarray:
+def choose(tokens, how: float | str) -> np.ndarray:
     """Which tokens of a clip stay, bool [frames, places]: the whole first frame, each place in turn every eighth frame,
     and of the others
 
@@ -48,10 +47,9 @@ def choose(tokens: paddle.Tensor, how: float | str) -> np.ndarray:
     tokens is met, of equals the earlier. What stays in turn is at most half of a share, which the first frame may
     exceed.
 
-    tokens: [frames, places, hidden], of any floating dtype; one that is no number stays.
+    tokens: a tensor of Paddle or of torch [frames, places, hidden], of any floating dtype; one that is no number stays.
     """
-    unit = paddle.nn.functional.normalize(tokens.astype("float32"), axis=-1)
-    return _new(unit) if how == AUTO else _least_similar(unit, float(how))
+    return _new(tokens) if how == AUTO else _least_similar(tokens, float(how))
 
 
 def _in_turn(frames: int, places: int, every: int) -> np.ndarray:
@@ -63,20 +61,27 @@ def _in_turn(frames: int, places: int, every: int) -> np.ndarray:
     return kept
 
 
-def _new(unit: paddle.Tensor) -> np.ndarray:
-    last, kept = unit[0], []
-    for frame, always in zip(unit, paddle.to_tensor(_in_turn(*unit.shape[:2], EVERY)), strict=True):
-        kept.append(always | paddle.logical_not((frame * last).sum(-1) >= SAME))
-        last = paddle.where(kept[-1].unsqueeze(-1), frame, last)
-    return paddle.stack(kept).numpy()
+def _cosines(a, b) -> np.ndarray:
+    """Of each token [places, hidden] and the other of its place, float32 [places]; -2 for one that is no number."""
+    a, b = a.float(), b.float()
+    lengths = ((a * a).sum(-1) * (b * b).sum(-1)) ** 0.5
+    return np.nan_to_num(((a * b).sum(-1) / lengths).cpu().numpy(), nan=-2.0)
 
 
-def _least_similar(unit: paddle.Tensor, share: float) -> np.ndarray:
-    frames, places, _ = unit.shape
-    order = np.full((frames, places), -2.0, np.float32)
-    order[1:] = np.nan_to_num((unit[1:] * unit[:-1]).sum(-1).numpy(), nan=-2.0)
-    order[_in_turn(frames, places, max(EVERY, math.ceil(2 / share)))] = -3.0
-    order[0] = -4.0
+def _new(tokens) -> np.ndarray:
+    kept, last = _in_turn(*tokens.shape[:2], EVERY), tokens[0] * 1
+    for frame, row in zip(tokens, kept, strict=True):
+        row |= _cosines(frame, last) < SAME
+        places = np.flatnonzero(row)
+        last[places] = frame[places]
+    return kept
+
+
+def _least_similar(tokens, share: float) -> np.ndarray:
+    frames, places, _ = tokens.shape
+    order = np.stack([np.full(places, -4.0, np.float32), *map(_cosines, tokens[1:], tokens[:-1])])
+    in_turn = _in_turn(frames, places, max(EVERY, math.ceil(2 / share)))
+    order[1:][in_turn[1:]] = -3.0
     kept = np.zeros(order.size, bool)
     kept[np.argsort(order.ravel(), kind="stable")[: max(places, round(share * order.size))]] = True
     return kept.reshape(order.shape)

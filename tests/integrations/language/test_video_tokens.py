@@ -87,9 +87,17 @@ def test_one_frame_stays(how):
 
 
 def test_low_precision_is_compared_in_full():
-    """A cosine just below the threshold, of tokens whose lengths a sum in bfloat16 would not hold."""
-    tokens = clip(np.full((6, 40), SAME - 0.01)).astype("bfloat16")
-    assert choose(tokens, "auto").tolist() == choose(tokens.astype("float32"), "auto").tolist()
+    """Cosines around the threshold, which bfloat16 does not tell apart."""
+    tokens = clip(np.random.default_rng(4).uniform(SAME - 0.01, SAME + 0.01, (6, 40))).astype("bfloat16")
+    kept = choose(tokens, "auto")
+    assert kept.tolist() == choose(tokens.astype("float32"), "auto").tolist()
+    assert kept[1:].any() and not kept[1:].all()
+
+
+def test_a_token_without_length_stays():
+    tokens = np.ones((3, 2, 4), np.float32)
+    tokens[1, 0] = 0
+    assert choose(paddle.to_tensor(tokens), "auto")[1, 0]
 
 
 @pytest.mark.parametrize("value", [None, "auto", 0.5, 1, np.float32(0.25)])

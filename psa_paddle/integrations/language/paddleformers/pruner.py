@@ -61,9 +61,7 @@ class Pruner:
         self.clips: list[np.ndarray] = []
         family, _, layout = families.check(model)
         if not layout.prunes_video:
-            raise ValueError(
-                f"video_tokens needs Qwen2.5-VL of PaddleFormers, not {family.name} as this model is built."
-            )
+            raise ValueError(f"video_tokens needs PaddleFormers' Qwen2.5-VL, not {family.name} as this model is built.")
         self._model, self._text = model, layout.text_of(model)
         self._asked: tuple | None = None
         self._patches = Patches()
