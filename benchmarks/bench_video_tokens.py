@@ -22,7 +22,7 @@ from quality_batches import LENGTHS, batches
 from quality_settings import DENSE, Setting
 
 from psa_paddle.config import AttentionConfig
-from psa_paddle.integrations.language.video_tokens import check_video_tokens, choose
+from psa_paddle.video_tokens import check_video_tokens, choose
 
 ATTENTION = {
     "dense": DENSE,

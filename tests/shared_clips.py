@@ -50,7 +50,7 @@ def clip_prompts(samples, seed=0, mask=True) -> dict:
 
 def stays(model, inputs, how) -> np.ndarray:
     """Which tokens stay, bool [B, L]: ``choose`` of the tower's tokens of each clip."""
-    from psa_paddle.integrations.language.video_tokens import choose
+    from psa_paddle.video_tokens import choose
 
     ids = inputs["input_ids"].numpy()
     stay = np.ones(ids.shape, bool)

@@ -13,10 +13,10 @@ from ..config import AUDIT_ROWS, BACKENDS, DEFAULT_PRESET, MASK_MODES, PRESETS, 
 from ..integrations.language.choice import ATTENTIONS
 from ..integrations.language.inference import DEFAULT_MODEL
 from ..integrations.language.loading import DTYPES, LIBRARIES
-from ..integrations.language.video_tokens import AUTO, check_video_tokens
 from ..trianglemix import TriangleMixConfig
 from ..utils.command import EXIT_CODES
 from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
+from ..video_tokens import AUTO, check_video_tokens
 
 DESCRIPTION = """Ask Qwen2.5-VL about images or a video, with Pyramid Sparse Attention, TriangleMix or both.
 

@@ -20,6 +20,7 @@ from ...utils.files import as_path, check_folder
 from ...utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, Clip, load_image, load_video
 from ...utils.psa_logger import PSALogger
 from ...utils.quiet import quiet_libraries
+from ...video_tokens import check_video_tokens
 from ..summary import totals
 from . import families
 from .attention import plug_of, replace_attention
@@ -31,7 +32,6 @@ from .paddleformers.pruner import prune_video_tokens, pruner_of
 from .report import format_stats
 from .request import check_clip, check_images, check_positions, check_request, image_limits
 from .samples import image_inputs, video_inputs
-from .video_tokens import check_video_tokens
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"

@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import numpy as np
 import paddle
 
+from ....video_tokens import check_video_tokens, choose
 from ...patches import Patches
 from .. import families
 from ..plugs import bare_model
-from ..video_tokens import check_video_tokens, choose
 
 PRUNER = "_psa_pruner"  # attribute of a model whose video tokens are dropped; gone afterwards
 NOTE = "_psa_rows"  # attribute of a KV cache that lacks some: its ``Rows``

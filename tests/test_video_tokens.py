@@ -4,7 +4,7 @@ import numpy as np
 import paddle
 import pytest
 
-from psa_paddle.integrations.language.video_tokens import EVERY, SAME, check_video_tokens, choose
+from psa_paddle.video_tokens import EVERY, SAME, check_video_tokens, choose
 
 
 def clip(cosines) -> paddle.Tensor:

@@ -11,7 +11,7 @@ from numbers import Real
 
 import numpy as np
 
-from ...config import GOLDEN
+from .config import GOLDEN
 
 AUTO = "auto"
 # Cosine below which a token counts as new; chosen on validation clips of the demo model's world, see docs/lab-notes.md.
