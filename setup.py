@@ -36,6 +36,7 @@ setup(
         "pillow>=11",
         "pyyaml",
         "requests>=2.32",
+        "tqdm>=4.60",
         "urllib3>=2.2",
     ],  # fmt: skip
     extras_require={

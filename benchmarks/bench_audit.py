@@ -20,10 +20,10 @@ from gpu_inputs import INPUTS
 from gpu_rows import sums_of
 from torch.nn.attention import SDPBackend
 
-from psa_paddle.audit import AuditedRows, attention_errors
 from psa_paddle.config import AttentionConfig
 from psa_paddle.kernels import audit, audit_fwd, psa_fwd, tuning
 from psa_paddle.plan import Plan
+from psa_paddle.stats import AuditedRows, attention_errors
 
 TUNED = (
     dict(M=128, TILE=32, num_warps=8, num_stages=2, maxnreg=128), dict(M=128, TILE=32, num_warps=8, num_stages=3),

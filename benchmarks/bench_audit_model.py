@@ -17,8 +17,8 @@ from quality_batches import batches
 from quality_paddle import Driver
 from quality_settings import Setting
 
-from psa_paddle.audit import AuditedRows, attention_errors, audited_rows
 from psa_paddle.config import AttentionConfig
+from psa_paddle.stats import AuditedRows, attention_errors, audited_rows
 
 ROWS = (16, 32, 64)
 COLUMNS = ("preset", "tokens", "error", "largest layer", "largest head", *(f"within, {n} rows" for n in ROWS), "heads")

@@ -22,11 +22,9 @@ from language_settings import Setting, everywhere
 from language_tasks import choose_texts
 from tokenizers import Tokenizer
 
-from psa_paddle.budget_solver import density_of, factor_for, least_density, scaled, share_out
+from psa_paddle.budget_solver import EVERYTHING, density_of, factor_for, least_density, scaled, share_out
 from psa_paddle.budgets import Budgets
 from psa_paddle.config import DEFAULT_PRESET, AttentionConfig
-
-EVERYTHING = 1e4  # a budget with which a head keeps every block
 
 
 def shares_around(target: float, least: float) -> list[float]:

@@ -16,6 +16,7 @@ from common import header, line
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
 PRESETS = ("quality", "balanced", "fast")
+CALIBRATED = ("balanced, calibrated budgets", "fast, calibrated budgets")
 COLOURS = {
     "dense": "#444444", "quality": "#1f77b4", "balanced": "#2ca02c", "fast": "#d62728", "seed": "#9467bd",
     "floor": "#bbbbbb",
@@ -87,14 +88,19 @@ def answers_table() -> str:
         "loss on documents, nats",
     )
     lines = [header(fields)]
-    for name in ("dense", *PRESETS, "seed"):
+    for name in ("dense", *PRESETS, "seed", *CALIBRATED):
         setting = name if name == "dense" else f"preset {name}"
-        found = [rows_of("answers", commit="b97aa60", tokens=length, setting=setting)[0] for length in lengths]
-        right = [f"{row['accuracy_percent']} (density {row['density']})" for row in found]
-        text = [rows_of("language", tokens="32768", setting=name, corpus=corpus)[0] for corpus in ("code", "docs")]
-        loss = [row["loss"] if name == "dense" else f"{row['loss']} (density {row['density']})" for row in text]
-        lines.append(line((f"`{name}`" if name != "dense" else name, *right, *loss)))
+        found = [rows_of("answers", commit="b97aa60", tokens=length, setting=setting) for length in lengths]
+        right = [f"{row[0]['accuracy_percent']} (density {row[0]['density']})" if row else "" for row in found]
+        lines.append(line((name, *right, *(loss_cell(name, corpus) for corpus in ("code", "docs")))))
     return "\n".join(lines)
+
+
+def loss_cell(name: str, corpus: str) -> str:
+    """The loss with each training seed, and where it differs the density."""
+    rows = rows_of("language", tokens="32768", setting=name, corpus=corpus)
+    losses = ", ".join(row["loss"].split(" ")[0] for row in rows)
+    return losses if name == "dense" else f"{losses} (density {spread([row['density'] for row in rows])})"
 
 
 TABLES = {"operator": operator_table, "prefill": prefill_table, "cpu": cpu_table, "answers": answers_table}
@@ -169,12 +175,13 @@ def plot_answers(pyplot) -> None:
         rows = rows_of("answers", commit="b97aa60", setting="dense" if name == "dense" else f"preset {name}")
         lengths, right = ([row[column] for row in rows] for column in ("tokens", "accuracy_percent"))
         panels[0].plot(lengths, [float(x) for x in right], "o-", label=name, color=COLOURS[name])
-    for name in (*PRESETS, "seed"):
+    for name in (*PRESETS, "seed", *CALIBRATED):
         rows = rows_of("language", tokens="32768", setting=name)
         found = [(float(row["density"]), float(row["loss"].split(" ")[0])) for row in rows]
-        panels[1].plot(*zip(*found, strict=True), "o", label=name, color=COLOURS[name])
+        mark, colour = "x" if name in CALIBRATED else "o", COLOURS[name.split(",")[0]]
+        panels[1].plot(*zip(*found, strict=True), mark, label=name, color=colour)
     panels[0].set(xlabel="vision tokens", ylabel="% of answers right", title="demo model")
-    panels[1].set(xlabel="density", ylabel="loss over dense, nats", title="text, 32,768 tokens, two corpora")
+    panels[1].set(xlabel="density", ylabel="loss over dense, nats", title="text, 32,768 tokens, four models")
     panels[1].axhline(0, color=COLOURS["dense"], lw=1)
     finish(figure, panels, "answers", log=False)
 

@@ -9,11 +9,10 @@ import numpy as np
 import paddle
 
 from . import eager
-from .audit import AuditedRows
 from .config import HEAD_DIMS, SEED_RATIOS, AttentionConfig, check_mask_ratios
 from .geometry import Geometry
 from .plan import DenseReason, Plan
-from .stats import CallStats, merge_calls
+from .stats import AuditedRows, CallStats, merge_calls
 
 DTYPES = (paddle.float32, paddle.float16, paddle.bfloat16)
 
@@ -64,6 +63,7 @@ def check_kv_start(kv_start: Sequence[int] | None, batch: int, lk: int) -> list[
 
 
 def check_scale(scale: float | None, d: int) -> float:
+    """The factor of the logits, 1 / sqrt(d) for None; ValueError for one that is not finite."""
     scale = 1.0 / math.sqrt(d) if scale is None else float(scale)
     if not math.isfinite(scale):
         raise ValueError(f"scale must be finite, got {scale}.")

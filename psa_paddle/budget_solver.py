@@ -14,7 +14,14 @@ from .density import head_density
 EXPONENTS = (0.3, 3.0)  # of a loss curve; a steeper or flatter one is noise
 LEAST_LOSS = 1e-7  # nats; below it two losses are equal
 UNIFORM = 0.25  # part of a share that everybody gets: what was measured on a few samples holds only roughly elsewhere
-FACTORS = (1e-4, 1e4)
+EVERYTHING = 1e4  # a budget with which a head keeps every block
+FACTORS = (1e-4, EVERYTHING)
+
+
+def check_by_rank(config: AttentionConfig) -> None:
+    """ValueError for levels by share of importance, whose density depends on the tensors."""
+    if config.mask_mode == "energybound":
+        raise ValueError("budgets need shares by rank: a configuration with mask_mode 'topk' or 'topk_sqrt'.")
 
 
 def density_of(config: AttentionConfig, lengths, factor: float = 1.0) -> float:
@@ -28,10 +35,9 @@ def density_of(config: AttentionConfig, lengths, factor: float = 1.0) -> float:
         lengths: pairs (tokens of the prompt, its last tokens that stay at level 1).
 
     Raises:
-        ValueError: levels by share of importance, whose density depends on the tensors; no lengths.
+        ValueError: see ``check_by_rank``; no lengths.
     """
-    if config.mask_mode == "energybound":
-        raise ValueError("budgets need shares by rank: a configuration with mask_mode 'topk' or 'topk_sqrt'.")
+    check_by_rank(config)
     if not lengths:
         raise ValueError("give the length of at least one prompt.")
     return float(np.mean([head_density(config, tokens, text, factor) for tokens, text in lengths]))

@@ -8,8 +8,7 @@ import paddle
 from .attention import dense_attention, pyramid_attention
 from .config import AttentionConfig
 from .plan import DenseReason
-from .stats import CallStats
-from .utils.psa_logger import PSALogger
+from .stats import CallStats, PSALogger
 
 
 class DenoisingSteps:

@@ -120,7 +120,7 @@ def _config(preset: Node, keys: dict[str, Node], causal: bool) -> PSAConfig:
     try:
         config = PSAConfig(**values)  # checks the method even where it is switched off
         config = config if rearrange else config.replace(rearrange_method=None)
-        config.to_attention_config(causal)
+        config.check_causal(causal)
     except (TypeError, ValueError) as error:
         raise _at_fault(str(error), nodes, preset).error(str(error)) from None
     return config

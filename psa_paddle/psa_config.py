@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 
-from .config import AttentionConfig
+from .config import KEY_BLOCKS, QUERY_BLOCKS, AttentionConfig
 from .config_values import integer, word
 from .rearrange import METHODS
 from .rearrange.curves import check_triple
@@ -18,8 +18,6 @@ from .rearrange.methods import DEFAULT_TILE
 
 ATTN_IMPLS = ("new_mask_type", "old_mask_type")
 MASK_MODES = ("topk", "topk_sqrt", "thresholdbound")
-BLOCK_M = (64, 128)
-BLOCK_N = (32, 64, 128)
 # Fields that AttentionConfig has too, and checks.
 CHECKED_THERE = (
     "mask_ratios", "use_sim_mask", "sim_2x_threshold", "sim_4x_threshold", "sim_8x_threshold", "warmup_steps",
@@ -75,8 +73,8 @@ class PSAConfig:
     audit_rows: int = 0
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "block_m", integer("block_m", self.block_m, BLOCK_M))
-        object.__setattr__(self, "block_n", integer("block_n", self.block_n, BLOCK_N))
+        object.__setattr__(self, "block_m", integer("block_m", self.block_m, QUERY_BLOCKS))
+        object.__setattr__(self, "block_n", integer("block_n", self.block_n, KEY_BLOCKS))
         object.__setattr__(self, "tile_n", integer("tile_n", self.tile_n))
         if self.tile_n < 1 or self.block_n % self.tile_n:
             raise ValueError(f"tile_n must divide block_n ({self.block_n}), got {self.tile_n}.")
@@ -98,17 +96,21 @@ class PSAConfig:
                 if getattr(self, name) != 128:
                     raise ValueError(f"{name} must be 128 with attn_impl='old_mask_type', got {getattr(self, name)}.")
 
-    def to_attention_config(self, causal: bool = False, text_length: int = 0) -> AttentionConfig:
-        """The operator's configuration; text_length: last tokens that stay at full resolution.
-
-        Raises:
-            ValueError: causal with a rearrangement, whose token order the triangle would not fit.
-        """
+    def check_causal(self, causal: bool) -> None:
+        """ValueError for causal attention with a rearrangement, whose token order the triangle would not fit."""
         if causal and self.rearrange_method is not None:
             raise ValueError(
                 f"causal attention excludes rearrange_method ({self.rearrange_method!r}): in the new token order the "
                 "lower triangle is not the past. Set rearrange_method=None."
             )
+
+    def to_attention_config(self, causal: bool = False, text_length: int = 0) -> AttentionConfig:
+        """The operator's configuration; text_length: last tokens that stay at full resolution.
+
+        Raises:
+            ValueError: see ``check_causal``.
+        """
+        self.check_causal(causal)
         return AttentionConfig(
             query_block=self.block_m,
             key_block=self.block_n,

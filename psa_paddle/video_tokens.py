@@ -33,7 +33,7 @@ def check_video_tokens(value) -> float | str | None:
         raise TypeError(
             f"video_tokens must be 'auto' or the share of the video tokens that stay, such as 0.5, got {value!r}."
         )
-    if not 0 < value <= 1:
+    if not 0 < float(value) <= 1:
         raise ValueError(f"video_tokens must be 'auto' or above 0 and at most 1, got {value}.")
     return float(value)
 
@@ -69,11 +69,12 @@ def _cosines(a, b) -> np.ndarray:
 
 
 def _new(tokens) -> np.ndarray:
-    kept, last = _in_turn(*tokens.shape[:2], EVERY), tokens[0] * 1
+    frames, places, _ = tokens.shape
+    kept, last = _in_turn(frames, places, EVERY), tokens[0] * 1
     for frame, row in zip(tokens, kept, strict=True):
         row |= _cosines(frame, last) < SAME
-        places = np.flatnonzero(row)
-        last[places] = frame[places]
+        new = np.flatnonzero(row)
+        last[new] = frame[new]
     return kept
 
 

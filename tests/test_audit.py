@@ -9,10 +9,17 @@ from audited_heads import HEADS, HOSTILE, ORDINARY, audited_heads
 
 from psa_paddle import AttentionConfig, PSAAttention, PSAConfig, PyramidAdaptiveBlockSparseAttn, pyramid_attention
 from psa_paddle import reference as ref
-from psa_paddle.audit import AuditedRows, attention_errors, audited_rows, error_figures, error_warning
-from psa_paddle.integrations.summary import totals
 from psa_paddle.plan import Plan
-from psa_paddle.stats import CallStats, merge_calls
+from psa_paddle.stats import (
+    AuditedRows,
+    CallStats,
+    attention_errors,
+    audited_rows,
+    error_figures,
+    error_warning,
+    merge_calls,
+    totals,
+)
 
 LENGTH, ROWS = 2048, 64
 RATIOS = {1: (0.0, 0.05), 0: (0.05, 1.0)}

@@ -10,7 +10,7 @@ from shared_demo import LAYERS, ROOT
 
 from psa_paddle import AttentionConfig
 from psa_paddle.budgets import Budgets
-from psa_paddle.cli.ask_flags import budgets_of, psa_config, triangle_config
+from psa_paddle.cli.model_flags import budgets_of, psa_config, triangle_config
 
 VIDEO = str(ROOT / "demo" / "sample.mp4")
 CLIP = ["--model", "demo", "--type", "video", "--input", VIDEO]

@@ -10,7 +10,7 @@ from shared_demo import ROOT
 from shared_http import Stream, folder, serving
 
 from psa_paddle import AttentionConfig
-from psa_paddle.cli.ask_flags import parse_layers, parse_ratios, psa_config
+from psa_paddle.cli.model_flags import parse_layers, parse_ratios, psa_config
 
 VIDEO, IMAGE = str(ROOT / "demo" / "sample.mp4"), str(ROOT / "demo" / "sample.jpg")
 ASK = ["--model", "demo", "--dtype", "float32", "--max-tokens", "4", "--prompt", "请描述"]
@@ -122,7 +122,9 @@ REFUSED = {
     ),
     "fps 0": (lambda d: [*ASK, "--type", "video", "--input", VIDEO, "--fps", "0"], "fps must be a number above 0"),
     "fps for an image": (lambda d: [*ON_IMAGE, "--fps", "1"], "--fps is for --type video"),
-    "two videos": (lambda d: [*ON_VIDEO, "--input", VIDEO, VIDEO], "takes one input"),
+    "stream and json": (lambda d: [*ON_IMAGE, "--json", "--stream"], "--stream prints text"),
+    "prefill-chunk 100": (lambda d: [*ON_IMAGE, "--prefill-chunk", "100"], "prefill_chunk must be at least 128"),
+    "top-p alone": (lambda d: [*ON_IMAGE, "--top-p", "0.5"], "top_p does nothing at temperature 0"),
     "max-tokens 0": (lambda d: [*ON_IMAGE, "--max-tokens", "0"], "max_tokens must be at least 1"),
     "max-pixels 5": (lambda d: [*ON_IMAGE, "--max-pixels", "5"], "--max-pixels must be at least 784"),
     "empty prompt": (lambda d: [*ON_IMAGE, "--prompt", " "], "prompt is empty"),

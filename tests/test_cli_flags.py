@@ -5,6 +5,7 @@ import logging
 import re
 from pathlib import Path
 
+import numpy as np
 import pytest
 from infer_qwen2_5_vl_psa import main
 from PIL import Image
@@ -13,15 +14,19 @@ from shared_demo import ROOT
 
 from psa_paddle import AttentionConfig
 from psa_paddle.cli import ask as script
+from psa_paddle.cli import ask_requests
 from psa_paddle.cli.ask_flags import looks_like_video
+from psa_paddle.integrations.language.answering.sampling import Sampling
 from psa_paddle.integrations.language.inference import DEFAULT_MODEL
 from psa_paddle.trianglemix import TriangleMixConfig
+from psa_paddle.utils.media import Clip
+from psa_paddle.utils.progress import TerminalProgress
 
 VIDEO, IMAGE = str(ROOT / "demo" / "sample.mp4"), str(ROOT / "demo" / "sample.jpg")
 STATS = {
     "model": "m", "library": "paddleformers", "device": "cpu", "dtype": "float32", "sequence_length": 3,
     "vision_tokens": 2, "text_tokens": 1, "ttft_s": 0.1, "decode_tokens_per_s": None, "new_tokens": 1,
-    "peak_memory_bytes": 1, "finish_reason": "stop", "attention": "dense",
+    "peak_memory_bytes": 1, "finish_reason": "stop", "attention": "dense", "timings_s": {"load": 2.0, "media": 0.0},
 }  # fmt: skip
 
 
@@ -39,8 +44,8 @@ class FakeModel:
         self.asked = ("image", given, keywords)
         return self.answer
 
-    def inference_video(self, *given, **keywords):
-        self.asked = ("video", given, keywords)
+    def inference_video(self, clip, *given, **keywords):
+        self.asked = ("video", (clip.source, *given), keywords)
         return self.answer
 
     def write_log(self, folder):
@@ -50,9 +55,15 @@ class FakeModel:
 @pytest.fixture
 def ask(monkeypatch):
     """Run the command line; returns the model that it made."""
+
+    def clip(source, progress, **given):
+        found = Clip(np.zeros((2, 28, 28, 3), np.uint8), 1.0)
+        found.source = source, given
+        return found
+
     monkeypatch.setattr(script, "QwenVLInference", FakeModel)
-    monkeypatch.setattr(script, "load_video", lambda source, **given: (source, given))
-    monkeypatch.setattr(script, "load_image", lambda source: source)
+    monkeypatch.setattr(ask_requests, "load_video", clip)
+    monkeypatch.setattr(ask_requests, "load_image", lambda source: source)
 
     def run(*flags):
         assert main(list(flags)) == 0
@@ -64,8 +75,10 @@ def ask(monkeypatch):
 def test_defaults(ask, capsys):
     model = ask("--input", IMAGE)
     wanted = {"cache_dir": None, "library": "paddleformers", "attention": "dense", "budgets": None}
-    wanted |= {"psa_config": None, "triangle_config": None, "video_tokens": None}
-    assert model.made == ((DEFAULT_MODEL, None), wanted)
+    wanted |= {"psa_config": None, "triangle_config": None, "prefill_chunk": None, "sampling": Sampling()}
+    wanted["video_tokens"] = None
+    progress = model.made[1].pop("progress")
+    assert model.made == ((DEFAULT_MODEL, None), wanted) and isinstance(progress, TerminalProgress)
     assert model.asked == ("image", ([IMAGE], "请描述这张图片", 512), {"max_pixels": None, "streamer": None})
     out = capsys.readouterr().out
     assert out.startswith("一个菱形\n\nModel       m  (paddleformers, cpu, float32)\n")
@@ -86,6 +99,12 @@ MADE = {
     "--use-psa": (["--use-psa"], "attention", "psa"),
     "--attention psa": (["--attention", "psa"], "attention", "psa"),
     "--attention mix": (["--attention", "mix", "--triangle-layers", "1"], "attention", "mix"),
+    "--prefill-chunk": (["--prefill-chunk", "256"], "prefill_chunk", 256),
+    "--temperature": (["--temperature", "0.7"], "sampling", Sampling(temperature=0.7)),
+    "--top-p": (["--top-p", "0.5", "--temperature", "1"], "sampling", Sampling(temperature=1.0, top_p=0.5)),
+    "--top-k": (["--top-k", "5"], "sampling", Sampling(top_k=5)),
+    "--repetition-penalty": (["--repetition-penalty", "1.2"], "sampling", Sampling(repetition_penalty=1.2)),
+    "--seed": (["--seed", "3"], "sampling", Sampling(seed=3)),
 }
 
 
@@ -184,7 +203,8 @@ def test_home_is_expanded(monkeypatch, tmp_path, ask, capsys):
     (tmp_path / "clip").write_bytes(Path(VIDEO).read_bytes()[:99])
     monkeypatch.setenv("HOME", str(tmp_path))
     assert ask("--input", "~/clip", "--stats-json", "~/s.json").asked[0] == "video"
-    assert json.loads((tmp_path / "s.json").read_text()) == STATS
+    written = json.loads((tmp_path / "s.json").read_text())
+    assert written.pop("timings_s")["media"] > 0 and written == {k: v for k, v in STATS.items() if k != "timings_s"}
     Image.new("RGB", (60, 60)).save(tmp_path / "a.png")
     monkeypatch.undo()
     monkeypatch.setenv("HOME", str(tmp_path))

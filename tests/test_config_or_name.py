@@ -19,7 +19,7 @@ from psa_paddle import (
     pyramid_attention,
 )
 from psa_paddle.integrations.language.choice import AttentionChoice
-from psa_paddle.utils.psa_logger import PSALogger
+from psa_paddle.stats import PSALogger
 
 CALLS = {
     "pyramid_attention": lambda q, k, v, config: pyramid_attention(q, k, v, config),

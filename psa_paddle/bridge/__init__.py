@@ -36,6 +36,7 @@ def has_gluon() -> bool:
 check_triton(triton.__version__)
 
 from .alloc import (  # noqa: E402
+    Tensor,
     arch,
     constant,
     device,
@@ -49,6 +50,7 @@ from .alloc import (  # noqa: E402
 )
 
 __all__ = [
+    "Tensor",
     "arch",
     "check_triton",
     "constant",

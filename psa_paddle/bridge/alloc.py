@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
+from typing import Any, Protocol
 
 import numpy as np
 from triton.runtime.jit import JITFunction
@@ -15,6 +17,16 @@ _FRAMEWORKS: dict = {}  # type -> framework
 _NAMES: dict = {}  # (framework, dtype) -> its name
 _CONSTANTS: dict = {}  # (values, dtype, framework, device) -> the tensor that holds them
 MOST_CONSTANTS = 1024
+
+
+class Tensor(Protocol):
+    """What paddle.Tensor, torch.Tensor and np.ndarray have in common; a dtype is its framework's own."""
+
+    dtype: Any
+
+    @property
+    def shape(self) -> Sequence[int]:
+        """Sizes of the dimensions."""
 
 
 def framework_of(x) -> str:

@@ -1,48 +1,31 @@
-"""``psa-paddle ask``: questions about images or a video."""
+"""``psa-paddle ask``: questions about images and videos."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import sys
-from typing import Any
+from contextlib import contextmanager
 
+from ..integrations.language.answering.reports import STAGES
 from ..integrations.language.inference import QwenVLInference
-from ..integrations.language.loading import check_library
-from ..integrations.language.report import format_stats
-from ..integrations.language.request import check_request, image_limits
+from ..stats import format_stats
 from ..utils.command import NotWritten, run_command
 from ..utils.files import check_file, check_folder, write_text
-from ..utils.media import load_image, load_video
+from ..utils.progress import TerminalProgress
 from ..utils.quiet import quiet_libraries
-from .ask_flags import (
-    VIDEO_FLAGS,
-    add_arguments,
-    attention_of,
-    budgets_of,
-    given_flags,
-    kind_of,
-    psa_config,
-    triangle_config,
-    video_tokens_of,
-)
+from .ask_flags import add_arguments
+from .ask_many import answer_many, details, identity
+from .ask_requests import Loaded, Request, ask_model, requests_of
+from .model_flags import model_settings
 
 __all__ = ["add_arguments", "run"]
 
-PROMPTS = {"image": "请描述这张图片", "video": "请描述这个视频"}
-MEMORY_ADVICE = "look at less with --max-pixels (for a video --max-frames or --fps too), or take a smaller --model."
-
-
-def load_inputs(args, kind: str):
-    """Read every input before any model is loaded; returns what ``QwenVLInference`` takes."""
-    if kind == "image":
-        for name in given_flags(args, VIDEO_FLAGS):
-            raise ValueError(f"--{name.replace('_', '-')} is for --type video.")
-        image_limits(args.max_pixels, name="--max-pixels")
-        return [load_image(source) for source in args.input]
-    if len(args.input) > 1:
-        raise ValueError("--type video takes one input; several inputs are for images.")
-    return load_video(args.input[0], **given_flags(args, (*VIDEO_FLAGS, "max_pixels")))
+MEMORY_ADVICE = (
+    "look at less with --max-pixels (for a video --max-frames or --fps too), try --prefill-chunk 2048, or take a "
+    "smaller --model."
+)
 
 
 def text_streamer(model: QwenVLInference):
@@ -54,18 +37,40 @@ def text_streamer(model: QwenVLInference):
     return TextStreamer(model.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
-def answer(model: QwenVLInference, inputs, prompt: str, args, kind: str) -> None:
-    """Ask and print the answer, at the end or as it is made."""
+def check_places(args: argparse.Namespace, many: bool) -> None:
+    """Settle where answers and statistics go.
+
+    Raises:
+        ValueError: flags that contradict each other, or places that cannot be written.
+    """
+    if args.stream and (many or args.json):
+        raise ValueError("--stream prints text as it is made, and answers go out as lines of JSON here; drop it.")
+    if many:
+        for name in ("stats_json", "log_dir"):
+            if getattr(args, name) is not None:
+                raise ValueError(f"--{name.replace('_', '-')} is for one question; the lines have the statistics.")
+        if args.stats == "stderr":
+            raise ValueError("--stats stderr is for one question; the lines have the statistics.")
+    args.stats = args.stats or ("off" if args.quiet else "after")
+    if args.stats_json is not None:
+        args.stats_json = check_file(args.stats_json, "--stats-json")
+    if args.log_dir is not None:
+        args.log_dir = check_folder(args.log_dir, "--log-dir")
+
+
+def answer(model: QwenVLInference, request: Request, loaded: Loaded, args: argparse.Namespace) -> dict:
+    """Ask, and print the answer, at the end or as it is made; returns the statistics."""
     streamer = text_streamer(model) if args.stream else None
-    if kind == "image":
-        text = model.inference_multi_image(
-            inputs, prompt, args.max_tokens, max_pixels=args.max_pixels, streamer=streamer
-        )
-    else:
-        text = model.inference_video(inputs, prompt, args.max_tokens, streamer=streamer)
-    if not args.stream:
+    text, stats = ask_model(model, loaded, request.question, request.max_tokens, args.max_pixels, streamer)
+    if args.json:
+        print(json.dumps({**identity(request), "answer": text, **details(stats, args)}, ensure_ascii=False))
+    elif not args.stream:
         print(text)
     sys.stdout.flush()
+    if args.stats == "stderr" or (args.stats == "after" and not args.json):
+        where = sys.stderr if args.stats == "stderr" else sys.stdout
+        print(f"\n{format_stats(stats)}", file=where, flush=True)
+    return stats
 
 
 def write_extras(model: QwenVLInference, stats: dict, args) -> None:
@@ -89,35 +94,46 @@ def write_extras(model: QwenVLInference, stats: dict, args) -> None:
         raise NotWritten(" ".join(failures))
 
 
-def ask(args, kind: str) -> None:
+def ask(args: argparse.Namespace) -> None:
     """Check everything, load the model, answer, and then write what was asked for beside the answer."""
-    prompt = PROMPTS[kind] if args.prompt is None else args.prompt
-    check_request(prompt, args.max_tokens)
-    budgets = budgets_of(args)
-    settings = dict(psa_config=psa_config(args, budgets), triangle_config=triangle_config(args, budgets))
-    choice: dict[str, Any] = dict(attention=attention_of(args), budgets=budgets, **settings)
-    choice["video_tokens"] = video_tokens_of(args)
-    if args.stats_json is not None:
-        args.stats_json = check_file(args.stats_json, "--stats-json")
-    if args.log_dir is not None:
-        args.log_dir = check_folder(args.log_dir, "--log-dir")
-    library = check_library(args.library)
-    inputs = load_inputs(args, kind)
-    with quiet_libraries(library):
-        model = QwenVLInference(args.model, args.dtype, cache_dir=args.cache_dir, library=library, **choice)
-        answer(model, inputs, prompt, args, kind)
-    stats = model.stats()
-    print(f"\n{format_stats(stats)}", flush=True)
-    write_extras(model, stats, args)
+    requests = requests_of(args)
+    many = args.requests is not None or args.output is not None or len(requests) > 1
+    check_places(args, many)
+    settings = model_settings(args)
+    progress = TerminalProgress(*STAGES if args.quiet else ["decode"] if args.stream else [])
+
+    def make() -> QwenVLInference:
+        return QwenVLInference(args.model, args.dtype, progress=progress, **settings)
+
+    try:
+        if many:
+            with quiet_libraries(settings["library"]):
+                answer_many(args, requests, make, progress)
+            return
+        loaded = requests[0].load(args, progress)
+        with quiet_libraries(settings["library"]):
+            model = make()
+            stats = answer(model, requests[0], loaded, args)
+        write_extras(model, stats, args)
+    finally:
+        progress.close()
 
 
-def run(args) -> int:
-    """Answer what the flags ask; returns the exit status."""
+@contextmanager
+def logged(quiet: bool):
+    """While the package's warnings, or its errors alone, go to stderr as they are."""
     log, handler = logging.getLogger("psa_paddle"), logging.StreamHandler()
+    handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     propagate, log.propagate = log.propagate, False  # PaddleFormers formats the root logger's lines its own way
     log.addHandler(handler)
     try:
-        return run_command(lambda: ask(args, kind_of(args)), MEMORY_ADVICE)
+        yield
     finally:
         log.removeHandler(handler)
         log.propagate = propagate
+
+
+def run(args: argparse.Namespace) -> int:
+    """Answer what the flags ask; returns the exit status."""
+    with logged(args.quiet):
+        return run_command(lambda: ask(args), MEMORY_ADVICE)

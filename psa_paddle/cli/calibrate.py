@@ -18,9 +18,11 @@ from ..utils.command import EXIT_CODES, run_command
 from ..utils.files import check_file
 from ..utils.media import load_image, load_video
 from ..utils.quiet import quiet_libraries
-from .ask import MEMORY_ADVICE, PROMPTS
-from .ask_flags import VIDEO_FLAGS, given_flags
+from .ask_flags import VIDEO_FLAGS
+from .ask_requests import PROMPTS
+from .model_flags import given_flags
 
+MEMORY_ADVICE = "look at less with --max-pixels (for a video --max-frames or --fps too), or take a smaller --model."
 DESCRIPTION = """Measure on your own images or videos what each layer and head of Qwen2.5-VL has to keep; writes a file.
 
 psa-paddle calibrate --type video --input a.mp4 b.mp4 --prompt "请描述这个视频" --density 0.12 --output budgets.json

@@ -142,7 +142,8 @@ def attend(
 
 def _groups_of_heads(lists, numbers_per_unit: int, one_by_one: bool):
     """Consecutive heads to run together: one at a time on a CPU (no padding), as many as the budget allows else."""
-    part, width = [], 0
+    part: list[int] = []
+    width = 0
     for x, (units, _) in enumerate(lists):
         width = max(width, len(units))
         if part and (one_by_one or (len(part) + 1) * width * numbers_per_unit > SCORES_BUDGET):

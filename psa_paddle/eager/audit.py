@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import paddle
 
-from ..audit import audited_rows
+from ..stats import audited_rows
 from .attend import MASKED, softmax_values
 
 ROWS_AT_ONCE = 16

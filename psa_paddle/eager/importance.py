@@ -9,8 +9,7 @@ import paddle.nn.functional as F
 from ..config import GOLDEN, SAMPLE_STEP
 from ..geometry import Geometry, ceil_div
 from ..plan import Plan
-
-MASKED = -1e30
+from .attend import MASKED
 
 
 def xattn_features(q, k, plan: Plan):
@@ -92,6 +91,7 @@ def block_importance(qf, kf, geo: Geometry, plan: Plan, span: tuple[int, int]):
 
 
 def features(q, k, plan: Plan):
+    """(qf, kf), float32, of what the plan estimates importance with: ``pooling_features`` or ``xattn_features``."""
     if plan.importance_method == "pooling":
         return pooling_features(q, k, plan.scale)
     return xattn_features(q, k, plan)

@@ -40,7 +40,7 @@ def select_levels(importance, cap, geo: Geometry, plan: Plan, span: tuple[int, i
     valid = j < n_valid
     mass = paddle.where(valid, importance, paddle.full_like(importance, -1.0))
     order = paddle.argsort(mass, axis=-1, descending=True, stable=True)
-    mode, ends = plan.mask_mode, plan.bounds
+    mode, ends = plan.mask_mode, list(plan.bounds)
     if mode != "energybound":  # in float64, as the reference
         factors = paddle.to_tensor(plan.budgets or [1.0], dtype="float64").reshape([-1, 1, 1])
         n = n_valid.astype("float64")

@@ -34,6 +34,7 @@ class Patches:
         self._hooks.append((layer, name))
 
     def undo(self) -> None:
+        """Put everything back; nothing is remembered then."""
         while self._hooks:
             layer, name = self._hooks.pop()
             del layer._forward_pre_hooks[name], layer._forward_pre_hooks_with_kwargs_flag[name]

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .. import bridge
+from ..bridge import Tensor
 from ..geometry import ceil_div
 from ..plan import Plan
 from ..pooled_layout import pooled_rows
@@ -28,10 +29,10 @@ class Pooled(NamedTuple):
     """Step 1's results: ``pyramid_fwd``'s, None when no list names a pooled level; ``means_fwd``'s, so that blocks
     which the levels skip take part by their means, or None."""
 
-    pooled_k: object = None
-    pooled_v: object = None
-    mean_k: object = None
-    mean_v: object = None
+    pooled_k: Tensor | None = None
+    pooled_v: Tensor | None = None
+    mean_k: Tensor | None = None
+    mean_v: Tensor | None = None
 
 
 def attend_fwd(q, k, v, found: Selection, plan: Plan, pooled: Pooled = Pooled(), *, kv_start=None, out=None):  # noqa: B008

@@ -23,7 +23,7 @@ MIN_CHUNK, MAX_SPLITS = 512, 64  # keys of a split at least, splits at most
 
 @triton.jit
 def _audited_row(i_r, n, rows):
-    """The ``i_r``-th audited one of ``n`` rows, see ``psa_paddle.audit.audited_rows``."""
+    """The ``i_r``-th audited one of ``n`` rows, see ``psa_paddle.stats.audited_rows``."""
     low = i_r.to(tl.int64) * n // rows
     size = (i_r + 1).to(tl.int64) * n // rows - low
     turn = (i_r + 1).to(tl.uint32)
@@ -106,7 +106,7 @@ def split_audit(tiles: int, samples: int, lk: int, tile: int, causal: bool) -> t
 
 
 def audit_fwd(q, k, v, out, plan: Plan, *, kv_start=None):
-    """Compare ``out`` with exact attention at the rows that ``psa_paddle.audit.audited_rows`` names, in two launches.
+    """Compare ``out`` with exact attention at the rows that ``psa_paddle.stats.audited_rows`` names, in two launches.
 
     Args:
         q: [B, H, Lq, D]; k, v: [B, Hkv, Lk, D]; one dtype of float32, float16, bfloat16; D in 32, 64, 80, 96, 128,
@@ -118,7 +118,7 @@ def audit_fwd(q, k, v, out, plan: Plan, *, kv_start=None):
             are not audited.
 
     Returns:
-        float32 [B, H, min(rows, Lq), 2], see ``psa_paddle.audit.AuditedRows``.
+        float32 [B, H, min(rows, Lq), 2], see ``psa_paddle.stats.AuditedRows``.
 
     Raises:
         TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, no rows.

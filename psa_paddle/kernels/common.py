@@ -54,6 +54,7 @@ def place_of(i_row, n_rows, n_first, n_i, group):
 
 
 def next_power_of_2(n: int) -> int:
+    """The smallest power of 2 that is at least ``n``."""
     return 1 << max(0, n - 1).bit_length()
 
 
@@ -125,6 +126,7 @@ def _is_contiguous(x) -> bool:
 
 
 def check_device(name: str, x, like) -> None:
+    """Refuse a tensor on another device than ``like``'s; ValueError."""
     if bridge.device(x) != bridge.device(like):
         raise ValueError(f"{name} must be on the device of the inputs, {bridge.device(like)}, got {bridge.device(x)}.")
 

@@ -98,7 +98,8 @@ def first_rows_of(p_list, o_k, t, n_j, N: gl.constexpr, T: gl.constexpr):
     """First row of each of the T / N blocks of tile ``t`` of level 1; past the end of the list, of some other block."""
     rows = ()
     for b in gl.static_range(T // N):
-        rows = rows + (gl.load(p_list + gl.minimum(t * (T // N) + b, n_j - 1)).to(gl.int32) * N + o_k,)
+        first = gl.load(p_list + gl.minimum(t * (T // N) + b, n_j - 1)).to(gl.int32) * N
+        rows = rows + (first + o_k,)  # type: ignore[assignment]  # grows while Triton unrolls the loop
     return rows
 
 

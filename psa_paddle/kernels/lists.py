@@ -8,6 +8,7 @@ import triton
 import triton.language as tl
 
 from .. import bridge
+from ..bridge import Tensor
 from ..geometry import ceil_div
 from ..plan import Plan
 from . import tuning
@@ -25,12 +26,12 @@ class Selection(NamedTuple):
     turns: int32 [2], zeros but during a launch of the attention, which counts there; so one launch at a time.
     levels: int8 [B, H, nI, nJ] or None. importance: float32 [B, H, nI, nJ] or None."""
 
-    lists: object
-    counts: object
-    work: object
-    turns: object
-    levels: object
-    importance: object
+    lists: Tensor
+    counts: Tensor
+    work: Tensor
+    turns: Tensor
+    levels: Tensor | None
+    importance: Tensor | None
 
 
 @triton.jit
@@ -56,7 +57,7 @@ def store_lists(
         b_next, n_low, n_high = _pair_places(b_level, m_list, KEPT[2], KEPT[3])
         b_next += n_kept[0] + n_kept[1] + tl.where(b_level > KEPT[2], n_low, 0)
         b_place = tl.where(b_level > KEPT[1], b_next, b_place)
-        n_kept = (n_kept[0], n_kept[1], n_low, n_high)
+        n_kept = (n_kept[0], n_kept[1], n_low, n_high)  # type: ignore[assignment]  # Triton takes one of the branches
     tl.store(lists + i_row * n_j + b_place - 1, i_j.to(tl.int16), mask=m_list)
     m_tail = (i_j >= n_list) & (b_level > 0)
     b_bit = tl.where(m_tail, tl.full(b_level.shape, 1, tl.int32) << ((i_j - n_list) & 31), 0)
@@ -100,6 +101,11 @@ def _lists_kernel(
 
 
 def empty_selection(like, shape, levels, importance) -> Selection:
+    """A ``Selection`` to be filled by a launch on ``like``'s device; shape: [B, H, nI, nJ].
+
+    Raises:
+        ValueError: more key blocks than a list can number.
+    """
     if shape[3] > MAX_BLOCKS:
         raise ValueError(f"Lists can number {MAX_BLOCKS} key blocks, got {shape[3]}; use a larger key_block.")
     lists = bridge.empty(shape, "int16", like)
@@ -123,8 +129,8 @@ def lists_from_levels(levels, plan: Plan, lq: int, lk: int, *, kv_start=None) ->
         ValueError: another dtype or shape.
     """
     n_i, n_j = ceil_div(lq, plan.query_block), ceil_div(lk, plan.key_block)
-    b, h = list(levels.shape[:2]) if len(levels.shape) == 4 else ("B", "H")
-    check_buffer("levels", levels, "int8", [b, h, n_i, n_j], levels)
+    check_buffer("levels", levels, "int8", [*(levels.shape[:2] if len(levels.shape) == 4 else "BH"), n_i, n_j], levels)
+    b, h = levels.shape[:2]
     if kv_start is not None:
         check_buffer("kv_start", kv_start, "int32", [b], levels)
     width = max(16, next_power_of_2(n_j))

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from .. import bridge
+from ..bridge import Tensor
 from ..geometry import ceil_div
 from ..plan import Plan
 from .common import check_buffer
@@ -15,8 +16,8 @@ class Scores(NamedTuple):
     nI, nJ]; or, with one interval, where importance does not matter, any tensor [B, H, ...] that tells batch, heads and
     device. query_stride: 0 for all but ``xattn_fwd``'s."""
 
-    scores: object
-    tops: object = None
+    scores: Tensor
+    tops: Tensor | None = None
     tile: int = 0
     query_stride: int = 0
 

@@ -220,4 +220,9 @@ class Hybrid(_Clustered):
         self._k.reset()
 
 
-METHODS = {"Gilbert": Gilbert, "STA": STA, "SemanticAware": SemanticAware, "Hybrid": Hybrid}
+METHODS: dict[str, type[Rearrangement]] = {
+    "Gilbert": Gilbert,
+    "STA": STA,
+    "SemanticAware": SemanticAware,
+    "Hybrid": Hybrid,
+}

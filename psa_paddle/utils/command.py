@@ -12,7 +12,7 @@ BAD_INPUT, NO_MEMORY, NO_NETWORK, NOT_WRITTEN = 2, 3, 4, 5
 INTERRUPTED, READER_LEFT, TERMINATED = 130, 141, 143  # 128 and the signal's number, as shells have it
 EXIT_CODES = f"""exit codes:
   0    done
-  {BAD_INPUT}    bad input or settings
+  {BAD_INPUT}    bad input or settings; of many requests some failed
   {NO_MEMORY}    not enough memory
   {NO_NETWORK}    the network or a hub failed
   {NOT_WRITTEN}    answered, but a file beside the answer was not written
@@ -21,6 +21,10 @@ EXIT_CODES = f"""exit codes:
 
 class NotWritten(Exception):
     """A file beside the answer could not be written; the answer is out."""
+
+
+class SomeFailed(Exception):
+    """Some of many requests failed, each with a line that says why."""
 
 
 def out_of_memory(error: BaseException) -> bool:
@@ -45,6 +49,8 @@ def run_command(run: Callable[[], None], memory_advice: str) -> int:
         return _say("interrupted", INTERRUPTED)
     except NotWritten as error:
         return _say(f"error: {error}", NOT_WRITTEN)
+    except SomeFailed as error:
+        return _say(f"error: {error}", BAD_INPUT)
     except BrokenPipeError:  # the reader of stdout has left, as in "... | head"
         return _say("", READER_LEFT)
     except (MemoryError, OSError, RuntimeError, SystemError, TypeError, ValueError) as error:

@@ -8,7 +8,7 @@ from gpu.gpu_cases import DTYPES, REPEATS, assert_repeats, assert_replays, first
 from gpu.launches import audit
 from gpu_rows import dense_rows, sums_of
 
-from psa_paddle.audit import audited_rows
+from psa_paddle.stats import audited_rows
 
 # (B, Lq, Lk, H, Hkv, D, rows, causal, first key of each sample or None)
 SHAPES = [

@@ -171,7 +171,6 @@ FLAGS = {
     "video tokens of an image": ([*ON_IMAGE, "--video-tokens", "0.5"], "--video-tokens is for --type video"),
     "no video tokens": ([*ON_VIDEO, "--video-tokens", "0"], "--video-tokens must be 'auto' or above 0"),
     "video tokens a word": ([*ON_VIDEO, "--video-tokens", "half"], "at most 1, got half"),
-    "two videos": ([*ON_VIDEO, "--input", VIDEO, VIDEO], "takes one input"),
     "no pixels": ([*ON_IMAGE, "--max-pixels", "0"], "--max-pixels must be at least 784, got 0"),
     "no pixels of a frame": ([*ON_VIDEO, "--max-pixels", "-5"], "max_pixels must be an integer of at least 784"),
     "no tokens": ([*ON_IMAGE, "--max-tokens", "0"], "max_tokens must be at least 1"),

@@ -1,8 +1,10 @@
 """What reaches the model of pictures and clips of known content: colours, sizes, times; and what it answers."""
 
 import numpy as np
+import paddle
 import pytest
 from PIL import Image
+from shared_answers import Handed
 from shared_demo import CONFIG
 from shared_media import QUARTERS, SECONDS, WHITE, assert_quarters, picture, quarters, write_clip
 from world import ask, render, sample_scene
@@ -21,32 +23,23 @@ def model():
 
 
 @pytest.fixture
-def handed(model, monkeypatch):
-    """What ``generate`` was given, in the order of the requests."""
-    requests, generate = [], model.model.generate
-
-    def noting(**inputs):
-        requests.append(inputs)
-        return generate(**inputs)
-
-    object.__setattr__(model.model, "generate", noting)
-    yield requests
-    object.__delattr__(model.model, "generate")
+def handed(model):
+    with Handed(model) as rows:
+        yield rows
 
 
 def pixels_of(patches, grid) -> np.ndarray:
-    """The frames that patches [n, 3 * 2 * 14 * 14] were cut from, [T, H, W, 3] in 0-255."""
+    """The frames that portions of patches, [n, 3 * 2 * 14 * 14] each, were cut from, [T, H, W, 3] in 0-255."""
     t, h, w = (int(n) for n in grid)
-    x = patches.numpy().reshape(t, h // MERGE, w // MERGE, MERGE, MERGE, 3, PAIR, PATCH, PATCH)
+    x = paddle.concat(patches).numpy().reshape(t, h // MERGE, w // MERGE, MERGE, MERGE, 3, PAIR, PATCH, PATCH)
     x = x.transpose(0, 6, 1, 3, 7, 2, 4, 8, 5).reshape(t * PAIR, h * PATCH, w * PATCH, 3)
     return (x * STD + MEAN) * 255
 
 
 def time_positions(model, request) -> np.ndarray:
     """The first of M-RoPE's three positions of each vision token, counted from the first one."""
-    names = ("input_ids", "image_grid_thw", "video_grid_thw", "second_per_grid_ts", "attention_mask")
-    positions, _ = model.model.model.get_rope_index(**{name: request[name] for name in names if name in request})
-    ids = request["input_ids"].numpy()[0]
+    positions, _ = model.model.model.get_rope_index(**request.positions)
+    ids = request.asked.ids[0]
     times = positions.numpy()[0, 0][ids == CONFIG["video_token_id"]]
     return times - times[0]
 
@@ -56,10 +49,10 @@ def test_clip(model, handed, tmp_path, fps, seconds_a_pair):
     """Six seconds: every pair of frames with its colours and at its time."""
     model.inference_video(write_clip(tmp_path / "a.mp4"), "What?", 1, fps=fps)
     (request,), times = handed, model.stats()["frame_times_s"]
-    grid = request["video_grid_thw"].numpy()[0]
-    assert request["second_per_grid_ts"].numpy().tolist() == [pytest.approx(seconds_a_pair)]
+    grid = request.asked.media[0].grid
+    assert request.positions["second_per_grid_ts"].numpy().tolist() == [pytest.approx(seconds_a_pair)]
     assert len(times) == 2 * grid[0] and np.diff(times) == pytest.approx(seconds_a_pair / 2)
-    frames = pixels_of(request["pixel_values_videos"], grid)
+    frames = pixels_of(request.pixels, grid)
     assert frames.shape[1:] == (84, 112, 3)
     for frame, second in zip(frames, times, strict=True):
         middle = frame[40:44, 50:60].reshape(-1, 3).mean(0)
@@ -75,14 +68,14 @@ def test_uneven_clip(model, handed, tmp_path):
     model.inference_video(path, "What?", 1, fps=1)
     (request,) = handed
     assert model.stats()["frame_times_s"] == pytest.approx(range(6), abs=0.01)
-    frames = pixels_of(request["pixel_values_videos"], request["video_grid_thw"].numpy()[0])
+    frames = pixels_of(request.pixels, request.asked.media[0].grid)
     assert np.abs(frames[:, 42, 56] - np.array(SECONDS)).max() < 6
     assert sorted(set(time_positions(model, request))) == [0, 2 * PER_SECOND, 4 * PER_SECOND]
 
 
 def test_clip_of_arrays(model, handed):
     model.inference_video(Clip(np.zeros((4, 28, 56, 3), np.uint8), 0.5), "What?", 1)
-    assert handed[0]["second_per_grid_ts"].numpy().tolist() == [4.0]
+    assert handed[0].positions["second_per_grid_ts"].numpy().tolist() == [4.0]
     assert model.stats()["frame_times_s"] == [0, 2, 4, 6]
     model.inference_image(picture(), "What?", 1)
     assert "frame_times_s" not in model.stats()
@@ -94,11 +87,10 @@ def test_pictures(model, handed, tmp_path):
     gray = Image.fromarray(quarters((0, 21845, 43690, 65535), dtype=np.uint16))
     model.inference_multi_image([tmp_path / "a.png", gray.resize((112, 84), Image.Resampling.NEAREST)], "What?", 1)
     (request,) = handed
-    grids = request["image_grid_thw"].numpy()
+    grids = request.grids
     assert [(int(h) * PATCH, int(w) * PATCH) for _, h, w in grids] == [(56, 56), (84, 112)]
-    cut = int(grids[0].prod())
-    assert_quarters(pixels_of(request["pixel_values"][:cut], grids[0])[0], QUARTERS, 8)
-    assert_quarters(pixels_of(request["pixel_values"][cut:], grids[1])[0], [(v,) * 3 for v in (0, 85, 170, 255)], 8)
+    assert_quarters(pixels_of(request.pixels[:1], grids[0])[0], QUARTERS, 8)
+    assert_quarters(pixels_of(request.pixels[1:], grids[1])[0], [(v,) * 3 for v in (0, 85, 170, 255)], 8)
 
 
 @pytest.mark.parametrize("index", [0, 1])

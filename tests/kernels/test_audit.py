@@ -9,7 +9,7 @@ from kernels.kernel_cases import Case, host_qkv, qkv
 
 from psa_paddle import eager
 from psa_paddle import reference as ref
-from psa_paddle.audit import audited_rows
+from psa_paddle.stats import audited_rows
 
 CASES = [
     (Case(lq=1, lk=1), 64, (0,)),

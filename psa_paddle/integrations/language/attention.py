@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import contextmanager
 
 from ...config import AttentionConfig
-from ..summary import per_layer
+from ...stats import per_layer
 from . import families, plugs
 from .choice import AttentionChoice
 from .paddleformers import plug as paddleformers_plug
@@ -73,6 +73,6 @@ def psa_attention_in(model, psa_config: AttentionConfig | None = None):
 
 
 def layer_statistics(model) -> list[dict]:
-    """``summary.per_layer`` of a plugged model since the plug or its last reset; empty when nothing is plugged in."""
+    """``stats.per_layer`` of a plugged model since the plug or its last reset; empty when nothing is plugged in."""
     plug = plug_of(model)
     return per_layer(plug.calls) if plug else []

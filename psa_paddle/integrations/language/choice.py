@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
 
 import paddle
 
@@ -41,6 +41,7 @@ class AttentionChoice:
     triangle: TriangleMixConfig | None = None
     triangle_layers: list[int] | None = None
     budgets: Budgets | None = None
+    _layer_configs: tuple[AttentionConfig, ...] = field(default=(), init=False, repr=False, compare=False)
 
     def __post_init__(self) -> None:
         if self.attention not in ATTENTIONS[1:]:
@@ -61,8 +62,9 @@ class AttentionChoice:
                 "layers."
             )
         object.__setattr__(self, "psa", psa)
-        layers = range(self.budgets.layers if self.budgets else 0)
-        object.__setattr__(self, "_layer_configs", [self.budgets.config_of(layer, psa) for layer in layers])
+        if self.budgets is not None:
+            configs = tuple(self.budgets.config_of(layer, psa) for layer in range(self.budgets.layers))
+            object.__setattr__(self, "_layer_configs", configs)
         object.__setattr__(self, "triangle", self._triangle())
 
     def _triangle(self) -> TriangleMixConfig | None:
@@ -87,10 +89,15 @@ class AttentionChoice:
 
     def _measured_triangle(self) -> TriangleMixConfig:
         """The pattern and the layers that the budgets name; no layers where they name none."""
-        if self.budgets is None or self.budgets.triangle is None:
+        budgets = self.budgets
+        if budgets is None or budgets.triangle is None or budgets.triangle_layers is None:
             return TriangleMixConfig()
-        layers = list(self.budgets.triangle_layers)
-        return TriangleMixConfig(**self.budgets.triangle, triangle_layer_indices=layers)
+        return TriangleMixConfig(**budgets.triangle, triangle_layer_indices=list(budgets.triangle_layers))
+
+    @property
+    def config(self) -> AttentionConfig:
+        """``psa``, of which the name or the default was looked up."""
+        return AttentionConfig.of(self.psa)
 
     def check_layers(self, layers: int, heads: int) -> None:
         """ValueError when the configuration names layers, or a number of them, that a model of ``layers`` has not, or
@@ -108,12 +115,13 @@ class AttentionChoice:
 
     def config_of(self, layer: int) -> AttentionConfig:
         """PSA's configuration in a layer."""
-        return self._layer_configs[layer] if self.budgets is not None else self.psa
+        return self._layer_configs[layer] if self._layer_configs else self.config
 
     def as_dict(self) -> dict:
         """The settings that have an effect, in plain types."""
-        read = {"backend": self.psa.backend, "audit_rows": self.psa.audit_rows}
-        psa = self.psa.as_dict() if self.attention in ("psa", "mix") else read
+        config = self.config
+        read = {"backend": config.backend, "audit_rows": config.audit_rows}
+        psa = config.as_dict() if self.attention in ("psa", "mix") else read
         if self.budgets is not None:
             psa["budgets"] = self.budgets.summary()
             psa["block_means"] = list(self.budgets.block_means)
@@ -133,8 +141,8 @@ def triangle_prefill(query, key, value, config: TriangleMixConfig, backend: str,
         return _triangle_call(query, key, value, config, backend, scale, starts, short[0], audit_rows)
     settings = config, backend, scale
     parts = [
-        _triangle_call(*(x[i : i + 1] for x in (query, key, value)), *settings, starts[i : i + 1], short[i], audit_rows)
-        for i in range(batch)
+        _triangle_call(query[x], key[x], value[x], *settings, starts[x], short[x.start], audit_rows)
+        for x in (slice(i, i + 1) for i in range(batch))
     ]
     return paddle.concat([out for out, _ in parts]), merge_calls([call for _, call in parts])
 

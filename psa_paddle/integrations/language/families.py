@@ -9,7 +9,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import reduce
 from importlib import import_module
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 
 def _part(model, path: str):
@@ -36,7 +36,7 @@ class Layout:
     mends: tuple[str, ...] = ()
     prunes_video: bool = False
 
-    def classes(self) -> tuple[type, type]:
+    def classes(self) -> tuple[type[Any], type[Any]]:
         """The configuration's class and the model's; the library is imported here."""
         places = (path.split(":") for path in (self.config, self.model))
         config, model = (getattr(import_module(module), name) for module, name in places)
@@ -75,6 +75,12 @@ class Family:
     def vision_ids(self, config) -> list[int]:
         """The token ids that stand for pictures and frames."""
         return [token for name in self.vision_tokens if (token := getattr(config, name)) is not None]
+
+    def vision_factor(self) -> int:
+        """``pixel_factor``; ValueError for a model of text alone."""
+        if self.pixel_factor is None:
+            raise ValueError(f"{self.name} reads text alone; take a model with vision.")
+        return self.pixel_factor
 
 
 FAMILIES = (

@@ -22,7 +22,7 @@ MEND = "_psa_generation"  # attribute of a mended model; gone when nobody uses i
 def mend_positions(model, layout: Layout, inputs: dict, given: dict) -> None:
     """Without media and with a mask the library keeps one number, the first sample's: positions less tokens of it."""
     inner, mask = model.model, given.get("attention_mask")
-    if inner.rope_deltas is not None and inner.rope_deltas.ndim == 0:
+    if mask is not None and inner.rope_deltas is not None and inner.rope_deltas.ndim == 0:
         inner.rope_deltas = (mask != 0).astype("int64").sum(-1, keepdim=True) - mask.shape[-1]
 
 
@@ -56,6 +56,7 @@ class GenerationMend:
             self._patches.pre_hook(model.lm_head, self._before_head)
 
     def undo(self) -> None:
+        """Give the model its own ``generate`` back."""
         self._patches.undo()
 
     def update(self, outputs, model_kwargs, *args, **kwargs) -> dict:
@@ -129,6 +130,7 @@ class TokenClock:
         self._prompt_seen = False
 
     def put(self, value) -> None:
+        """Token ids from ``generate``: the prompt's first, then each new one."""
         if self._prompt_seen:
             self.times.append(time.perf_counter() - self.started)
         self._prompt_seen = True
@@ -136,6 +138,7 @@ class TokenClock:
             self.inner.put(value)
 
     def end(self) -> None:
+        """The answer is complete."""
         if self.inner is not None:
             self.inner.end()
 

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import logging
 import os
-import resource
-import sys
 import threading
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -15,27 +14,31 @@ import paddle
 
 from ...budgets import Budgets, load_budgets
 from ...config import AttentionConfig
+from ...stats import PSALogger, format_stats, totals
 from ...trianglemix import TriangleMixConfig
 from ...utils.files import as_path, check_folder
-from ...utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS, Clip, load_image, load_video
-from ...utils.psa_logger import PSALogger
+from ...utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
 from ...utils.quiet import quiet_libraries
 from ...video_tokens import check_video_tokens
-from ..summary import totals
 from . import families
+from .answering.batch import answer_batch
+from .answering.messages import Looking, check_messages
+from .answering.parts import Parts
+from .answering.prefill import check_chunk
+from .answering.reports import Report, Stopwatch, peak_resident_bytes, silent
+from .answering.sampling import Sampling, own_sampling
+from .answering.session import Session
+from .answering.turn import Answer, Asked, Settings, answer
 from .attention import plug_of, replace_attention
 from .choice import AttentionChoice
-from .generation import TokenClock, cached_generation
+from .generated import generated_answer
 from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
-from .paddleformers.linear_memory import use_linear_memory
+from .paddleformers.linear_memory import aligned_in, use_linear_memory
 from .paddleformers.pruner import prune_video_tokens, pruner_of
-from .report import format_stats
-from .request import check_clip, check_images, check_positions, check_request, image_limits
-from .samples import image_inputs, video_inputs
+from .request import check_images, check_max_tokens, check_request
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
-END_TOKENS = ["<|im_end|>", "<|endoftext|>"]
 log = logging.getLogger("psa_paddle")
 
 
@@ -67,6 +70,11 @@ class QwenVLInference:
         budgets: what each layer and head may keep: a file that ``psa-paddle calibrate`` wrote, or ``Budgets``.
         video_tokens: how many tokens of a clip the language model reads: a share such as 0.5, ``"auto"`` for those
             that bring something new, None for all.
+        prefill_chunk: prefill so many tokens at a time, a multiple of 128, in memory that the prompt's length adds
+            little to; None: all at once.
+        sampling: how tokens are drawn, where not as the model's ``generation_config.json`` says.
+        progress: called with a stage (``"load"``, ``"media"``, ``"vision"``, ``"prefill"``, ``"decode"``), how much of
+            it is done and how much there is.
 
     Raises:
         ValueError, TypeError: a model, dtype or configuration that cannot be used, in one sentence.
@@ -87,6 +95,9 @@ class QwenVLInference:
         triangle_layers: list[int] | None = None,
         budgets: Budgets | str | os.PathLike | None = None,
         video_tokens: float | str | None = None,
+        prefill_chunk: int | None = None,
+        sampling: Sampling | None = None,
+        progress: Report | None = None,
     ):
         if not isinstance(use_psa, (bool, np.bool_)):
             raise TypeError(f"use_psa must be True or False, got {use_psa!r}.")
@@ -97,21 +108,30 @@ class QwenVLInference:
         settings = (psa_config, triangle_config, triangle_layers, budgets)
         if attention != "dense":
             choice = AttentionChoice(attention, *settings)
-            check_backend(choice.psa)
+            check_backend(choice.config)
         elif log_dir is not None or any(x is not None for x in settings):
             raise ValueError(
                 "psa_config, triangle_*, budgets and log_dir do nothing without use_psa=True or attention=..."
             )
-        self.library, video_tokens = check_library(library), check_video_tokens(video_tokens)
+        self.prefill_chunk, sampling = check_chunk(prefill_chunk), sampling or Sampling()
+        self.report: Report = progress or silent
+        self.library = check_library(library)
+        video_tokens = check_video_tokens(video_tokens)
+        if self.library == "paddlemix" and (prefill_chunk is not None or sampling != Sampling()):
+            raise ValueError("prefill_chunk and sampling need library 'paddleformers'.")
         if self.library == "paddlemix" and video_tokens is not None:
             raise ValueError("video_tokens needs library 'paddleformers'; PaddleMIX's model reads all video tokens.")
         self.model_name = str(as_path(model_name, "model_name"))
         self.log_dir = None if log_dir is None else check_folder(log_dir, "log_dir")
         cache_dir = None if cache_dir is None else check_cache(cache_dir)
         self.dtype = usable_dtype(dtype)
-        folder = str(DEMO) if self.model_name == "demo" else self.model_name
-        with quiet_libraries(self.library):
+        folder, watch = str(DEMO) if self.model_name == "demo" else self.model_name, Stopwatch()
+        self.report("load", 0, 1)
+        with quiet_libraries(self.library), watch.stage("load"):
             self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
+        self.report("load", 1, 1)
+        self._load_s = watch.seconds["load"]
+        self.sampling = sampling.over(own_sampling(folder, cache_dir))
         if self.library == "paddleformers":
             use_linear_memory(self.model, text=choice is None)
         self.family = families.check(self.model).family
@@ -120,10 +140,11 @@ class QwenVLInference:
         if video_tokens is not None:
             prune_video_tokens(self.model, video_tokens)
         self._last: dict | None = None
-        self._one_request = threading.RLock()  # the model and the tokenizer keep state while they answer
+        self.one_request = threading.RLock()  # the model and the tokenizer keep state while they answer
 
     @property
     def use_psa(self) -> bool:
+        """Whether any layer prefills with Pyramid Sparse Attention."""
         return self.attention in ("psa", "mix")
 
     @property
@@ -140,11 +161,10 @@ class QwenVLInference:
         self, paths, prompt: str, max_tokens: int = 512, *, max_pixels=None, streamer=None
     ) -> str:
         """Answer a prompt about several images, in order; max_pixels: the most pixels of each."""
-        max_tokens = check_request(prompt, max_tokens, streamer)
-        limits = image_limits(max_pixels, self.family.pixel_factor)
-        images = [load_image(path) for path in check_images(paths)]
-        with self._one_request:
-            return self._generate(image_inputs(self.processor, images, prompt, limits), max_tokens, streamer)
+        check_request(prompt, max_tokens, streamer)
+        factor = self.family.vision_factor()
+        parts = [{"type": "image", "image": path} for path in check_images(paths)]
+        return self._ask(parts, prompt, Looking(image_pixels=max_pixels, factor=factor), max_tokens, streamer)
 
     def inference_video(
         self,
@@ -161,58 +181,85 @@ class QwenVLInference:
 
         fps: frames a second to look at; max_pixels: the most pixels of a frame; max_frames: the most frames.
         """
-        max_tokens = check_request(prompt, max_tokens, streamer)
-        factor = self.family.pixel_factor
-        if isinstance(path, Clip):
-            clip = check_clip(path, factor)
-        else:
-            clip = load_video(path, fps, max_pixels, max_frames, factor=factor)
-        with self._one_request:
-            answer = self._generate(video_inputs(self.processor, clip, prompt), max_tokens, streamer)
-            self._last["frame_times_s"] = clip.times
-        return answer
+        check_request(prompt, max_tokens, streamer)
+        looking = Looking(fps, max_pixels, max_frames=max_frames, factor=self.family.vision_factor())
+        return self._ask([{"type": "video", "video": path}], prompt, looking, max_tokens, streamer)
 
-    def _generate(self, inputs, max_tokens: int, streamer) -> str:
-        tokenizer, plug, pruner = self.processor.tokenizer, plug_of(self.model), pruner_of(self.model)
-        lengths = self._lengths(inputs["input_ids"])
-        check_positions(lengths["sequence_length"], max_tokens, self.model.config)
-        on_gpu = paddle.get_device().startswith("gpu")
+    def chat(self, messages: list[dict], max_tokens: int = 512, *, streamer=None) -> str:
+        """Answer the last of several messages in Qwen's format, images and videos in any order; see ``Session.ask``.
+
+        ``[{"role": "user", "content": [{"type": "video", "video": "v.mp4"}, {"type": "text", "text": "..."}]}]``; a
+        system message, and the user's and the assistant's in turns, may come before.
+        """
+        return self.session().chat(messages, max_tokens, streamer=streamer)
+
+    def session(self, system: str | None = None) -> Session:
+        """A conversation that keeps its KV cache, so that each question pays for its own tokens only.
+
+        Raises:
+            ValueError: a model of PaddleMIX, or a system message that is no text.
+        """
+        return Session(self, system)
+
+    def inference_batch(self, conversations: list[list[dict]], max_tokens: int = 512) -> list[str]:
+        """Answer several conversations together, each as ``chat`` takes it, with media of any size and number.
+
+        Each gets the answer that it gets alone; the shorter ones are padded, so that similar lengths are fastest.
+        """
+        if not isinstance(conversations, (list, tuple)) or not conversations:
+            raise TypeError("conversations must be a list of lists of messages.")
+        conversations, max_tokens = [check_messages(one) for one in conversations], check_max_tokens(max_tokens)
+        return answer_batch(self, conversations, max_tokens)
+
+    def _ask(self, media: list[dict], prompt: str, looking: Looking, max_tokens: int, streamer) -> str:
+        """Ask about media, each a part of a message."""
+        content = [*media, {"type": "text", "text": prompt}]
+        if self.library != "paddlemix":
+            return Session(self, looking=looking).ask(content, max_tokens, streamer=streamer)
+        return generated_answer(self, content, looking, check_max_tokens(max_tokens), streamer)
+
+    def parts(self) -> Parts:
+        """What answers are made with.
+
+        Raises:
+            ValueError: a model of PaddleMIX.
+        """
+        if self.library == "paddlemix":
+            raise ValueError("conversations and batches need library 'paddleformers'.")
+        return Parts(self.model, self.processor, families.check(self.model))
+
+    def make_answer(self, parts: Parts, asked: Asked, cache, max_tokens: int, streamer, watch: Stopwatch) -> Answer:
+        """``answer`` with this model's settings, and note what ``stats()`` tells; inside ``one_request``."""
+        settings = Settings(max_tokens, self.sampling, self.prefill_chunk, streamer, self.report)
+        with self.answering(max_tokens) as (plug, figures):
+            made = answer(parts, asked, cache, plug, settings, watch)
+            figures.update(made.figures())
+        return made
+
+    @contextmanager
+    def answering(self, max_tokens: int) -> Iterator[tuple]:
+        """Yields the plug in force, and a dict for the figures of the answer that is made meanwhile."""
+        figures: dict = {}
+        plug, pruner, on_gpu = plug_of(self.model), pruner_of(self.model), paddle.get_device().startswith("gpu")
         if on_gpu:
             paddle.device.cuda.reset_max_memory_allocated()
-        ends = tokenizer.convert_tokens_to_ids(END_TOKENS)
-        with ExitStack() as stack:
-            stack.enter_context(paddle.no_grad())
-            if plug is None:
-                stack.enter_context(cached_generation(self.model))
-            else:
-                plug.reset()
-            if pruner is not None:
-                pruner.reset()
-            clock = TokenClock(streamer)
-            if self.library == "paddlemix":  # PaddleFormers hands the prompt to the streamer itself
-                clock.put(inputs["input_ids"])
-            ids, _ = self.model.generate(
-                **inputs,
-                max_new_tokens=max_tokens,
-                decode_strategy="greedy_search",
-                eos_token_id=ends,
-                pad_token_id=tokenizer.pad_token_id,
-                streamer=clock,
-            )
-        memory = paddle.device.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
-        new = ids[0].tolist()
-        reason = "stop" if set(new) & set(ends) else "length"
-        self._last = {**clock.timings(), "finish_reason": reason, **lengths, "peak_memory_bytes": memory}
+        if plug is not None:
+            plug.reset()
         if pruner is not None:
-            self._last["video_tokens"] = pruner.summary()
-        if reason == "length":
+            pruner.reset()
+        with paddle.no_grad(), aligned_in(self.model, self.library, plug):
+            yield plug, figures
+        memory = paddle.device.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
+        figures["timings_s"] = {"load": self._load_s, **figures["timings_s"]}
+        video = {} if pruner is None else {"video_tokens": pruner.summary()}
+        self._last = {**figures, **video, "peak_memory_bytes": memory}
+        if figures["finish_reason"] == "length":
             log.warning("the answer was cut off after %d tokens; a larger max_tokens gives the rest.", max_tokens)
         if plug is not None and self.log_dir is not None:
             try:
                 self.write_log(self.log_dir)
             except OSError as error:
                 log.error("the sparsity log could not be written to '%s' (%s).", self.log_dir, error)
-        return tokenizer.decode(new, skip_special_tokens=True).strip()
 
     def write_log(self, log_dir) -> None:
         """Write the sparsity log of the last request, JSON lines and a summary, into a folder, made when needed.
@@ -227,15 +274,11 @@ class QwenVLInference:
             for layer, call in plug.calls:
                 logger.log(layer, call)
 
-    def _lengths(self, input_ids) -> dict:
-        ids = input_ids.numpy()
-        vision = int(np.isin(ids, self.family.vision_ids(self.model.config)).sum())
-        return {"sequence_length": ids.size, "vision_tokens": vision, "text_tokens": ids.size - vision}
-
     def stats(self) -> dict:
-        """What the last request did, in plain types: lengths in tokens, seconds, bytes, why the answer ended
-        (``finish_reason``: ``"stop"``, or ``"length"`` when max_tokens cut it off), sparsity of every layer, and with
-        ``video_tokens`` how many video tokens were dropped, of which frames.
+        """What the last request did, in plain types: lengths in tokens, seconds (``timings_s``: of each stage), bytes,
+        why the answer ended (``finish_reason``: ``"stop"``, or ``"length"`` when max_tokens cut it off), sparsity of
+        every layer. ``prefill_tokens``: those of the conversation that no cache held; ``video_tokens``: how many of
+        their video tokens were dropped, of which frames (see ``Pruner.summary``).
 
         Raises:
             RuntimeError: before the first request.
@@ -244,7 +287,7 @@ class QwenVLInference:
             raise RuntimeError("there are no statistics before the first request.")
         plug = plug_of(self.model)
         device = {"model": self.model_name, "library": self.library, "device": paddle.get_device(), "dtype": self.dtype}
-        with self._one_request:
+        with self.one_request:
             sparse = {} if plug is None else {**totals(plug.calls), "config": plug.choice.as_dict()}
         kind = {"use_psa": self.use_psa, "attention": self.attention}
         if self.attention in ("trianglemix", "mix"):
@@ -254,9 +297,3 @@ class QwenVLInference:
     def print_stats(self) -> None:
         """Print ``stats()`` for a person."""
         print(format_stats(self.stats()))
-
-
-def peak_resident_bytes() -> int:
-    """Peak resident memory of the process."""
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024

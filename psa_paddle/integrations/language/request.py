@@ -30,6 +30,24 @@ def check_request(prompt: str, max_tokens: int, streamer=None) -> int:
         TypeError, ValueError: a prompt that is no text, is empty or holds special tokens; no new token; a streamer
             without ``put`` and ``end``.
     """
+    check_text(prompt)
+    check_streamer(streamer)
+    return check_max_tokens(max_tokens)
+
+
+def check_max_tokens(max_tokens: int) -> int:
+    """max_tokens as an ``int``; TypeError, ValueError: no new token."""
+    return whole_number(max_tokens, "max_tokens", 1)
+
+
+def check_streamer(streamer) -> None:
+    """TypeError: a streamer without ``put`` and ``end``."""
+    if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
+        raise TypeError(f"streamer must have the methods put and end, got {type(streamer).__name__}.")
+
+
+def check_text(prompt: str) -> None:
+    """TypeError, ValueError: a prompt that is no text, is empty or holds special tokens."""
     if not isinstance(prompt, str):
         raise TypeError(f"prompt must be a string, got {type(prompt).__name__}.")
     if not prompt.strip():
@@ -38,9 +56,6 @@ def check_request(prompt: str, max_tokens: int, streamer=None) -> int:
         raise ValueError("prompt contains a special token such as <|image_pad|>; remove it, images are added for you.")
     if any("\ud800" <= letter <= "\udfff" for letter in prompt):
         raise ValueError("prompt is not valid Unicode (it holds half a character); check the encoding of the terminal.")
-    if streamer is not None and not all(callable(getattr(streamer, name, None)) for name in ("put", "end")):
-        raise TypeError(f"streamer must have the methods put and end, got {type(streamer).__name__}.")
-    return whole_number(max_tokens, "max_tokens", 1)
 
 
 def check_images(paths) -> list:

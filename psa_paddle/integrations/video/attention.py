@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from contextlib import contextmanager
 
+from ...config import AttentionConfig
 from ...presets import Preset
 from ...psa_module import PSAConfig
 from .plug import FAMILIES, PLUG, VideoPlug
@@ -51,22 +52,19 @@ def replace_attention_with_psa(model, config: PSAConfig | Preset | None = None, 
 
     Raises:
         TypeError: not such a model or configuration, or a pipeline with two transformers. ValueError: a preset of a
-            causal model.
+            causal model, or of type prefill.
     """
     preset = config if isinstance(config, Preset) else None
-    if preset is not None:
-        if preset.causal:
-            raise ValueError(f"preset {preset.name} of {preset.model} is for a language model; take a video model's.")
-        config = preset.config
-    elif config is None:
-        config = PSAConfig()
-    elif not isinstance(config, PSAConfig):
+    settings = PSAConfig() if config is None else config if preset is None else preset.config
+    if preset is not None and (preset.causal or isinstance(settings, AttentionConfig)):
+        raise ValueError(f"preset {preset.name} of {preset.model} is for a language model; take a video model's.")
+    if settings is not None and not isinstance(settings, PSAConfig):
         raise TypeError(f"config must be a PSAConfig or a Preset, got {type(config).__name__}.")
     if verbose is None:
         verbose = preset is not None and preset.verbose
     restore_attention(model)
     transformer = _transformer_of(model)
-    VideoPlug(transformer, _family_of(transformer), config, verbose)
+    VideoPlug(transformer, _family_of(transformer), settings, verbose).connect(transformer)
     return model
 
 

@@ -14,9 +14,8 @@ from ...layers import DenoisingSteps
 from ...plan import DenseReason
 from ...psa_module import PSAAttention, PSAConfig
 from ...rearrange import METHODS
-from ...stats import CallStats
+from ...stats import CallStats, format_step, totals
 from ..patches import Patches
-from ..summary import totals
 from .processors import CogVideoXProcessor, WanProcessor
 
 PLUG = "_psa_plug"  # attribute of a plugged transformer; gone after the restore
@@ -51,6 +50,7 @@ class Family:
     cross: bool
 
     def recognises(self, transformer) -> bool:
+        """Whether a transformer is of this kind and can be read."""
         blocks = getattr(transformer, self.blocks, None)
         if not isinstance(blocks, paddle.nn.LayerList) or not len(blocks) or not hasattr(transformer, "config"):
             return False
@@ -88,13 +88,17 @@ class VideoPlug:
         self._attentions: dict[int, PSAAttention] = {}
         self.reset()
         self._patches = Patches()
+
+    def connect(self, transformer) -> None:
+        """Lead the transformer's self-attention here."""
         self._patches.attribute(transformer, PLUG, self)
-        for index, block in enumerate(getattr(transformer, family.blocks)):
-            processor = family.processor(self, index, block.attn1.processor)
+        for index, block in enumerate(getattr(transformer, self._family.blocks)):
+            processor = self._family.processor(self, index, block.attn1.processor)
             self._patches.attribute(block.attn1, "processor", processor)
         self._patches.pre_hook(transformer, self._before_forward)
 
     def remove(self) -> None:
+        """Give the transformer its own processors back."""
         self._finish_step()
         self._patches.undo()
 
@@ -112,7 +116,7 @@ class VideoPlug:
         return self._counter.step
 
     def steps(self) -> list[dict]:
-        """One row a denoising step: ``run`` and ``step`` from 1, ``timestep``, and what ``summary.totals`` says of its
+        """One row a denoising step: ``run`` and ``step`` from 1, ``timestep``, and what ``stats.totals`` says of its
         calls: ``average_sparsity``, ``layers_sparse``, ``layers_dense``, ``dense_reasons``, ``layers``."""
         self._finish_step()
         return list(self._rows)
@@ -181,28 +185,17 @@ class VideoPlug:
         if self.config is None:
             self._calls.append((layer_idx, self._dense_call(DenseReason.PLAIN, q.shape[0], q.shape[2])))
             return softmax_attention(*(x.transpose([0, 2, 1, 3]) for x in (q, k, v))).transpose([0, 2, 1, 3])
-        psa = self._attention(layer_idx)
+        psa = self._attention(layer_idx, self.config)
         if q.dtype != v.dtype:  # norms may have left autocast's dtype
             q, k = q.astype(v.dtype), k.astype(v.dtype)
         out = psa(q, k, v, grid=self.grid, text_length=text_length, text_first=True)
-        self._calls.append((layer_idx, psa.last_call))
+        self._calls.append((layer_idx, psa.last_call))  # type: ignore[arg-type]  # the call above has set it
         return out
 
-    def _attention(self, layer_idx: int) -> PSAAttention:
+    def _attention(self, layer_idx: int, config: PSAConfig) -> PSAAttention:
         """One for all layers where the token order is fixed; one for each where it follows the layer's tokens."""
-        method = self.config.rearrange_method
+        method = config.rearrange_method
         key = layer_idx if method is not None and METHODS[method].follows_tokens else 0
         if key not in self._attentions:
-            self._attentions[key] = PSAAttention(self.config.replace(warmup_steps=0))  # the plug counts the steps
+            self._attentions[key] = PSAAttention(config.replace(warmup_steps=0))  # the plug counts the steps
         return self._attentions[key]
-
-
-def format_step(row: dict) -> str:
-    """A row of ``VideoPlug.steps()`` as one line."""
-    layers = f"{row['layers_sparse']} layers sparse, {row['layers_dense']} dense"
-    reasons = "".join(f"; {count} calls dense: {reason}" for reason, count in row["dense_reasons"].items())
-    warning = f"; {row['audit_warning']}" if row["audit_warning"] else ""
-    return (
-        f"run {row['run']} step {row['step']:>2} (timestep {row['timestep']:g})  "
-        f"sparsity {row['average_sparsity']:6.1%}  {layers}{reasons}{warning}"
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from numbers import Real
 
@@ -69,10 +70,13 @@ def load_video(
     max_bytes: int = VIDEO_BYTES,
     *,
     factor: int = FACTOR,
+    progress: Callable[[int, int], None] | None = None,
 ) -> Clip:
     """Sample a video or an animated picture, a file or an http(s) URL, evenly in time: ``fps`` frames a second, at most
     ``max_frames``, each scaled so that it has at most ``max_pixels`` pixels and sides that are multiples
     of ``factor``, the pixels a side of one vision token of the model.
+
+    progress: called with how many of these frames are read, and how many there are.
 
     Raises:
         MediaError: settings that make no sense, or a file that is not a video, has no frames, is damaged or truncated.
@@ -89,17 +93,20 @@ def load_video(
             if kind.family == "image" and not is_animation(file):
                 raise MediaError(f"{name} is {kind.name} that does not move; ask about it as an image.")
             with (Animation if kind.family == "image" else Film)(file, name) as film:
-                return _sample(film, name, float(fps), max_pixels, max_frames, factor)
+                return _sample(film, name, float(fps), max_pixels, max_frames, factor, progress)
         except Exception as error:  # decoders raise whatever damaged bytes lead to
             raise refusal(name, error) from None
 
 
-def _sample(film, name: str, fps: float, max_pixels: int, max_frames: int, factor: int) -> Clip:
+def _sample(film, name: str, fps: float, max_pixels: int, max_frames: int, factor: int, progress) -> Clip:
     times = sample_times(film.stamps, film.end, fps, max_frames)
     numbers = np.array(frames_at(film.stamps, times))
     height, width = fit_frame(film.height, film.width, max_pixels, f"{name}: a frame", factor)
     frames = np.empty((len(times), height, width, 3), np.uint8)
     for number, picture in film.pictures(np.unique(numbers).tolist(), height, width):
-        frames[numbers == number] = picture
+        places = np.flatnonzero(numbers == number)
+        frames[places] = picture
+        if progress is not None:
+            progress(int(places[-1]) + 1, len(times))
     interval = (film.end - film.stamps[0]) / len(times)
     return Clip(frames, 1.0 / interval, factor)

@@ -19,7 +19,7 @@ from psa_paddle.integrations.language.attention import (
 )
 from psa_paddle.integrations.language.choice import AttentionChoice
 from psa_paddle.integrations.language.inference import QwenVLInference
-from psa_paddle.integrations.summary import totals
+from psa_paddle.stats import totals
 from psa_paddle.trianglemix import TriangleMixConfig, triangle_attention
 
 PATTERN = TriangleMixConfig(3, 20, 30)

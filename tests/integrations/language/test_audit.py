@@ -13,7 +13,7 @@ from psa_paddle.integrations.language import choice
 from psa_paddle.integrations.language.attention import attention_in, plug_of
 from psa_paddle.integrations.language.choice import AttentionChoice
 from psa_paddle.integrations.language.inference import QwenVLInference, format_stats
-from psa_paddle.integrations.summary import totals
+from psa_paddle.stats import totals
 from psa_paddle.trianglemix import TriangleMixConfig
 
 ALL_ROWS = 1 << 20

@@ -105,8 +105,9 @@ def test_mix_takes_the_layers_that_were_measured():
     assert choice.triangle == TriangleMixConfig(**pattern, triangle_layer_indices=[1, 3])
     given = AttentionChoice("mix", budgets=budgets, triangle_layers=[0])
     assert [given.of_layer(i) for i in range(4)] == ["trianglemix", "psa", "psa", "psa"]
-    with pytest.raises(ValueError, match="needs the layers that TriangleMix takes"):
-        AttentionChoice("mix", budgets=made(4, 2))
+    for without in (made(4, 2), made(4, 2, triangle=pattern)):
+        with pytest.raises(ValueError, match="needs the layers that TriangleMix takes"):
+            AttentionChoice("mix", budgets=without)
 
 
 def test_choices_that_make_no_sense_are_refused(demo, tiny):

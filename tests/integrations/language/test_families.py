@@ -125,3 +125,9 @@ def test_a_checkpoint_of_no_family_is_named():
     assert families.of_type("qwen2_5_vl", "paddleformers") == (QWEN, QWEN.layouts["paddleformers"])
     with pytest.raises(ValueError, match="it is a 'bert' model, not Qwen2.5-VL$"):
         families.of_type("bert", "paddlemix")
+
+
+def test_a_model_of_text_alone_has_no_vision_tokens_to_scale_for():
+    assert QWEN.vision_factor() == QWEN.pixel_factor
+    with pytest.raises(ValueError, match="Llama reads text alone"):
+        LLAMA.vision_factor()

@@ -10,7 +10,7 @@ from shared_demo import ALL_ONE, LAYERS, ROOT, SPARSE
 from psa_paddle.integrations.language import inference
 from psa_paddle.integrations.language.attention import plug_of, restore_attention
 from psa_paddle.integrations.language.inference import QwenVLInference
-from psa_paddle.utils.media import Clip, load_video
+from psa_paddle.utils.media import load_video
 
 VIDEO, IMAGE = ROOT / "demo" / "sample.mp4", ROOT / "demo" / "sample.jpg"
 
@@ -127,23 +127,6 @@ def test_dtype_that_the_device_lacks_falls_back(dtype, caplog):
     model = QwenVLInference("demo", dtype=dtype)
     assert model.dtype == "float32" and f"{dtype} is not supported" in caplog.text
     assert {str(p.dtype) for p in model.model.parameters()} == {"paddle.float32"}
-
-
-def test_fewer_video_tokens(dense):
-    """Of a still clip nearly all go, and what is in it is seen; of an image none."""
-    still = np.repeat(np.asarray(Image.open(IMAGE).convert("RGB").resize((224, 168)))[None], 24, 0)
-    clip = Clip(still, 2.0)
-    model = QwenVLInference("demo", dtype="float32", use_psa=True, video_tokens="auto")
-    question = {"prompt": "Describe this video.", "max_tokens": 12}
-    assert model.inference_video(clip, **question) == dense.inference_video(clip, **question)
-    video = model.stats()["video_tokens"]
-    (seen,) = video["clips"]
-    assert (video["setting"], video["tokens"], seen["tokens_of_a_frame"]) == ("auto", 12 * 48, 48)
-    assert seen["dropped_of_frames"][0] == 0 and min(seen["dropped_of_frames"][1:]) >= 48 - 9
-    assert video["dropped"] == sum(seen["dropped_of_frames"])
-    assert model.stats()["layers"][0]["calls"] == 1 and json.loads(json.dumps(model.stats())) == model.stats()
-    model.inference_image(IMAGE, "What is this?", 1)
-    assert model.stats()["video_tokens"]["tokens"] == 0 and "video_tokens" not in dense.stats()
 
 
 def test_fewer_video_tokens_need_paddleformers(monkeypatch):

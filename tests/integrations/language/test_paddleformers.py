@@ -15,7 +15,7 @@ from psa_paddle.integrations.language.attention import (
     restore_attention,
 )
 from psa_paddle.integrations.language.generation import cached_generation
-from psa_paddle.integrations.summary import totals
+from psa_paddle.stats import totals
 
 
 def logits_of(model, inputs):

@@ -5,12 +5,12 @@ from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
-import paddle
 import pytest
 from PIL import Image
+from shared_answers import Handed
 from shared_demo import LAYERS, ROOT, SPARSE
 
-from psa_paddle.integrations.language import inference
+from psa_paddle.integrations.language.answering import messages
 from psa_paddle.integrations.language.attention import plug_of
 from psa_paddle.integrations.language.inference import QwenVLInference
 from psa_paddle.integrations.language.request import check_positions
@@ -27,20 +27,6 @@ def chat(media: str, question: str) -> str:
     return f"{system}<|im_start|>user\n{media}{question}<|im_end|>\n<|im_start|>assistant\n"
 
 
-class Recorder:
-    """Stands before an object, notes the keywords of its calls, and hands them on."""
-
-    def __init__(self, inner):
-        self.inner, self.calls = inner, []
-
-    def __call__(self, **keywords):
-        self.calls.append({**keywords, "gradients": paddle.is_grad_enabled()})
-        return self.inner(**keywords)
-
-    def __getattr__(self, name):
-        return getattr(self.inner, name)
-
-
 @pytest.fixture(scope="module")
 def dense():
     return QwenVLInference("demo")
@@ -52,48 +38,54 @@ def sparse():
 
 
 @pytest.fixture
-def handed(dense, monkeypatch):
-    """The keywords of the last calls of the processor and of ``generate``."""
-    processor, generate = Recorder(dense.processor), Recorder(dense.model.generate)
-    monkeypatch.setattr(dense, "processor", processor)
-    monkeypatch.setattr(dense.model, "generate", generate)
-    return SimpleNamespace(processor=lambda: processor.calls[-1], generate=lambda: generate.calls[-1])
+def handed(dense):
+    with Handed(dense) as rows:
+        yield rows
 
 
 def test_an_image(dense, handed):
     answer = dense.inference_image(IMAGE, "What is this?")
     assert answer == f"A small white diamond at the top left, {SHOWN}"
-    given, asked = handed.processor(), handed.generate()
-    assert given["text"] == [chat(PICTURE, "What is this?")]
-    (picture,) = given["images"]
-    assert np.array_equal(np.asarray(picture), np.asarray(Image.open(IMAGE).convert("RGB")))
-    assert "images_kwargs" not in given
-    assert asked["max_new_tokens"] == 512 and asked["decode_strategy"] == "greedy_search" and not asked["gradients"]
-    assert asked["eos_token_id"] == [IM_END, END_OF_TEXT] and asked["pad_token_id"] == END_OF_TEXT
-    assert asked["image_grid_thw"].tolist() == [[1, 12, 16]]
-    assert int((asked["input_ids"] == dense.model.config.image_token_id).sum()) == 48
+    (given,) = handed
+    assert given.text == chat(PICTURE, "What is this?")
+    (medium,) = given.asked.media
+    assert np.array_equal(np.asarray(medium.content), np.asarray(Image.open(IMAGE).convert("RGB")))
+    assert medium.limits == {} and medium.grid == (1, 12, 16) and given.grids == [[1, 12, 16]]
+    assert given.settings.max_tokens == 512 and given.settings.sampling.greedy and not given.gradients
+    assert int((given.asked.ids == dense.model.config.image_token_id).sum()) == 48
     stats = dense.stats()
     assert stats["finish_reason"] == "stop" and stats["new_tokens"] < 60
     assert (stats["sequence_length"], stats["vision_tokens"], stats["text_tokens"]) == (79, 48, 31)
+    assert stats["prefill_tokens"] == 79
     assert (stats["model"], stats["library"], stats["device"]) == ("demo", "paddleformers", "cpu")
     assert (stats["dtype"], stats["attention"], stats["use_psa"]) == ("float32", "dense", False)
+
+
+def test_times_of_every_stage(dense):
+    dense.inference_image(IMAGE, "What is this?", 3)
+    stats = dense.stats()
+    times = stats["timings_s"]
+    assert list(times) == ["load", "media", "vision", "prefill", "decode"] and min(times.values()) > 0
+    assert stats["ttft_s"] == times["vision"] + times["prefill"]
+    assert stats["decode_tokens_per_s"] == pytest.approx(2 / times["decode"])
 
 
 def test_several_images_in_order_with_few_pixels(dense, handed):
     other = Image.new("RGB", (280, 140), "red")
     dense.inference_multi_image([IMAGE, other], "Compare them.", np.int64(3), max_pixels=np.int32(20000))
-    given, asked = handed.processor(), handed.generate()
-    assert given["text"] == [chat(PICTURE * 2, "Compare them.")]
-    assert [picture.size for picture in given["images"]] == [(224, 168), (280, 140)]
-    assert given["images_kwargs"] == {"min_pixels": 784, "max_pixels": 20000}
-    assert all(h * w * 14**2 <= 20000 for _, h, w in asked["image_grid_thw"].tolist())
-    assert asked["max_new_tokens"] == 3
+    (given,) = handed
+    assert given.text == chat(PICTURE * 2, "Compare them.")
+    assert [medium.content.size for medium in given.asked.media] == [(224, 168), (280, 140)]
+    assert all(medium.limits == {"min_pixels": 784, "max_pixels": 20000} for medium in given.asked.media)
+    assert all(h * w * 14**2 <= 20000 for _, h, w in given.grids) and len(given.grids) == 2
+    assert [pixels.shape[0] for pixels in given.pixels] == [h * w for _, h, w in given.grids]
+    assert given.settings.max_tokens == 3
 
 
 def test_a_small_image_keeps_its_size_under_a_limit(dense, handed):
     """The processor's own least is 3,136 pixels."""
     dense.inference_image(Image.new("RGB", (28, 56), "red"), "What is this?", 1, max_pixels=5000)
-    assert handed.generate()["image_grid_thw"].tolist() == [[1, 4, 2]]
+    assert handed[0].grids == [[1, 4, 2]]
 
 
 def test_a_video(dense, handed):
@@ -101,18 +93,18 @@ def test_a_video(dense, handed):
     moves = "First a pink diamond moves right, then a green circle moves right, then a red triangle moves down"
     assert answer.startswith(moves)  # the card is shown for a moment only
     assert dense.stats()["finish_reason"] == "stop"
-    given, asked = handed.processor(), handed.generate()
-    assert given["text"] == [chat(CLIP, "Describe this video.")]
-    (frames,) = given["videos"]
-    assert frames.shape == (30, 252, 336, 3) and not given["do_resize"]  # one frame a second
-    assert asked["max_new_tokens"] == 512
-    assert asked["video_grid_thw"].tolist() == [[15, 18, 24]]
-    assert seconds_of(asked) == pytest.approx(2, rel=0.05)
+    (given,) = handed
+    assert given.text == chat(CLIP, "Describe this video.")
+    (medium,) = given.asked.media
+    assert medium.content.frames.shape == (30, 252, 336, 3)  # one frame a second
+    assert given.settings.max_tokens == 512
+    assert given.grids == [[15, 18, 24]] and given.positions["video_grid_thw"].tolist() == [[15, 18, 24]]
+    assert seconds_of(given) == pytest.approx(2, rel=0.05)
 
 
-def seconds_of(asked) -> float:
-    """Seconds between two temporal patches, as ``generate`` is told."""
-    return float(np.asarray(asked["second_per_grid_ts"]).reshape(-1)[0])
+def seconds_of(given) -> float:
+    """Seconds between two temporal patches, as the positions are told."""
+    return float(np.asarray(given.positions["second_per_grid_ts"]).reshape(-1)[0])
 
 
 @pytest.mark.parametrize(
@@ -122,15 +114,16 @@ def seconds_of(asked) -> float:
 )
 def test_a_video_with_other_settings(settings, length, dense, handed):
     dense.inference_video(str(VIDEO), "Which way?", 2, **settings)
-    (frames,), asked = handed.processor()["videos"], handed.generate()
+    frames = handed[0].asked.media[0].content.frames
     assert len(frames) == length and frames[0].shape[0] * frames[0].shape[1] <= settings.get("max_pixels", 151200)
-    assert asked["max_new_tokens"] == 2 and seconds_of(asked) == pytest.approx(30 / (length / 2), rel=0.05)
+    assert handed[0].settings.max_tokens == 2
+    assert seconds_of(handed[0]) == pytest.approx(30 / (length / 2), rel=0.05)
 
 
 def test_a_clip_keeps_its_rate(dense, handed):
     dense.inference_video(load_video(VIDEO, fps=0.3), "Which way?", 1)
-    assert len(handed.processor()["videos"][0]) == 8
-    assert seconds_of(handed.generate()) == pytest.approx(30 / 4, rel=0.05)
+    assert len(handed[0].asked.media[0].content.frames) == 8
+    assert seconds_of(handed[0]) == pytest.approx(30 / 4, rel=0.05)
 
 
 def test_an_answer_that_is_cut_off_says_so(dense, caplog, capsys):
@@ -172,8 +165,8 @@ def test_only_the_prompt_is_prefilled(dense, sparse):
     """One forward over the prompt, then one token each: with attention dense too."""
     for model in (dense, sparse):
         lengths = []
-        hook = model.model.register_forward_pre_hook(
-            lambda layer, args, kwargs, to=lengths: to.append(kwargs["input_ids"].shape[1]), with_kwargs=True
+        hook = model.model.model.language_model.register_forward_pre_hook(
+            lambda layer, args, kwargs, to=lengths: to.append(kwargs["inputs_embeds"].shape[1]), with_kwargs=True
         )
         model.inference_image(IMAGE, "What is this?", 4)
         hook.remove()
@@ -210,7 +203,7 @@ def test_a_prompt_beyond_the_positions_is_refused(nested):
 
 
 def test_a_long_prompt_is_refused_before_it_is_answered(dense, monkeypatch):
-    monkeypatch.setattr(dense.model, "generate", lambda **given: pytest.fail("it was asked"))
+    monkeypatch.setattr(dense, "make_answer", lambda *given: pytest.fail("it was asked"))
     with pytest.raises(ValueError, match="max_tokens=127922 exceeds the 128000 positions.*fewer frames"):
         dense.inference_image(IMAGE, "What is this?", 127922)
 
@@ -242,10 +235,10 @@ def test_pictures_and_frames_are_scaled_for_the_vision_tokens_of_the_family(dens
     with pytest.raises(ValueError, match="tokens of 28 pixels a side, this model's have 14; give load_video factor=14"):
         dense.inference_video(clip, "What?", 1)
     dense.inference_image(IMAGE, "What?", 1, max_pixels=20_000)
-    assert handed.processor()["images_kwargs"] == {"min_pixels": 14 * 14, "max_pixels": 20_000}
+    assert handed[0].asked.media[0].limits == {"min_pixels": 14 * 14, "max_pixels": 20_000}
     with pytest.raises(ValueError, match="max_pixels must be at least 196, got 195"):
         dense.inference_image(IMAGE, "What?", 1, max_pixels=195)
     seen = []
-    monkeypatch.setattr(inference, "load_video", lambda *given, **more: seen.append(more) or clip)
+    monkeypatch.setattr(messages, "load_video", lambda *given, **more: seen.append(more["factor"]) or clip)
     dense.inference_video(VIDEO, "What?", 1)
-    assert seen == [{"factor": 14}]
+    assert seen == [14]

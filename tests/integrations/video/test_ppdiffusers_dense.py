@@ -98,6 +98,15 @@ def test_refuses_configurations(pipe, config, error, words):
     assert snapshot(pipe) == before
 
 
+def test_refuses_a_prefill_preset_of_a_bidirectional_model(pipe, write_preset):
+    path = write_preset("mine:\n  attention_configs:\n    fast:\n      type: prefill\n")
+    preset = load_preset("mine", "fast", file=path)
+    before = snapshot(pipe)
+    with pytest.raises(ValueError, match="preset fast of mine is for a language model"):
+        replace_attention_with_psa(pipe, preset)
+    assert snapshot(pipe) == before
+
+
 def test_refuses_other_models(cogvideox):
     with pytest.raises(TypeError, match="CogVideoX or Wan transformer"):
         replace_attention_with_psa(paddle.nn.Linear(2, 2))

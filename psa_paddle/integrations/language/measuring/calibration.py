@@ -12,7 +12,17 @@ from dataclasses import replace
 
 import numpy as np
 
-from ....budget_solver import LEAST_LOSS, density_of, factor_for, fit, least_density, scaled, share_out
+from ....budget_solver import (
+    EVERYTHING,
+    LEAST_LOSS,
+    check_by_rank,
+    density_of,
+    factor_for,
+    fit,
+    least_density,
+    scaled,
+    share_out,
+)
 from ....budgets import Budgets
 from ....config import AttentionConfig
 from ....trianglemix import TriangleMixConfig
@@ -20,7 +30,6 @@ from .divergence import DivergenceMeter
 
 MOST_OF_LOSS = 0.9  # heads are told apart in the layers that hold so much of it
 MEANS_MUST_SAVE = 0.1  # part of a layer's loss that its block means must save
-EVERYTHING = 1e4  # a budget with which a head keeps every block
 LOSS_STEPS = 7  # of a bisection
 HIGHEST = 0.9  # density that a loss may ask for
 
@@ -80,7 +89,7 @@ def check_calibration(config: AttentionConfig, density=None, loss=None, answer_t
     """Refuse what ``calibrate_budgets`` cannot do whatever the model; errors as there."""
     if not isinstance(config, AttentionConfig):
         raise TypeError(f"config must be an AttentionConfig, got {type(config).__name__}.")
-    density_of(config, [(1024, 0)])  # refuses shares that are not by rank
+    check_by_rank(config)
     if len(config.intervals) < 2 or config.budgets is not None:
         raise ValueError("config must skip or pool something and have no budgets yet.")
     if density is not None and loss is not None:
@@ -110,7 +119,10 @@ class _Calibration:
         self.config = scaled(plain, factor_for(plain, target, meter.lengths))
         low = max(target / 2, self.least + (target - self.least) / 4)
         self.shares = [low, target, min(2 * target, (1 + target) / 2)]
-        self.means, self.curves, self.of_triangle, self.of_heads = [], [], [], {}
+        self.means: list[bool] = []
+        self.curves: list[list[float]] = []
+        self.of_triangle: list[float] = []
+        self.of_heads: dict[int, list[list[float]]] = {}
         self.done, self.passes = 0, self.layers * (3 + self.skips + (triangle is not None)) + 2
 
     def _loss(self, layers: dict) -> float:
@@ -171,22 +183,22 @@ class _Calibration:
         for row, means in zip(shares, self.means, strict=True):
             own = config.replace(block_means=means)
             known = {share: factor_for(own, share, lengths) for share in set(row.tolist())}
-            factors.append([known[share] for share in row.tolist()])
+            factors.append(tuple(known[share] for share in row.tolist()))
         return Budgets(
             model=name,
             config=config,
-            factors=factors,
-            block_means=self.means,
+            factors=tuple(factors),
+            block_means=tuple(self.means),
             triangle_layers=None if self.triangle is None else self._triangle_layers(shares),
             triangle=None if self.triangle is None else _pattern(self.triangle),
             target=target or {"density": round(density, 4)},
             curves=self.as_curves(),
         )
 
-    def _triangle_layers(self, shares) -> list[int]:
+    def _triangle_layers(self, shares) -> tuple[int, ...]:
         """The layers that lose no more with TriangleMix than, by their curves, with their shares."""
         a, b = fit(self.shares, self.curves)
-        return [i for i, own in enumerate(shares.mean(1)) if self.of_triangle[i] <= a[i] * own ** -b[i]]
+        return tuple(i for i, own in enumerate(shares.mean(1)) if self.of_triangle[i] <= a[i] * own ** -b[i])
 
     def _density_for(self, loss: float) -> float:
         """The smallest density whose budgets were measured to lose at most ``loss``."""
@@ -210,7 +222,9 @@ class _Calibration:
         """The budgets for the target density, or for the loss, with what they and equal shares were measured to do."""
         density = self.target if loss is None else self._density_for(loss)
         found = self.budgets(density, name, None if loss is None else {"loss": loss})
-        measured = {"prompts": [{"tokens": n, "at_level_1": text} for n, text in self.meter.lengths]}
+        measured: dict[str, list | dict] = {
+            "prompts": [{"tokens": n, "at_level_1": text} for n, text in self.meter.lengths]
+        }
         for what, config_of in (("uniform", lambda _: found.config), ("budgets", found.config_of)):
             measured[what] = {"loss": _digits(self._measured(config_of)), "density": round(self.meter.density, 4)}
         return replace(found, measured=measured)

@@ -10,6 +10,7 @@ import paddle
 import paddle.nn.functional as F
 
 from ....config import DEFAULT_TEXT_LENGTH, AttentionConfig
+from ....stats import read_calls
 from ....trianglemix import TriangleMixConfig
 from ...patches import Patches
 from .. import families
@@ -22,16 +23,23 @@ class Probe(AttentionChoice):
     """A choice that can be another one for every forward pass: ``layers`` maps a layer to PSA's configuration or to
     TriangleMix's; the others are dense."""
 
+    layers: dict[int, AttentionConfig | TriangleMixConfig]
+
     def __init__(self, psa: AttentionConfig, triangle: TriangleMixConfig | None):
         super().__init__("psa" if triangle is None else "mix", psa, triangle, None if triangle is None else [0])
         object.__setattr__(self, "layers", {})
 
     def of_layer(self, layer: int) -> str:
+        """``"psa"``, ``"trianglemix"`` or ``"dense"``, in the pass that is next."""
         config = self.layers.get(layer)
         return "dense" if config is None else "psa" if isinstance(config, AttentionConfig) else "trianglemix"
 
     def config_of(self, layer: int) -> AttentionConfig:
-        return self.layers[layer]
+        """PSA's configuration in a layer of that kind, in the pass that is next."""
+        config = self.layers[layer]
+        if not isinstance(config, AttentionConfig):
+            raise TypeError(f"layer {layer} runs {type(config).__name__}, not PSA.")
+        return config
 
 
 class Sample:
@@ -46,10 +54,11 @@ class Sample:
         self.inputs, self.rows, self.text = inputs, 0, 0
         self.vision: list = []
         self.known: tuple = (0, None)
-        self.dense = None
+        self.dense: paddle.Tensor
 
     @property
     def tokens(self) -> int:
+        """Length of the prompt, with its answer once that is known."""
         return self.inputs["input_ids"].shape[1]
 
 
@@ -65,7 +74,9 @@ class DivergenceMeter:
             raise ValueError("the model has sparse attention plugged in; call restore_attention(model) first.")
         self._model, self._config, self._probe = model, config, Probe(config, triangle)
         self.samples: list[Sample] = []
-        self._current, self._logits, self._seen = None, None, 0
+        self._current: Sample
+        self._logits: paddle.Tensor
+        self._seen = 0
         self.density = 1.0
 
     def __enter__(self) -> DivergenceMeter:
@@ -131,21 +142,21 @@ class DivergenceMeter:
             found = self._predictions(sample)
             sums += float((sample.dense.exp() * (sample.dense - found)).sum())
             rows += sample.rows
-            for layer, call in plug_of(self._model).calls:
-                if layer in layers and call.mode == "dense":
+            for one in read_calls(plug_of(self._model).calls):
+                if one.layer in layers and one.mode == "dense":
                     raise ValueError(
-                        f"layer {layer} ran dense on a sample of {sample.tokens} tokens ({call.reason}), where there "
-                        "is nothing to measure; give longer samples."
+                        f"layer {one.layer} ran dense on a sample of {sample.tokens} tokens ({one.reason}), where "
+                        "there is nothing to measure; give longer samples."
                     )
-                if layer in layers:
-                    densities.append(1.0 - call.sparsity())
+                if one.layer in layers:
+                    densities.append(1.0 - one.sparsity)
         self.density = float(np.mean(densities)) if densities else 1.0
         return sums / rows
 
     def _predictions(self, sample: Sample):
         """Log-probabilities of the sample's rows, float32 [rows, vocabulary]."""
         plug_of(self._model).reset()
-        self._current, self._seen, self._logits = sample, 0, None
+        self._current, self._seen = sample, 0
         self._model(**sample.inputs, use_cache=False)
         return F.log_softmax(self._logits.astype("float32"), axis=-1)
 

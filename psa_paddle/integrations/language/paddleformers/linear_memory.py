@@ -18,6 +18,7 @@ from ....attention import dense_attention
 from ....config import HEAD_DIMS, AttentionConfig
 from ....plan import DenseReason
 from .. import families
+from .dense import own_attention
 
 PREFIX = "linear_memory_or_"
 SHORT = 1024  # keys up to which the model's own attention is taken: windows, small frames
@@ -36,7 +37,7 @@ def _configs(model) -> tuple[list, list]:
     tower, text = layout.tower_of(model), layout.text_of(model)
     vision = [] if tower is None else [block.attn.config for block in tower.blocks]
     language = [text.config, *(layer.self_attn.config for layer in text.layers)]
-    return tuple(list({id(config): config for config in configs}.values()) for configs in (vision, language))
+    return list({id(c): c for c in vision}.values()), list({id(c): c for c in language}.values())
 
 
 def use_linear_memory(model, text: bool = False):
@@ -82,18 +83,33 @@ def linear_memory_in(model, text: bool = False):
             config._attn_implementation = name
 
 
+@contextmanager
+def aligned_in(model, library: str, plug):
+    """While rows come after a KV cache: a PaddleFormers model without a plug, whose ``sdpa`` aligns causal attention
+    top-left, attends with linear memory, which does not."""
+    if library != "paddleformers" or plug is not None:
+        yield
+        return
+    text = families.check(model).layout.text_of(model).config._attn_implementation.removeprefix(PREFIX) == "sdpa"
+    with linear_memory_in(model, text):
+        yield
+
+
 def _attend(own: str, layer, query, key, value, **how):
     """The registry's entry: [B, H, Lq, D] and [B, Hkv, Lk, D] -> ([B, Lq, H * D], None)."""
     batch, heads, rows, dim = query.shape
-    if rows <= SHORT or not _can(layer, query, how):
-        return _registry().ALL_ATTENTION_FUNCTIONS[own](layer, query, key, value, **how)
+    cached = layer.is_causal and 1 < rows < key.shape[2]
+    if not (rows > SHORT or cached) or not _can(layer, query, how, cached):
+        names = ("attention_mask", "attn_mask_startend_row_indices", "dropout", "scaling", "is_causal")
+        given = [how.pop(name, None) for name in names]
+        return own_attention(own, layer, query, key, value, *given, **how)
     how = {"scale": how.get("scaling"), "heads_last": True}
     out, _ = dense_attention(query, key, value, AttentionConfig(causal=layer.is_causal), DenseReason.ASKED_FOR, **how)
     return out.reshape([batch, rows, heads * dim]), None
 
 
-def _can(layer, query, how: dict) -> bool:
-    """Whether nothing but whole or causal attention is asked for."""
+def _can(layer, query, how: dict, cached: bool) -> bool:
+    """Whether nothing but whole or causal attention is asked for; cached: after keys of a cache."""
     if how.get("attention_mask") is not None or how.get("attn_mask_startend_row_indices") is not None:
         return False
     if how.get("sink") is not None or how.get("dropout") or query.shape[3] not in HEAD_DIMS:
@@ -102,5 +118,6 @@ def _can(layer, query, how: dict) -> bool:
         return False
     asked = how.get("is_causal")
     if layer.is_causal:
-        return query.place.is_cpu_place() and asked in (None, True) and getattr(layer, "sliding_window", None) is None
+        here = query.place.is_cpu_place() or cached
+        return here and asked in (None, True) and getattr(layer, "sliding_window", None) is None
     return asked is False

@@ -7,6 +7,7 @@ attention that the model had, and the statistics say why.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -43,10 +44,11 @@ class Plug:
 
     def __init__(self, model, choice: AttentionChoice, match: Match):
         self.choice = choice
-        self.config = choice.psa
+        self.config = choice.config
         self.calls: list[tuple[int, CallStats]] = []
         self.decode_calls = 0
         self._text_lengths = [self.config.forced_text]
+        self._after = 0  # rows of the prompt that come after those of this forward
         self._kv_start: list[int] | None = None  # of a forward whose mask is left padding
         self._why_dense = ""  # why a whole forward runs dense
         self._model, self._text = model, match.layout.text_of(model)
@@ -88,8 +90,16 @@ class Plug:
             config._attn_implementation = NAME + own
 
     def reset(self) -> None:
+        """Forget the statistics: the next call is the first of a new request."""
         self.calls.clear()
         self.decode_calls = 0
+
+    def expect(self, questions: list[int], after: int) -> None:
+        """Say what forwards of the text model alone bring: how many last tokens of each whole prompt are its question,
+        which stays at full resolution, and how many rows of the prompt come after this forward's."""
+        given = self.config.text_length
+        lengths = questions if given is None else [given] * len(questions)
+        self._text_lengths, self._after = [max(0, length - after) for length in lengths], after
 
     def _before_model(self, layer, args, kwargs):
         """Find each sample's question: the tokens after its last vision token stay at full resolution."""
@@ -182,10 +192,11 @@ class Plug:
 
     def _prefill(self, layer_idx: int, query, key, value, scaling):
         """``([B, Lq, H, D], CallStats)`` of the layer's own kind."""
-        kind, backend, starts = self.choice.of_layer(layer_idx), self.config.backend, self._kv_start
-        if kind == "trianglemix":
-            rows = self.config.audit_rows
-            return triangle_prefill(query, key, value, self.choice.triangle, backend, scaling, starts, rows)
+        kind, triangle = self.choice.of_layer(layer_idx), self.choice.triangle
+        backend, starts = self.config.backend, self._kv_start
+        if kind == "trianglemix" and triangle is not None:
+            pattern = replace(triangle, num_last_tokens=max(0, triangle.num_last_tokens - self._after))
+            return triangle_prefill(query, key, value, pattern, backend, scaling, starts, self.config.audit_rows)
         if kind == "dense":
             return dense_prefill(query, key, value, backend, scaling, starts)
         return self._sparse(query, key, value, scaling, self.choice.config_of(layer_idx))
@@ -200,7 +211,9 @@ class Plug:
             )
         parts = [
             pyramid_attention(
-                *(x[i : i + 1] for x in (query, key, value)),
+                query[i : i + 1],
+                key[i : i + 1],
+                value[i : i + 1],
                 config.replace(text_length=lengths[i]),
                 scale=scaling,
                 kv_start=None if starts is None else starts[i : i + 1],

@@ -73,9 +73,11 @@ class Pruner:
         self._patches.pre_hook(self._text, self._before_text, first=True)
 
     def disconnect(self) -> None:
+        """Let the text model read all tokens again."""
         self._patches.undo()
 
     def reset(self) -> None:
+        """Forget the clips so far."""
         self.clips.clear()
 
     def summary(self) -> dict:

@@ -119,6 +119,7 @@ class Processor:
         self.tokenizer, self._images = tokenizer, images
 
     def apply_chat_template(self, messages, tokenize=False, add_generation_prompt=True) -> str:
+        """The text of the messages, as the tokenizer's method of this name."""
         return self.tokenizer.apply_chat_template(
             messages, tokenize=tokenize, add_generation_prompt=add_generation_prompt
         )

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from .config import GOLDEN
+from ..config import GOLDEN
 
 # Errors to warn of: on the demo model ``balanced``, which keeps its answers, stays below, and ``fast``, which loses 1.4
 # points at 2k tokens, is above (benchmarks/RESULTS.md). They bound nothing: an error is not a loss.

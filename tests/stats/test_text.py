@@ -3,9 +3,7 @@
 import numpy as np
 import pytest
 
-from psa_paddle.integrations.language.report import format_stats
-from psa_paddle.integrations.summary import per_layer, totals
-from psa_paddle.stats import CallStats
+from psa_paddle.stats import CallStats, format_stats, per_layer, totals
 
 
 def sparse(density):

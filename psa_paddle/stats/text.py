@@ -1,10 +1,8 @@
-"""The statistics of a request as text."""
+"""The statistics of a request, and of a denoising step, as text."""
 
 from __future__ import annotations
 
 import numpy as np
-
-from ..summary import audit_lines, layer_line
 
 BARS, MOST_BARS = " ▁▂▃▄▅▆▇█", 60
 
@@ -32,10 +30,8 @@ def _video_lines(video: dict) -> list[str]:
     """How many video tokens were dropped, and a bar a frame (or a few of them) as high as what stayed of it."""
     if not video["tokens"]:
         return [f"Video       no video tokens to drop (video_tokens {video['setting']})"]
-    share = video["dropped"] / video["tokens"]
-    lines = [
-        f"Video       {video['dropped']} of {video['tokens']} video tokens dropped, {share:.1%} ({video['setting']})"
-    ]
+    counts, share = f"{video['dropped']} of {video['tokens']}", video["dropped"] / video["tokens"]
+    lines = [f"Video       {counts} video tokens dropped, {share:.1%} ({video['setting']})"]
     for clip in video["clips"]:
         kept = 1 - np.array(clip["dropped_of_frames"]) / clip["tokens_of_a_frame"]
         parts = np.array_split(kept, min(len(kept), MOST_BARS))
@@ -48,17 +44,38 @@ def _attention_lines(s: dict) -> list[str]:
     if s["attention"] == "dense":
         return ["Attention   dense (no --use-psa)"]
     return [
-        f"Attention   {describe_attention(s)}",
-        *([f"Budgets     {describe_budgets(s['config']['budgets'])}"] if s["config"].get("budgets") else []),
+        f"Attention   {_describe_attention(s)}",
+        *([f"Budgets     {_describe_budgets(s['config']['budgets'])}"] if s["config"].get("budgets") else []),
         f"Sparsity    {s['average_sparsity']:.1%} of the attention work was skipped, on average over the layers",
         f"Layers      {s['layers_sparse']} sparse, {s['layers_dense']} dense, backend {'/'.join(s['backends'])}",
         *(f"Dense       {count} calls: {reason}" for reason, count in s["dense_reasons"].items()),
-        *audit_lines(s),
-        *map(layer_line, s["layers"]),
+        *_audit_lines(s),
+        *map(_layer_line, s["layers"]),
     ]
 
 
-def describe_attention(s: dict) -> str:
+def _audit_lines(s: dict) -> list[str]:
+    """The audit of ``totals`` for a person: the error over the layers, and the warning; nothing without an audit."""
+    found = [row["audit"] for row in s["layers"] if row["audit"]]
+    if not found:
+        return []
+    mean = sum(one["error"] for one in found) / len(found)
+    lines = [f"Audit       attention's output is {mean:.1%} from exact, on average over {len(found)} audited layers"]
+    return lines + ([f"Warning     {s['audit_warning']}"] if s["audit_warning"] else [])
+
+
+def _layer_line(row: dict) -> str:
+    """One of ``rows_of``'s rows for a person."""
+    line, audit = f"  layer {row['layer']:>3}  {row['sparsity']:.1%}", row["audit"]
+    if audit is None:
+        return line
+    return (
+        f"{line}, error {audit['error']:.1%} +- {audit['sampling_error']:.1%}, worst head {audit['worst_head']}: "
+        f"{audit['worst_head_error']:.1%} +- {audit['worst_head_sampling_error']:.1%}"
+    )
+
+
+def _describe_attention(s: dict) -> str:
     """Which layers do what, in words."""
     if "triangle_layers" not in s:
         return s["attention"]
@@ -67,7 +84,7 @@ def describe_attention(s: dict) -> str:
     return f"{s['attention']}: TriangleMix in layers {layers}, {others} in the others"
 
 
-def describe_budgets(budgets: dict) -> str:
+def _describe_budgets(budgets: dict) -> str:
     """Whose and what for, and how unequal, in words."""
     means = [sum(layer) / len(layer) for layer in budgets["factors"]]
     least, most = min(means), max(means)
@@ -75,4 +92,15 @@ def describe_budgets(budgets: dict) -> str:
     return (
         f"calibrated on {budgets['model']} for {target}; the factors are {least:.2f} (layer {means.index(least)}) to "
         f"{most:.2f} (layer {means.index(most)})"
+    )
+
+
+def format_step(row: dict) -> str:
+    """A row of ``VideoPlug.steps()`` as one line."""
+    layers = f"{row['layers_sparse']} layers sparse, {row['layers_dense']} dense"
+    reasons = "".join(f"; {count} calls dense: {reason}" for reason, count in row["dense_reasons"].items())
+    warning = f"; {row['audit_warning']}" if row["audit_warning"] else ""
+    return (
+        f"run {row['run']} step {row['step']:>2} (timestep {row['timestep']:g})  "
+        f"sparsity {row['average_sparsity']:6.1%}  {layers}{reasons}{warning}"
     )

@@ -7,8 +7,8 @@ from typing import Any
 
 import numpy as np
 
-from .audit import AttentionError, AuditedRows, attention_errors
-from .geometry import Geometry
+from ..geometry import Geometry
+from .audits import AttentionError, AuditedRows, attention_errors
 
 
 @dataclass
@@ -39,13 +39,17 @@ class CallStats:
 
     def sparsity(self) -> float:
         """Share of the dense work that was not done, 0 for a dense call. Reads from the device."""
-        density = self.per_head_density()
-        return 1.0 - sum(density) / len(density) if density else 0.0
+        return share_skipped(self.per_head_density())
 
     def attention_errors(self) -> tuple[AttentionError, list[AttentionError]] | None:
         """The error of the output over all heads and that of each head, [H]; None without an audit. Reads from the
         device."""
         return attention_errors(self.audits) if self.audits else None
+
+
+def share_skipped(per_head_density: list[float]) -> float:
+    """Share of the dense work that was not done, of ``CallStats.per_head_density``."""
+    return 1.0 - sum(per_head_density) / len(per_head_density) if per_head_density else 0.0
 
 
 def work_of(levels: np.ndarray, geo: Geometry, block_means: bool, first: int = 0) -> np.ndarray:

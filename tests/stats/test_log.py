@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from psa_paddle import AttentionConfig, CallStats
-from psa_paddle.utils.psa_logger import PSALogger, call_record
+from psa_paddle.stats import PSALogger, read_calls
 
 # 2 samples of 3 heads; 20 pairs of blocks in all
 SPARSE = CallStats("eager", "sparse", "", ((10, 20), (30, 40)), [np.array([[2.0, 4, 6], [1, 1, 2]])], [12, 8])
@@ -34,9 +34,9 @@ DENSE_RECORD = {
 
 
 def test_a_calls_record():
-    assert call_record(4, SPARSE) == SPARSE_RECORD and call_record(0, DENSE) == DENSE_RECORD
+    assert [one.as_dict() for one in read_calls([(4, SPARSE), (0, DENSE)])] == [SPARSE_RECORD, DENSE_RECORD]
     thirds = CallStats("eager", "sparse", "", ((1, 1),), [np.array([[1.0]])], [3])
-    assert call_record(0, thirds)["per_head_density"] == [0.333333]
+    assert read_calls([(0, thirds)])[0].as_dict()["per_head_density"] == [0.333333]
 
 
 def test_the_summary_counts_calls_by_layer(tmp_path):
@@ -78,10 +78,16 @@ def test_logs_without_a_name_do_not_share_one(tmp_path):
 
 def test_layers_are_in_the_order_of_their_numbers(tmp_path):
     logger = PSALogger(tmp_path, AttentionConfig())
-    assert list(logger.summary([call_record(layer, DENSE) for layer in (10, 9, 2)])["layers"]) == ["2", "9", "10"]
+    assert list(logger.summary(read_calls([(layer, DENSE) for layer in (10, 9, 2)]))["layers"]) == ["2", "9", "10"]
 
 
 def test_a_path_below_a_file_is_refused(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(NotADirectoryError, match="is not a folder"):
         PSALogger(tmp_path / "file" / "log", AttentionConfig())
+
+
+def test_the_published_place():
+    from psa_paddle.utils import psa_logger
+
+    assert psa_logger.PSALogger is PSALogger and psa_logger.__all__ == ["PSALogger"]
