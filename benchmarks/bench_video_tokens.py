@@ -1,7 +1,7 @@
 """Accuracy and time of the demo model where it reads fewer tokens of its clips, with dense and with sparse attention.
 
     python benchmarks/bench_video_tokens.py --csv out.csv            # unseen clips of 2k tokens, all kinds of questions
-    python benchmarks/bench_video_tokens.py --times --csv times.csv  # seconds on one clip of 8k tokens
+    python benchmarks/bench_video_tokens.py --times --csv times.csv  # CPU seconds on one clip of 8k tokens
     python benchmarks/bench_video_tokens.py --driver torch --lengths 8k --clips 128 --questions 8 --csv gpu.csv
 
 All settings see the same vision tokens; balanced is sparse at any length. density is of the attention over the tokens
@@ -62,7 +62,7 @@ def accuracy(driver, bucket: str, args):
 
 
 def times(driver, bucket: str, args):
-    """Rows of one clip, on Paddle: seconds of the vision tower, of the choice, and of the text model's prefill."""
+    """Rows of one clip, on Paddle: CPU seconds of the vision tower, of the choice, and of the text model's prefill."""
     (batch,) = batches(args.split, bucket, 1, 1, 1, 1)
     clip, shown = driver.load(batch), driver.inputs(batch, "")
     look = driver.model.model.get_video_features
@@ -82,12 +82,12 @@ def times(driver, bucket: str, args):
 
 
 def seconds(run, repeats: int) -> float:
-    """Median of some calls, after one more."""
+    """Median of some calls, after one more: of the process, as a machine may have other work."""
     taken = []
     for _ in range(repeats + 1):
-        start = time.perf_counter()
+        start = time.process_time()
         run()
-        taken.append(time.perf_counter() - start)
+        taken.append(time.process_time() - start)
     return statistics.median(taken[1:])
 
 
@@ -106,7 +106,7 @@ def make_driver(name: str):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--driver", choices=("paddle", "torch"), default="paddle", help="torch: on a CUDA GPU")
-    parser.add_argument("--times", action="store_true", help="seconds instead of accuracy")
+    parser.add_argument("--times", action="store_true", help="CPU seconds instead of accuracy, on Paddle")
     parser.add_argument("--lengths", nargs="+", choices=LENGTHS, help="of clips (2k; --times: 8k)")
     parser.add_argument("--settings", nargs="+", default=SETTINGS, help="'auto' or shares (%(default)s)")
     parser.add_argument("--split", choices=("train", "validation", "test"), default="test")

@@ -115,8 +115,7 @@ class QwenVLInference:
             )
         self.prefill_chunk, sampling = check_chunk(prefill_chunk), sampling or Sampling()
         self.report: Report = progress or silent
-        self.library = check_library(library)
-        video_tokens = check_video_tokens(video_tokens)
+        self.library, video_tokens = check_library(library), check_video_tokens(video_tokens)
         if self.library == "paddlemix" and (prefill_chunk is not None or sampling != Sampling()):
             raise ValueError("prefill_chunk and sampling need library 'paddleformers'.")
         if self.library == "paddlemix" and video_tokens is not None:
