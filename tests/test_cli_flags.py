@@ -78,6 +78,7 @@ def test_defaults(ask, capsys):
     model = ask("--input", IMAGE)
     wanted = {"cache_dir": None, "library": "paddleformers", "attention": "dense", "budgets": None}
     wanted |= {"psa_config": None, "triangle_config": None, "prefill_chunk": None, "sampling": Sampling()}
+    wanted["video_tokens"] = None
     progress = model.made[1].pop("progress")
     assert model.made == ((DEFAULT_MODEL, None), wanted) and isinstance(progress, TerminalProgress)
     assert model.asked == ("image", ([IMAGE], "请描述这张图片", 512), {"max_pixels": None, "streamer": None})
@@ -117,6 +118,11 @@ MADE = {
 def test_what_the_model_is_made_with(case, ask):
     flags, name, value = MADE[case]
     assert made(ask("--input", IMAGE, *flags), name) == value
+
+
+@pytest.mark.parametrize("text,value", [("auto", "auto"), ("0.5", 0.5), ("1", 1.0)])
+def test_how_many_video_tokens(text, value, ask):
+    assert made(ask("--input", VIDEO, "--video-tokens", text), "video_tokens") == value
 
 
 PSA = {
