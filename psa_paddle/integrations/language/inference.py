@@ -1,4 +1,4 @@
-"""Ask Qwen2.5-VL about images or a video, with dense or sparse attention."""
+"""Ask a model about images, videos or text, with dense or sparse attention."""
 
 from __future__ import annotations
 
@@ -49,7 +49,7 @@ def check_cache(cache_dir) -> str:
 
 
 class QwenVLInference:
-    """Qwen2.5-VL on PaddleFormers or PaddleMIX: dense, Pyramid Sparse Attention, TriangleMix or both.
+    """A model of ``families.FAMILIES``, Qwen2.5-VL at first: dense, Pyramid Sparse Attention, TriangleMix or both.
 
     Args:
         model_name: a folder with a Hugging Face checkpoint, a hub name, or ``"demo"`` for the bundled tiny one.
