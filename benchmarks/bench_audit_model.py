@@ -28,8 +28,8 @@ COLUMNS = ("preset", "tokens", "error", "largest layer", "largest head", *(f"wit
 def audit(driver: Driver, clip, preset: str) -> list[np.ndarray]:
     """The sums of every row of every layer, [1, H, rows, 2] each."""
     config = AttentionConfig.preset(preset, dense_below=0, audit_rows=clip.prefix_ids.shape[1])
-    with driver._plugged(Setting(preset, "presets", "psa", config)) as plug:
-        driver._prefix(clip)
+    with driver.plugged(Setting(preset, "presets", "psa", config)) as plug:
+        driver.prefix(clip)
         return [np.asarray(call.audits[0].sums) for _, call in plug.calls]
 
 

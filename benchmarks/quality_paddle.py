@@ -1,13 +1,13 @@
 """bench_quality.py's driver for Paddle: PaddleFormers' Qwen2.5-VL with the product's plug, on Paddle's own device.
 
-A clip's vision tokens are computed once; its prefix, up to the end of the clip, is prefilled through the plug, and
-every question follows as a second chunk, all of whose rows stay at full resolution.
+A clip's vision tokens are computed once; its prefix, up to the end of the clip, is prefilled through the plug, and the
+questions follow together as a second chunk, all of whose rows stay at full resolution.
 """
 
 from __future__ import annotations
 
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from unittest import mock
 
 import numpy as np
@@ -83,7 +83,7 @@ class Driver:
         self._recorded = None
         self.machine = f"{cpu_name() if paddle.get_device() == 'cpu' else paddle.get_device()}, float32"
 
-    def _inputs(self, batch, text: str):
+    def inputs(self, batch, text: str):
         """The processor's inputs of one clip, drawn, with ``text`` after it."""
         frames = draw(batch.plan)[0].transpose(0, 2, 3, 1)
         fps = 2 * TOKENS_PER_SECOND / float(batch.step[0])  # a pair of frames lasts step / tokens_per_second
@@ -95,7 +95,7 @@ class Driver:
         """Draw a ``world_batches.Batch`` of one clip and compute its vision tokens."""
         if len(batch.ids) != 1:
             raise ValueError("the Paddle driver takes one clip at a time; use --tokens 1.")
-        inputs, inner = self._inputs(batch, ""), self.model.model
+        inputs, inner = self.inputs(batch, ""), self.model.model
         ids = inputs["input_ids"]
         clip = paddle.concat(inner.get_video_features(inputs["pixel_values_videos"], inputs["video_grid_thw"]))
         embeddings = inner.get_input_embeddings()(ids)
@@ -107,14 +107,29 @@ class Driver:
         types = np.array([[q.type for q in asked] for asked in batch.questions])
         return Clip(ids, embeddings, positions, batch.ids[..., 1:], batch.answer[..., 1:], types)
 
+    def video_tokens(self, clip: Clip, frames: int):
+        """[frames, places, hidden] of the clip's vision tokens."""
+        rows = paddle.to_tensor(np.flatnonzero(self._is_video(clip)))
+        return paddle.gather(clip.embeddings[0], rows).reshape([frames, -1, clip.embeddings.shape[-1]])
+
+    def shorter(self, clip: Clip, kept: np.ndarray) -> Clip:
+        """The clip with the vision tokens [frames, places] that stay."""
+        stay = ~self._is_video(clip)
+        stay[~stay] = kept.ravel()
+        rows, axes = paddle.to_tensor(np.flatnonzero(stay)), {"prefix_ids": 1, "embeddings": 1, "positions": 2}
+        return replace(clip, **{name: paddle.gather(getattr(clip, name), rows, axis) for name, axis in axes.items()})
+
+    def _is_video(self, clip: Clip) -> np.ndarray:
+        return clip.prefix_ids.numpy()[0] == self.model.config.video_token_id
+
     @contextmanager
-    def _plugged(self, setting: Setting):
+    def plugged(self, setting: Setting):
         """The model with a setting's attention; yields its plug."""
         rule = mock.patch.object(plug_module, "pyramid_attention", inclusive_attention)
         with rule if setting.attention == "inclusive" else nullcontext(), attention_in(self.model, choice_of(setting)):
             yield plug_of(self.model)
 
-    def _prefix(self, clip: Clip):
+    def prefix(self, clip: Clip):
         """KV cache of the prefix."""
         return self.model.model(
             input_ids=clip.prefix_ids, inputs_embeds=clip.embeddings, position_ids=clip.positions, use_cache=True,
@@ -125,23 +140,20 @@ class Driver:
     def tokens(self, clip: Clip, setting: Setting):
         """``(found, density)``: the likeliest next token after every token of the questions but the last, int64 [1,
         questions, length - 1]; mean density over the layers."""
-        found = []
-        with self._plugged(setting) as plug:
-            cache = self._prefix(clip)
+        with self.plugged(setting) as plug:
+            cache, chunk = self.prefix(clip), DynamicCache(config=self.text.config)
             density = float(np.mean([1.0 - call.sparsity() for _, call in plug.calls]))
-            for ids in clip.ids[0]:
-                chunk = DynamicCache(config=self.text.config)
-                for layer, part in enumerate(cache.layers):
-                    chunk.update(part.keys, part.values, layer)
-                start = int(clip.positions.max()) + 1
-                places = paddle.arange(start, start + len(ids)).expand([3, 1, -1])
-                ids = paddle.to_tensor(ids[None])
-                out = self.model.model(
-                    input_ids=ids, inputs_embeds=self.text.embed_tokens(ids), position_ids=places,
-                    past_key_values=chunk, use_cache=True, return_dict=True,
-                )  # fmt: skip
-                found.append(self.model.lm_head(out.last_hidden_state[:, :-1]).argmax(-1).numpy())
-        return np.stack(found, 1), density
+            questions, length = clip.ids.shape[1:]
+            for layer, part in enumerate(cache.layers):
+                chunk.update(*(x.expand([questions, *x.shape[1:]]) for x in (part.keys, part.values)), layer)
+            start = int(clip.positions.max()) + 1
+            places = paddle.arange(start, start + length).expand([3, questions, -1])
+            ids = paddle.to_tensor(clip.ids[0])
+            out = self.model.model(
+                input_ids=ids, inputs_embeds=self.text.embed_tokens(ids), position_ids=places, past_key_values=chunk,
+                use_cache=True, return_dict=True,
+            )  # fmt: skip
+            return self.model.lm_head(out.last_hidden_state[:, :-1]).argmax(-1).numpy()[None], density
 
     def _probe(self, module, query, key, value, *args, scaling=None, **kwargs):
         out = eager.dense_attention(query, key, value, True, scaling)
@@ -155,7 +167,7 @@ class Driver:
         self._recorded, config = [], self.text.config
         name, config._attn_implementation = config._attn_implementation, PROBE
         try:
-            self._prefix(clip)
+            self.prefix(clip)
             return self._recorded
         finally:
             config._attn_implementation = name
@@ -188,7 +200,7 @@ class Driver:
         for batch in batches:
             first = int(np.flatnonzero(batch.answer[0, 0])[0])
             question = self.processor.tokenizer.decode(batch.ids[0, 0, 1:first].tolist())
-            inputs = self._inputs(batch, question)
+            inputs = self.inputs(batch, question)
             samples.append((inputs, int(batch.ids[0, 0, first])))
         found = measure_middle_gradients(self.model, samples, PATTERN).middle_qk_gradients
         return np.argsort([np.mean(found[layer]) for layer in range(self.layers)], kind="stable").tolist()

@@ -6,7 +6,7 @@ densely and itself: as one prompt would, whose last tokens, the question, stay a
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -129,6 +129,18 @@ class Driver:
         places = [positions(len(self._prefix), grid, *ids.shape[1:], s) for s in batch.step.tolist()]
         types = np.array([[q.type for q in asked] for asked in batch.questions])
         return Clip(x, torch.stack(places, 1).to(self.device), layout, ids, answer, types)
+
+    def video_tokens(self, clip: Clip, frames: int):
+        """[frames, places, hidden] of a single clip's vision tokens."""
+        return clip.x[0, len(self._prefix) : clip.layout.prefix].unflatten(0, (frames, -1))
+
+    def shorter(self, clip: Clip, kept: np.ndarray) -> Clip:
+        """A single clip with the vision tokens [frames, places] that stay."""
+        stay = np.ones(clip.x.shape[1], bool)
+        stay[len(self._prefix) : clip.layout.prefix] = kept.ravel()
+        rows = torch.from_numpy(np.flatnonzero(stay)).to(self.device)
+        layout = replace(clip.layout, prefix=clip.layout.prefix - int((~kept).sum()))
+        return replace(clip, x=clip.x[:, rows], position_ids=clip.position_ids[:, :, rows], layout=layout)
 
     def _states(self, clip: Clip, x=None):
         with self._autocast():

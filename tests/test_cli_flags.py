@@ -64,7 +64,7 @@ def ask(monkeypatch):
 
     monkeypatch.setattr(script, "QwenVLInference", FakeModel)
     monkeypatch.setattr(ask_requests, "load_video", clip)
-    monkeypatch.setattr(ask_requests, "load_image", lambda source: source)
+    monkeypatch.setattr(ask_requests, "load_image", Path)
     monkeypatch.setattr(script, "checkpoint_family", lambda name, *rest: FAMILIES[name == "a Qwen3-VL"])
 
     def run(*flags):
@@ -78,9 +78,10 @@ def test_defaults(ask, capsys):
     model = ask("--input", IMAGE)
     wanted = {"cache_dir": None, "library": "paddleformers", "attention": "dense", "budgets": None}
     wanted |= {"psa_config": None, "triangle_config": None, "prefill_chunk": None, "sampling": Sampling()}
+    wanted["video_tokens"] = None
     progress = model.made[1].pop("progress")
     assert model.made == ((DEFAULT_MODEL, None), wanted) and isinstance(progress, TerminalProgress)
-    assert model.asked == ("image", ([IMAGE], "请描述这张图片", 512), {"max_pixels": None, "streamer": None})
+    assert model.asked == ("image", ([Path(IMAGE)], "请描述这张图片", 512), {"max_pixels": None, "streamer": None})
     out = capsys.readouterr().out
     assert out.startswith("一个菱形\n\nModel       m  (paddleformers, cpu, float32)\n")
     assert ask("--input", VIDEO).asked == (
@@ -117,6 +118,11 @@ MADE = {
 def test_what_the_model_is_made_with(case, ask):
     flags, name, value = MADE[case]
     assert made(ask("--input", IMAGE, *flags), name) == value
+
+
+@pytest.mark.parametrize("text,value", [("auto", "auto"), ("0.5", 0.5), ("1", 1.0)])
+def test_how_many_video_tokens(text, value, ask):
+    assert made(ask("--input", VIDEO, "--video-tokens", text), "video_tokens") == value
 
 
 PSA = {
@@ -159,7 +165,11 @@ def test_settings_of_trianglemix(case, ask):
 def test_what_is_asked_about_images(ask):
     flags = ["--prompt", "What differs?", "--max-tokens", "7", "--max-pixels", "2000"]
     model = ask("--input", IMAGE, "b.png", *flags)
-    assert model.asked == ("image", ([IMAGE, "b.png"], "What differs?", 7), {"max_pixels": 2000, "streamer": None})
+    assert model.asked == (
+        "image",
+        ([Path(IMAGE), Path("b.png")], "What differs?", 7),
+        {"max_pixels": 2000, "streamer": None},
+    )
 
 
 def test_what_is_asked_about_a_video(ask):

@@ -146,7 +146,7 @@ def requests_of(args: argparse.Namespace) -> list[Request]:
         check_text(prompt)
     check_max_tokens(args.max_tokens)
     if "video" not in [kind_of(source, args.type) for source in args.input]:
-        for name in given_flags(args, VIDEO_FLAGS):
+        for name in given_flags(args, (*VIDEO_FLAGS, "video_tokens")):
             raise ValueError(f"--{name.replace('_', '-')} is for --type video.")
     groups = [(source,) for source in args.input] if args.each else [tuple(args.input)]
     asked = product(groups, args.prompt or [None])

@@ -23,7 +23,7 @@ from .ask_requests import PROMPTS
 from .model_flags import given_flags
 
 MEMORY_ADVICE = "look at less with --max-pixels (for a video --max-frames or --fps too), or take a smaller --model."
-DESCRIPTION = """Measure on your own images or videos what each layer and head of Qwen2.5-VL has to keep; writes a file.
+DESCRIPTION = """Measure on your own images or videos what each layer and head of a model has to keep; writes a file.
 
 psa-paddle calibrate --type video --input a.mp4 b.mp4 --prompt "请描述这个视频" --density 0.12 --output budgets.json
 psa-paddle ask --type video --input c.mp4 --use-psa --budgets budgets.json

@@ -12,6 +12,7 @@ from ..integrations.language.choice import ATTENTIONS
 from ..integrations.language.inference import DEFAULT_MODEL
 from ..integrations.language.loading import DTYPES, LIBRARIES, check_library
 from ..trianglemix import TriangleMixConfig
+from ..video_tokens import AUTO, check_video_tokens
 
 PSA_FLAGS = (
     "preset", "query_block", "key_block", "xattn_stride", "mask_mode", "mask_ratios", "block_means", "text_length",
@@ -59,6 +60,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--dtype", choices=DTYPES, help="of the model (default: bfloat16; float32 on a CPU)")
     parser.add_argument("--cache-dir", help="where downloaded weights are kept")
     parser.add_argument("--library", choices=("auto", *LIBRARIES), default="auto", help="whose model (default: auto)")
+    parser.add_argument(
+        "--video-tokens", metavar="SHARE", help="how many tokens of a video are read: 0.5, or 'auto' (default: all)"
+    )
     parser.add_argument(
         "--prefill-chunk", type=int, metavar="TOKENS", help="prefill so many tokens at a time, a multiple of 128"
     )
@@ -118,9 +122,20 @@ def model_settings(args) -> dict:
         "budgets": budgets,
         "psa_config": psa_config(args, budgets),
         "triangle_config": triangle_config(args, budgets),
+        "video_tokens": video_tokens_of(args.video_tokens),
         "prefill_chunk": check_chunk(args.prefill_chunk),
         "sampling": sampling,
     }
+
+
+def video_tokens_of(text: str | None) -> float | str | None:
+    """What --video-tokens asks for."""
+    if text in (None, AUTO):
+        return text
+    try:
+        return check_video_tokens(float(text))
+    except ValueError:
+        raise ValueError(f"--video-tokens must be 'auto' or above 0 and at most 1, got {text}.") from None
 
 
 def attention_of(args) -> str:

@@ -19,8 +19,9 @@ class Patches:
         self._attributes.append((owner, name, owner.__dict__.get(name, _Missing)))
         object.__setattr__(owner, name, value)
 
-    def pre_hook(self, layer, hook) -> None:
-        """Register a bound method as a forward pre-hook that sees keyword arguments, once a layer.
+    def pre_hook(self, layer, hook, first: bool = False) -> None:
+        """Register a bound method as a forward pre-hook that sees keyword arguments, once a layer; first: it is asked
+        before those that are there, and those that others register later.
 
         It is filed under its name: Paddle's numbers are a process's own, and a layer that was pickled would bring some
         that the next process gives out again.
@@ -28,6 +29,8 @@ class Patches:
         name = f"psa_paddle.{hook.__qualname__}"
         layer._forward_pre_hooks[name] = hook
         layer._forward_pre_hooks_with_kwargs_flag[name] = True
+        if first:
+            layer._forward_pre_hooks.move_to_end(name, last=False)
         self._hooks.append((layer, name))
 
     def undo(self) -> None:

@@ -1,4 +1,4 @@
-"""The published place of ``language.attention``."""
+"""The published place of ``language.attention`` and ``language.paddleformers.pruner``."""
 
 from .language.attention import (
     attention_in,
@@ -9,8 +9,9 @@ from .language.attention import (
     replace_attention_with_psa,
     restore_attention,
 )
+from .language.paddleformers.pruner import keep_video_tokens, prune_video_tokens, pruner_of, video_tokens_in
 
 __all__ = [
-    "attention_in", "layer_statistics", "plug_of", "psa_attention_in", "replace_attention",
-    "replace_attention_with_psa", "restore_attention",
+    "attention_in", "keep_video_tokens", "layer_statistics", "plug_of", "prune_video_tokens", "pruner_of",
+    "psa_attention_in", "replace_attention", "replace_attention_with_psa", "restore_attention", "video_tokens_in",
 ]  # fmt: skip

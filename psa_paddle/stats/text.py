@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import numpy as np
+
+BARS, MOST_BARS = " ▁▂▃▄▅▆▇█", 60
+
 
 def format_stats(s: dict) -> str:
     """``QwenVLInference.stats()`` as a few lines of text."""
@@ -15,10 +19,25 @@ def _request_lines(s: dict) -> list[str]:
     return [
         f"Model       {s['model']}  ({s['library']}, {s['device']}, {s['dtype']})",
         f"Prompt      {s['sequence_length']} tokens: {s['vision_tokens']} vision, {s['text_tokens']} text",
+        *(_video_lines(s["video_tokens"]) if "video_tokens" in s else []),
         f"Prefill     {s['ttft_s']:.2f} s to the first token",
         f"Decode      {speed}, {s['new_tokens']} tokens{end}",
         f"Memory      {s['peak_memory_bytes'] / 2**20:.0f} MiB at the peak",
     ]
+
+
+def _video_lines(video: dict) -> list[str]:
+    """How many video tokens were dropped, and a bar a frame (or a few of them) as high as what stayed of it."""
+    if not video["tokens"]:
+        return [f"Video       no video tokens to drop (video_tokens {video['setting']})"]
+    counts, share = f"{video['dropped']} of {video['tokens']}", video["dropped"] / video["tokens"]
+    lines = [f"Video       {counts} video tokens dropped, {share:.1%} ({video['setting']})"]
+    for clip in video["clips"]:
+        kept = 1 - np.array(clip["dropped_of_frames"]) / clip["tokens_of_a_frame"]
+        parts = np.array_split(kept, min(len(kept), MOST_BARS))
+        bars = "".join(BARS[round(float(part.mean()) * (len(BARS) - 1))] for part in parts)
+        lines.append(f"  frames    |{bars}| {len(kept)} of {clip['tokens_of_a_frame']} tokens, as high as what stayed")
+    return lines
 
 
 def _attention_lines(s: dict) -> list[str]:

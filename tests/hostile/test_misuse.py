@@ -84,6 +84,8 @@ MADE = {
     "log_dir a file": ({"use_psa": True, "log_dir": "file"}, ValueError, "is a file; name a folder"),
     "log_dir in a file": ({"use_psa": True, "log_dir": "file/log"}, ValueError, "is a file; name a folder"),
     "log_dir without psa": ({"log_dir": "log"}, ValueError, "do nothing without use_psa=True"),
+    "video_tokens a word": ({"video_tokens": "half"}, TypeError, "video_tokens must be 'auto' or the share"),
+    "video_tokens above all": ({"video_tokens": 2}, ValueError, "above 0 and at most 1, got 2"),
     "cache_dir a number": ({"cache_dir": 5}, TypeError, "cache_dir must be a path, got int"),
     "cache_dir a file": ({"cache_dir": "file"}, ValueError, "is a file; name a folder"),
 }
@@ -166,6 +168,9 @@ FLAGS = {
     "video as image": ([*ON_VIDEO, "--type", "image"], "is a video; use --type video"),
     "fps of an image": ([*ON_IMAGE, "--fps", "1"], "--fps is for --type video"),
     "frames of an image": ([*ON_IMAGE, "--max-frames", "8"], "--max-frames is for --type video"),
+    "video tokens of an image": ([*ON_IMAGE, "--video-tokens", "0.5"], "--video-tokens is for --type video"),
+    "no video tokens": ([*ON_VIDEO, "--video-tokens", "0"], "--video-tokens must be 'auto' or above 0"),
+    "video tokens a word": ([*ON_VIDEO, "--video-tokens", "half"], "at most 1, got half"),
     "no pixels": ([*ON_IMAGE, "--max-pixels", "0"], "--max-pixels must be at least 784, got 0"),
     "no pixels of a frame": ([*ON_VIDEO, "--max-pixels", "-5"], "max_pixels must be an integer of at least 784"),
     "no tokens": ([*ON_IMAGE, "--max-tokens", "0"], "max_tokens must be at least 1"),

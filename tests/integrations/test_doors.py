@@ -11,8 +11,9 @@ DOORS = {
     "calibration": ["calibrate_budgets"],
     "inference": ["DEFAULT_MODEL", "QwenVLInference", "check_request"],
     "ppdiffusers": ["plug_of", "psa_attention_in", "replace_attention_with_psa", "restore_attention"],
-    "qwen2_5_vl": ["attention_in", "plug_of", "psa_attention_in", "replace_attention", "replace_attention_with_psa",
-                   "restore_attention"],
+    "qwen2_5_vl": ["attention_in", "keep_video_tokens", "plug_of", "prune_video_tokens", "pruner_of",
+                   "psa_attention_in", "replace_attention", "replace_attention_with_psa", "restore_attention",
+                   "video_tokens_in"],
     "triangle_layers": ["choose_triangle_layers", "measure_middle_gradients"],
 }  # fmt: skip
 

@@ -20,6 +20,29 @@ class Adds(paddle.nn.Layer):
         return args, {"more": kwargs.get("more", 0) + 1}
 
 
+class Notes:
+    def __init__(self, asked):
+        self.asked = asked
+
+    def first(self, layer, args, kwargs):
+        self.asked.append("first")
+
+    def later(self, layer, args, kwargs):
+        self.asked.append("later")
+
+
+def test_the_first_hook_is_asked_before_those_there_and_those_to_come():
+    layer, patches, asked = Adds(), Patches(), []
+    layer.register_forward_pre_hook(lambda layer, args: asked.append("there"))
+    notes = Notes(asked)
+    patches.pre_hook(layer, notes.first, first=True)
+    patches.pre_hook(layer, notes.later)
+    layer(1)
+    patches.undo()
+    layer(1)
+    assert asked == ["first", "there", "later", "there"]
+
+
 def test_an_attribute_that_changed_twice_comes_back():
     owner, patches = SimpleNamespace(kept=1), Patches()
     for value in (2, 3):

@@ -74,6 +74,19 @@ def test_text():
     assert "TriangleMix in layers 1, 3, dense in the others" in format_stats({**mixed, "attention": "trianglemix"})
 
 
+def test_text_of_video_tokens():
+    """A bar a frame, as high as what stayed; of a long clip a bar for some frames each."""
+    clips = [{"tokens_of_a_frame": 8, "dropped_of_frames": [0, 8, 4, 7]}]
+    video = {"setting": "auto", "tokens": 32, "dropped": 19, "clips": clips}
+    lines = format_stats({**STATS, "video_tokens": video}).splitlines()
+    assert lines[2] == "Video       19 of 32 video tokens dropped, 59.4% (auto)"
+    assert lines[3] == "  frames    |█ ▄▁| 4 of 8 tokens, as high as what stayed"
+    clips[0]["dropped_of_frames"] = [0, 8] * 60 + [8] * 120
+    assert f"|{'▄' * 30}{' ' * 30}| 240 of 8" in format_stats({**STATS, "video_tokens": video})
+    none = {"setting": 0.5, "tokens": 0, "dropped": 0, "clips": []}
+    assert "Video       no video tokens to drop" in format_stats({**STATS, "video_tokens": none})
+
+
 def test_text_of_an_answer_that_was_cut():
     cut = format_stats({**STATS, "finish_reason": "length", "decode_tokens_per_s": None, "new_tokens": 1})
     assert "Decode      -, 1 tokens, cut off at max_tokens\n" in cut

@@ -24,7 +24,8 @@ class Layout:
     config, model: module and class of the configuration and of the whole model; attention: the class of the text
     model's attention layers, which others may extend; text: where the text model stands, whose ``layers`` have a
     ``self_attn`` each; tower: where the vision tower stands, None without one; mends: what ``generate`` needs beside
-    its cache and its last logits alone, of ``generation.MENDS``.
+    its cache and its last logits alone, of ``generation.MENDS``; prunes_video: whether each clip stands in one piece
+    among the tokens and meets them only before the first layer, so that some of its tokens can be dropped there.
     """
 
     config: str
@@ -33,6 +34,7 @@ class Layout:
     text: str
     tower: str | None = None
     mends: tuple[str, ...] = ()
+    prunes_video: bool = False
 
     def classes(self) -> tuple[type[Any], type[Any]]:
         """The configuration's class and the model's; the library is imported here.
@@ -124,6 +126,7 @@ FAMILIES = (
                 text="model.language_model",
                 tower="model.visual",
                 mends=("positions", "sliding cache"),
+                prunes_video=True,
             ),
             "paddlemix": Layout(
                 config="paddlemix.models.qwen2_5_vl:Qwen2_5_VLConfig",

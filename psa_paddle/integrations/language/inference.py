@@ -1,4 +1,4 @@
-"""Ask Qwen2.5-VL about images or a video, with dense or sparse attention."""
+"""Ask a model about images, videos or text, with dense or sparse attention."""
 
 from __future__ import annotations
 
@@ -18,6 +18,7 @@ from ...trianglemix import TriangleMixConfig
 from ...utils.files import as_path, check_folder
 from ...utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
 from ...utils.quiet import quiet_libraries
+from ...video_tokens import check_video_tokens
 from . import families
 from .answering.batch import answer_batch
 from .answering.messages import Looking, check_messages
@@ -32,6 +33,7 @@ from .choice import AttentionChoice
 from .generated import generated_answer
 from .loading import check_backend, check_library, load_qwen2_5_vl, model_place, usable_dtype
 from .paddleformers.linear_memory import aligned_in, use_linear_memory
+from .paddleformers.pruner import prune_video_tokens, pruner_of
 from .request import check_images, check_max_tokens, check_request
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
@@ -47,7 +49,7 @@ def check_cache(cache_dir) -> str:
 
 
 class QwenVLInference:
-    """Qwen2.5-VL on PaddleFormers or PaddleMIX: dense, Pyramid Sparse Attention, TriangleMix or both.
+    """A model of ``families.FAMILIES``, Qwen2.5-VL at first: dense, Pyramid Sparse Attention, TriangleMix or both.
 
     Args:
         model_name: a folder with a Hugging Face checkpoint, a hub name, or ``"demo"`` for the bundled tiny one.
@@ -64,6 +66,8 @@ class QwenVLInference:
             ``"mix"``: TriangleMix in chosen layers and PSA in the others.
         triangle_config, triangle_layers: TriangleMix's pattern and layers, see ``AttentionChoice``.
         budgets: what each layer and head may keep: a file that ``psa-paddle calibrate`` wrote, or ``Budgets``.
+        video_tokens: how many tokens of a clip the language model reads: a share such as 0.5, ``"auto"`` for those
+            that bring something new, None for all.
         prefill_chunk: prefill so many tokens at a time, a multiple of 128, in memory that the prompt's length adds
             little to; None: all at once.
         sampling: how tokens are drawn, where not as the model's ``generation_config.json`` says.
@@ -88,6 +92,7 @@ class QwenVLInference:
         triangle_config: TriangleMixConfig | None = None,
         triangle_layers: list[int] | None = None,
         budgets: Budgets | str | os.PathLike | None = None,
+        video_tokens: float | str | None = None,
         prefill_chunk: int | None = None,
         sampling: Sampling | None = None,
         progress: Report | None = None,
@@ -108,9 +113,11 @@ class QwenVLInference:
             )
         self.prefill_chunk, sampling = check_chunk(prefill_chunk), sampling or Sampling()
         self.report: Report = progress or silent
-        self.library = check_library(library)
+        self.library, video_tokens = check_library(library), check_video_tokens(video_tokens)
         if self.library == "paddlemix" and (prefill_chunk is not None or sampling != Sampling()):
             raise ValueError("prefill_chunk and sampling need library 'paddleformers'.")
+        if self.library == "paddlemix" and video_tokens is not None:
+            raise ValueError("video_tokens needs library 'paddleformers'; PaddleMIX's model reads all video tokens.")
         self.model_name = str(as_path(model_name, "model_name"))
         self.log_dir = None if log_dir is None else check_folder(log_dir, "log_dir")
         cache_dir = None if cache_dir is None else check_cache(cache_dir)
@@ -127,6 +134,8 @@ class QwenVLInference:
         self.family = families.check(self.model).family
         if choice is not None:
             replace_attention(self.model, choice)
+        if video_tokens is not None:
+            prune_video_tokens(self.model, video_tokens)
         self._last: dict | None = None
         self.one_request = threading.RLock()  # the model and the tokenizer keep state while they answer
 
@@ -228,16 +237,19 @@ class QwenVLInference:
     def answering(self, max_tokens: int) -> Iterator[tuple]:
         """Yields the plug in force, and a dict for the figures of the answer that is made meanwhile."""
         figures: dict = {}
-        plug, on_gpu = plug_of(self.model), paddle.get_device().startswith("gpu")
+        plug, pruner, on_gpu = plug_of(self.model), pruner_of(self.model), paddle.get_device().startswith("gpu")
         if on_gpu:
             paddle.device.cuda.reset_max_memory_allocated()
         if plug is not None:
             plug.reset()
+        if pruner is not None:
+            pruner.reset()
         with paddle.no_grad(), aligned_in(self.model, self.library, plug):
             yield plug, figures
         memory = paddle.device.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
         figures["timings_s"] = {"load": self._load_s, **figures["timings_s"]}
-        self._last = {**figures, "peak_memory_bytes": memory}
+        video = {} if pruner is None else {"video_tokens": pruner.summary()}
+        self._last = {**figures, **video, "peak_memory_bytes": memory}
         if figures["finish_reason"] == "length":
             log.warning("the answer was cut off after %d tokens; a larger max_tokens gives the rest.", max_tokens)
         if plug is not None and self.log_dir is not None:
@@ -262,7 +274,8 @@ class QwenVLInference:
     def stats(self) -> dict:
         """What the last request did, in plain types: lengths in tokens, seconds (``timings_s``: of each stage), bytes,
         why the answer ended (``finish_reason``: ``"stop"``, or ``"length"`` when max_tokens cut it off), sparsity of
-        every layer. ``prefill_tokens``: those of the conversation that no cache held.
+        every layer. ``prefill_tokens``: those of the conversation that no cache held; ``video_tokens``: how many of
+        their video tokens were dropped, of which frames (see ``Pruner.summary``).
 
         Raises:
             RuntimeError: before the first request.

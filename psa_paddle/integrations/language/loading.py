@@ -94,7 +94,7 @@ def check_model_folder(name: str) -> None:
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ValueError(f"model folder '{name}' has no config.json; is it the folder of a Qwen2.5-VL checkpoint?")
+            raise ValueError(f"model folder '{name}' has no config.json; is it the folder of a checkpoint?")
         if not any(file for pattern in WEIGHTS for file in path.glob(pattern)):
             raise ValueError(f"model folder '{name}' has no weights ({' or '.join(WEIGHTS)}); download them into it.")
     elif path.is_file() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:

@@ -7,6 +7,7 @@ import pytest
 from PIL import Image
 from shared_demo import ALL_ONE, LAYERS, ROOT, SPARSE
 
+from psa_paddle.integrations.language import inference
 from psa_paddle.integrations.language.attention import plug_of, restore_attention
 from psa_paddle.integrations.language.inference import QwenVLInference
 from psa_paddle.utils.media import load_video
@@ -126,6 +127,12 @@ def test_dtype_that_the_device_lacks_falls_back(dtype, caplog):
     model = QwenVLInference("demo", dtype=dtype)
     assert model.dtype == "float32" and f"{dtype} is not supported" in caplog.text
     assert {str(p.dtype) for p in model.model.parameters()} == {"paddle.float32"}
+
+
+def test_fewer_video_tokens_need_paddleformers(monkeypatch):
+    monkeypatch.setattr(inference, "check_library", lambda library: "paddlemix")
+    with pytest.raises(ValueError, match="video_tokens needs library 'paddleformers'"):
+        QwenVLInference("demo", video_tokens=0.5)
 
 
 def test_refuses_settings_without_effect():

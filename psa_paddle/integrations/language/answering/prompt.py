@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import paddle
 
 from ....config import DEFAULT_TEXT_LENGTH
+from ..paddleformers.pruner import columns_of, cut
 
 
 @dataclass(frozen=True)
 class Prompt:
     """Rows that no cache holds yet, of one conversation or of a left-padded batch of them.
 
-    Whatever drops vision tokens between the tower and the first layer returns another ``Prompt`` with fewer rows: each
-    row brings its position, and those that come after do not depend on how many rows there are.
+    Each row brings its position, and those that come after do not depend on how many rows there are.
 
     embeds: [B, L, hidden]; positions: int64 [3, B, L]; following: int64 [B, 1], the position of the token after each;
     mask: int64 [B, cached + L], 0 where padding stands, None without padding; question: [B], how many tokens come after
@@ -27,6 +27,14 @@ class Prompt:
     following: paddle.Tensor
     mask: np.ndarray | None
     question: list[int]
+
+    def shorter(self, stay: np.ndarray) -> Prompt:
+        """The prompt without the vision tokens that do not stay, bool [B, L]; only what no cache begins has padding."""
+        if stay.all():
+            return self
+        columns = columns_of(stay, self.mask)
+        mask = None if (columns >= 0).all() else (columns >= 0).astype(np.int64)
+        return replace(self, embeds=cut(self.embeds, columns, 0), positions=cut(self.positions, columns, 1), mask=mask)
 
 
 def expand(ids: list[int], places: list[tuple[str, int]], vision_tokens: dict[str, int]) -> list[int]:

@@ -76,13 +76,13 @@ class Session:
         parts, inference = self._parts, self._inference
         media = [medium_of(parts.processor, content, limits) for m in said for content, limits in m.shown]
         new = self._new_ids(said, media)
-        ids, cached = [*self._ids, *new], self._cache.get_seq_length()
+        ids, rows = [*self._ids, *new], self._cache.get_seq_length()
         check_positions(len(ids), max_tokens, parts.model.config)
-        asked = Asked(np.array([ids], np.int64), None, [*self._media, *media], media, cached)
+        asked = Asked(np.array([ids], np.int64), None, [*self._media, *media], media, max(0, len(self._ids) - 1))
         try:
             made = inference.make_answer(parts, asked, self._cache, max_tokens, streamer, watch)
         except BaseException:
-            self._forget(cached)
+            self._forget(rows)
             raise
         self._ids, self._media = [*ids, *made.tokens[0]], [medium.seen() for medium in asked.media]
         text = parts.processor.tokenizer.decode(made.tokens[0], skip_special_tokens=True).strip()

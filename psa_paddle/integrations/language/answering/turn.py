@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import paddle
 
+from ..paddleformers.pruner import pruner_of
 from .decode import decode
 from .media import Medium
 from .parts import Parts
@@ -22,7 +23,7 @@ class Asked:
     """One conversation, or a left-padded batch of them, of which a cache may hold the beginning.
 
     ids: int64 [B, L], whole conversations; mask: as in ``Prompt``; media: theirs, in order; new_media: those that come
-    after what is cached; cached: rows that the cache holds.
+    after what is cached; cached: tokens that the cache stands for, in as many rows, or fewer where video tokens went.
     """
 
     ids: np.ndarray
@@ -121,7 +122,12 @@ def make_prompt(parts: Parts, asked: Asked, report: Report) -> Prompt:
     embeds = parts.embed(asked.ids[:, asked.cached :], parts.look(asked.new_media, report))
     positions, following = parts.positions(asked.ids, asked.media, asked.mask)
     question = [question_length(row, parts.vision_tokens.values()) for row in asked.ids]
-    return Prompt(embeds, positions[:, :, asked.cached :], following, asked.mask, question)
+    prompt = Prompt(embeds, positions[:, :, asked.cached :], following, asked.mask, question)
+    pruner = pruner_of(parts.model)
+    if pruner is None:
+        return prompt
+    grids = [medium.grid for medium in asked.new_media if medium.kind == "video"]
+    return prompt.shorter(pruner.stays(asked.ids[:, asked.cached :], embeds, grids))
 
 
 def _real_rows(asked: Asked) -> list[list[int]]:
