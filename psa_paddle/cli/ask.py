@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
+from collections.abc import Callable
 from typing import Any
 
 from ..integrations.language.inference import QwenVLInference
@@ -15,6 +15,7 @@ from ..utils.command import NotWritten, run_command
 from ..utils.files import check_file, check_folder, write_text
 from ..utils.media import load_image, load_video
 from ..utils.quiet import quiet_libraries
+from . import ask_report
 from .ask_flags import (
     VIDEO_FLAGS,
     add_arguments,
@@ -22,6 +23,7 @@ from .ask_flags import (
     budgets_of,
     given_flags,
     kind_of,
+    parse_layers,
     psa_config,
     triangle_config,
 )
@@ -53,22 +55,16 @@ def text_streamer(model: QwenVLInference):
     return TextStreamer(model.processor.tokenizer, skip_prompt=True, skip_special_tokens=True)
 
 
-def answer(model: QwenVLInference, inputs, prompt: str, args, kind: str) -> None:
-    """Ask and print the answer, at the end or as it is made."""
-    streamer = text_streamer(model) if args.stream else None
-    if kind == "image":
-        text = model.inference_multi_image(
-            inputs, prompt, args.max_tokens, max_pixels=args.max_pixels, streamer=streamer
-        )
-    else:
-        text = model.inference_video(inputs, prompt, args.max_tokens, streamer=streamer)
-    if not args.stream:
-        print(text)
-    sys.stdout.flush()
+def answer(model: QwenVLInference, inputs, prompt: str, args, streamer=None) -> str:
+    """Ask about images, a list, or about a clip."""
+    if isinstance(inputs, list):
+        pixels = args.max_pixels
+        return model.inference_multi_image(inputs, prompt, args.max_tokens, max_pixels=pixels, streamer=streamer)
+    return model.inference_video(inputs, prompt, args.max_tokens, streamer=streamer)
 
 
-def write_extras(model: QwenVLInference, stats: dict, args) -> None:
-    """Write every file that was asked for beside the answer.
+def write_extras(model: QwenVLInference, stats: dict, args, page: Callable[[], str]) -> None:
+    """Write every file that was asked for beside the answer; page: makes the report's text.
 
     Raises:
         NotWritten: at the end, when some of them could not be written.
@@ -84,6 +80,12 @@ def write_extras(model: QwenVLInference, stats: dict, args) -> None:
             model.write_log(args.log_dir)
         except OSError as error:
             failures.append(f"--log-dir could not be written: {error}.")
+    if args.report is not None:
+        text = page()
+        try:
+            write_text(args.report, text)
+        except OSError as error:
+            failures.append(f"--report could not be written: {error}.")
     if failures:
         raise NotWritten(" ".join(failures))
 
@@ -99,14 +101,21 @@ def ask(args, kind: str) -> None:
         args.stats_json = check_file(args.stats_json, "--stats-json")
     if args.log_dir is not None:
         args.log_dir = check_folder(args.log_dir, "--log-dir")
+    ask_report.check(args, attention_of(args), parse_layers)
     library = check_library(args.library)
     inputs = load_inputs(args, kind)
     with quiet_libraries(library):
         model = QwenVLInference(args.model, args.dtype, cache_dir=args.cache_dir, library=library, **choice)
-        answer(model, inputs, prompt, args, kind)
-    stats = model.stats()
-    print(f"\n{format_stats(stats)}", flush=True)
-    write_extras(model, stats, args)
+        streamer = text_streamer(model) if args.stream else None
+        with ask_report.watching(model, args, streamer) as record:
+            text = answer(model, inputs, prompt, args, record or streamer)
+        if not args.stream:
+            print(text)
+        stats = model.stats()
+        print(f"\n{format_stats(stats)}", flush=True)
+        asked = ask_report.Asked(prompt, text, inputs, stats, record)
+        again = (lambda: answer(model, inputs, prompt, args)) if args.compare_dense else None
+        write_extras(model, stats, args, lambda: ask_report.page(model, asked, again))
 
 
 def run(args) -> int:

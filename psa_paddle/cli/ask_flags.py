@@ -16,6 +16,7 @@ from ..integrations.language.loading import DTYPES, LIBRARIES
 from ..trianglemix import TriangleMixConfig
 from ..utils.command import EXIT_CODES
 from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
+from . import ask_report
 
 DESCRIPTION = """Ask Qwen2.5-VL about images or a video, with Pyramid Sparse Attention, TriangleMix or both.
 
@@ -76,8 +77,8 @@ def parse_ratios(text: str) -> dict:
     return ratios
 
 
-def parse_layers(text: str) -> list[int]:
-    """``"2,5,8-11"`` -> [2, 5, 8, 9, 10, 11]."""
+def parse_layers(text: str, flag: str = "--triangle-layers") -> list[int]:
+    """``"2,5,8-11"`` -> [2, 5, 8, 9, 10, 11]; flag: whose text it is, for a refusal."""
     layers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -86,7 +87,7 @@ def parse_layers(text: str) -> list[int]:
         except ValueError:
             found = range(0)
         if not found:
-            raise ValueError(f"--triangle-layers part '{part}' must look like 5 or 8-11.")
+            raise ValueError(f"{flag} part '{part}' must look like 5 or 8-11.")
         layers += found
     return layers
 
@@ -143,6 +144,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         help=f"also compute exact attention for so many rows ({AUDIT_ROWS}), and show the error of every layer",
     )  # fmt: skip
     psa.add_argument("--log-dir", help="write a sparsity log of every layer there")
+    ask_report.add_arguments(parser)
 
 
 def attention_of(args) -> str:

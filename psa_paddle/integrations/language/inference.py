@@ -7,7 +7,7 @@ import os
 import resource
 import sys
 import threading
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -235,6 +235,16 @@ class QwenVLInference:
         if self.attention in ("trianglemix", "mix"):
             kind["triangle_layers"] = plug.triangle_layers
         return {**device, **kind, **self._last, **sparse}
+
+    @contextmanager
+    def keeping_stats(self):
+        """``with model.keeping_stats(): ...`` puts ``stats()`` back to those of before; nobody else asks meanwhile."""
+        with self._one_request:
+            last = self._last
+            try:
+                yield
+            finally:
+                self._last = last
 
     def print_stats(self) -> None:
         """Print ``stats()`` for a person."""
