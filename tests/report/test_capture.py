@@ -14,12 +14,13 @@ from psa_paddle.report.capture import CELLS, WAYS, check_layers, make_level_map
 from psa_paddle.report.figures import COLOURS, level_image, rgb
 
 VIDEO = ROOT / "demo" / "sample.mp4"
+CONFIG = SPARSE.replace(block_means=True)
 CLIP = dict(prompt="请描述这个视频", max_tokens=3, max_frames=10)
 
 
 @pytest.fixture(scope="module")
 def model():
-    return QwenVLInference("demo", dtype="float32", use_psa=True, psa_config=SPARSE)
+    return QwenVLInference("demo", dtype="float32", use_psa=True, psa_config=CONFIG)
 
 
 @pytest.fixture(scope="module")
@@ -37,7 +38,7 @@ def test_density_of_the_maps_is_that_of_the_statistics(model, recorded):
         (found,) = record.maps[row["layer"]]
         np.testing.assert_allclose(1.0 - np.array(found.per_head_density), heads[row["layer"]], atol=1e-6)
         assert np.mean(heads[row["layer"]]) == pytest.approx(row["sparsity"], abs=1e-9)
-        work = [1, 1 / 2, 1 / 4, 1 / 8, 1 / SPARSE.key_block, 0]
+        work = [1, 1 / 2, 1 / 4, 1 / 8, 1 / CONFIG.key_block, 0]
         assert np.dot(found.shares, work) == pytest.approx(1.0 - row["sparsity"], abs=1e-6)
         assert sum(found.shares) == pytest.approx(1.0)
     assert len(stats["layers"]) == LAYERS and 0.1 < stats["average_sparsity"] < 0.9
