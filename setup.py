@@ -20,6 +20,7 @@ setup(
         "psa_paddle": [
             "py.typed",
             "configs/*.yaml",
+            "report/*.html",
             "demo/sample.*",
             "demo/checkpoint/*.json",
             "demo/checkpoint/*.txt",
@@ -34,6 +35,7 @@ setup(
         "paddleformers==1.2.0",
         "av>=17.1",
         "pillow>=11",
+        "jinja2>=3.1",
         "pyyaml",
         "requests>=2.32",
         "tqdm>=4.60",

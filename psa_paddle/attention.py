@@ -234,6 +234,21 @@ def estimate_block_importance(q, k, config: AttentionConfig | str | None = None,
     return kernels.select_blocks(q, k, plan, return_importance=True).importance
 
 
+def level_map(q, k, config: AttentionConfig | str | None = None, *, scale: float | None = None) -> np.ndarray:
+    """The level of every pair of blocks that ``pyramid_attention`` chooses, host int8 [B, H, nI, nJ]: 1, 2, 4, 8, or 0
+    for a block that is skipped, takes part by its means, or that no row may see. Whatever the length, nothing runs
+    dense here. Reads from the device; shapes and errors as in ``pyramid_attention``."""
+    config = AttentionConfig.of(config)
+    plan, _ = prepare(q, k, k, config, scale, None)
+    if plan.backend == "eager":
+        return eager.level_map(q, k, plan)
+    from . import kernels
+
+    q, k = (x if x.strides[-1] == 1 else x.contiguous() for x in (q, k))
+    cap = kernels.pyramid_fwd(k, k, plan)[2] if plan.pools else None
+    return np.asarray(kernels.select_blocks(q, k, plan, cap, return_levels=True).levels)
+
+
 def adaptive_block_sparse_attn(q, k, v, config: AttentionConfig | str | None = None, *, scale: float | None = None):
     """``pyramid_attention`` with its counts: ``(out, sparsity, per_head_density)``, the last two as tensors, [] and
     [H], so that nothing waits for the device."""

@@ -6,6 +6,7 @@ import argparse
 import json
 import logging
 import sys
+from collections.abc import Callable
 from contextlib import contextmanager
 
 from ..integrations.language.answering.reports import STAGES
@@ -14,12 +15,14 @@ from ..integrations.language.loading import checkpoint_family
 from ..stats import format_stats
 from ..utils.command import NotWritten, keeping_sigterm, run_command
 from ..utils.files import check_file, check_folder, write_text
+from ..utils.media import Clip
 from ..utils.progress import TerminalProgress
 from ..utils.quiet import quiet_libraries
+from . import ask_report
 from .ask_flags import add_arguments
 from .ask_many import answer_many, details, identity
 from .ask_requests import Loaded, Request, ask_model, requests_of
-from .model_flags import model_settings
+from .model_flags import attention_of, model_settings, parse_layers
 
 __all__ = ["add_arguments", "run"]
 
@@ -47,7 +50,7 @@ def check_places(args: argparse.Namespace, many: bool) -> None:
     if args.stream and (many or args.json):
         raise ValueError("--stream prints text as it is made, and answers go out as lines of JSON here; drop it.")
     if many:
-        for name in ("stats_json", "log_dir"):
+        for name in ("stats_json", "log_dir", "report"):
             if getattr(args, name) is not None:
                 raise ValueError(f"--{name.replace('_', '-')} is for one question; the lines have the statistics.")
         if args.stats == "stderr":
@@ -59,10 +62,17 @@ def check_places(args: argparse.Namespace, many: bool) -> None:
         args.log_dir = check_folder(args.log_dir, "--log-dir")
 
 
-def answer(model: QwenVLInference, request: Request, loaded: Loaded, args: argparse.Namespace) -> dict:
-    """Ask, and print the answer, at the end or as it is made; returns the statistics."""
+def answer(
+    model: QwenVLInference, request: Request, loaded: Loaded, args: argparse.Namespace
+) -> tuple[dict, Callable[[], str]]:
+    """Ask, and print the answer, at the end or as it is made; returns the statistics, and what makes the report."""
     streamer = text_streamer(model) if args.stream else None
-    text, stats = ask_model(model, loaded, request.question, request.max_tokens, args.max_pixels, streamer)
+
+    def ask(streamer=None) -> tuple[str, dict]:
+        return ask_model(model, loaded, request.question, request.max_tokens, args.max_pixels, streamer)
+
+    with ask_report.watching(model, args, streamer) as record:
+        text, stats = ask(record or streamer)
     if args.json:
         print(json.dumps({**identity(request), "answer": text, **details(stats, args)}, ensure_ascii=False))
     elif not args.stream:
@@ -71,11 +81,14 @@ def answer(model: QwenVLInference, request: Request, loaded: Loaded, args: argpa
     if args.stats == "stderr" or (args.stats == "after" and not args.json):
         where = sys.stderr if args.stats == "stderr" else sys.stdout
         print(f"\n{format_stats(stats)}", file=where, flush=True)
-    return stats
+    shown = loaded.shown[0] if isinstance(loaded.shown[0], Clip) else loaded.shown
+    asked = ask_report.Asked(request.question, text, shown, stats, record)
+    again = (lambda: ask()[0]) if args.compare_dense else None
+    return stats, lambda: ask_report.page(model, asked, again)
 
 
-def write_extras(model: QwenVLInference, stats: dict, args) -> None:
-    """Write every file that was asked for beside the answer.
+def write_extras(model: QwenVLInference, stats: dict, args, page: Callable[[], str]) -> None:
+    """Write every file that was asked for beside the answer; page: makes the report's text.
 
     Raises:
         NotWritten: at the end, when some of them could not be written.
@@ -91,6 +104,12 @@ def write_extras(model: QwenVLInference, stats: dict, args) -> None:
             model.write_log(args.log_dir)
         except OSError as error:
             failures.append(f"--log-dir could not be written: {error}.")
+    if args.report is not None:
+        text = page()
+        try:
+            write_text(args.report, text)
+        except OSError as error:
+            failures.append(f"--report could not be written: {error}.")
     if failures:
         raise NotWritten(" ".join(failures))
 
@@ -100,6 +119,7 @@ def ask(args: argparse.Namespace) -> None:
     requests = requests_of(args)
     many = args.requests is not None or args.output is not None or len(requests) > 1
     check_places(args, many)
+    ask_report.check(args, attention_of(args), parse_layers)
     settings = model_settings(args)
     progress = TerminalProgress(*STAGES if args.quiet else ["decode"] if args.stream else [])
 
@@ -115,10 +135,11 @@ def ask(args: argparse.Namespace) -> None:
         with keeping_sigterm():
             family = checkpoint_family(args.model, settings["library"], args.cache_dir)
         loaded = requests[0].load(args, progress, family)
+        ask_report.check_shown(args, loaded.shown)
         with quiet_libraries(settings["library"]):
             model = make()
-            stats = answer(model, requests[0], loaded, args)
-        write_extras(model, stats, args)
+            stats, page = answer(model, requests[0], loaded, args)
+            write_extras(model, stats, args, page)
     finally:
         progress.close()
 

@@ -10,6 +10,7 @@ from urllib.parse import urlparse
 
 from ..utils.command import EXIT_CODES
 from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
+from . import ask_report
 from .model_flags import add_model_arguments
 
 DESCRIPTION = """Ask a model about images, videos or texts, with Pyramid Sparse Attention, TriangleMix or both.
@@ -83,4 +84,5 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--stats", choices=STATS, help="where statistics go (default: after the answer, on stdout)")
     parser.add_argument("--stats-json", metavar="FILE", help="write the statistics there")
+    ask_report.add_arguments(parser)
     add_model_arguments(parser)

@@ -38,8 +38,8 @@ def parse_ratios(text: str) -> dict:
     return ratios
 
 
-def parse_layers(text: str) -> list[int]:
-    """``"2,5,8-11"`` -> [2, 5, 8, 9, 10, 11]."""
+def parse_layers(text: str, flag: str = "--triangle-layers") -> list[int]:
+    """``"2,5,8-11"`` -> [2, 5, 8, 9, 10, 11]; flag: whose text it is, for a refusal."""
     layers: list[int] = []
     for part in text.split(","):
         first, dash, last = part.partition("-")
@@ -48,7 +48,7 @@ def parse_layers(text: str) -> list[int]:
         except ValueError:
             found = range(0)
         if not found:
-            raise ValueError(f"--triangle-layers part '{part}' must look like 5 or 8-11.")
+            raise ValueError(f"{flag} part '{part}' must look like 5 or 8-11.")
         layers += found
     return layers
 

@@ -54,17 +54,29 @@ def attend_levels(q, k, v, levels, plan: Plan):
     return paddle.concat(parts, axis=2).astype(q.dtype)
 
 
+def _chosen(q, k, plan: Plan):
+    """Spans of query blocks (i0, i1), each with its levels, host int32 [B, H, i1 - i0, nJ]."""
+    geo = _geometry(q.shape[2], k.shape[2], plan)
+    qf, kf = features(q, k, plan)
+    cap = _cap(k, plan)
+    for span in _spans(geo, q.shape[0] * q.shape[1], plan):
+        scores = block_importance(qf, kf, geo, plan, span)
+        yield span, select_levels(scores, cap, geo, plan, span).numpy()
+
+
+def level_map(q, k, plan: Plan) -> np.ndarray:
+    """The levels that ``psa_attention`` chooses, host int8 [B, H, nI, nJ]; invalid pairs are 0."""
+    return np.concatenate([levels.astype(np.int8) for _, levels in _chosen(q, k, plan)], axis=2)
+
+
 def psa_attention(q, k, v, plan: Plan):
     """Return ``(out, work)``: q.dtype [B, H, Lq, D] and float64 host [B, H], see ``CallStats``."""
     geo = _geometry(q.shape[2], k.shape[2], plan)
     b, h = q.shape[:2]
-    qf, kf = features(q, k, plan)
-    cap, pyramid, scaled = _cap(k, plan), Pyramid(k, v, plan.key_block), q.astype("float32") * plan.scale
+    pyramid, scaled = Pyramid(k, v, plan.key_block), q.astype("float32") * plan.scale
     work = np.zeros((b, h))
     parts = []
-    for span in _spans(geo, b * h, plan):
-        scores = block_importance(qf, kf, geo, plan, span)
-        host = select_levels(scores, cap, geo, plan, span).numpy()
+    for span, host in _chosen(q, k, plan):
         work += work_of(host, geo, plan.block_means, span[0])
         parts += attend(scaled, pyramid, host, geo, span, k.shape[1], plan.block_means)
     return paddle.concat(parts, axis=2).astype(q.dtype), work

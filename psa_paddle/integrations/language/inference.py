@@ -291,6 +291,16 @@ class QwenVLInference:
             kind["triangle_layers"] = plug.triangle_layers
         return {**device, **kind, **self._last, **sparse}
 
+    @contextmanager
+    def keeping_stats(self):
+        """``with model.keeping_stats(): ...`` puts ``stats()`` back to those of before; nobody else asks meanwhile."""
+        with self.one_request:
+            last = self._last
+            try:
+                yield
+            finally:
+                self._last = last
+
     def print_stats(self) -> None:
         """Print ``stats()`` for a person."""
         print(format_stats(self.stats()))

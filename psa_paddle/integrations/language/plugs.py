@@ -60,6 +60,20 @@ def clear(model) -> None:
 
 
 @contextmanager
+def suspended(model):
+    """Take every plug out, and put the same ones back afterwards, whatever happens inside."""
+    model = bare_model(model)
+    with _changing(model) as entries:
+        kept = list(entries)
+        entries.clear()
+    try:
+        yield
+    finally:
+        with _changing(model) as entries:
+            entries[:0] = kept
+
+
+@contextmanager
 def _changing(model):
     """Yields the entries to be changed; connects the plug that is in force afterwards in place of the one before."""
     entries = model.__dict__.get(PLUGS, [])

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import paddle
@@ -40,7 +41,9 @@ class Plug:
     """One model's sparse attention, and what its layers did since ``reset``.
 
     choice: which attention each layer prefills with; config: PSA's part of it; calls: (layer number, ``CallStats``) of
-    every prefill call; decode_calls: calls with one query row, all layers.
+    every prefill call; decode_calls: calls with one query row, all layers; layers: how many the model
+    has; recorder: sees the queries and keys of every
+    prefill call, see ``report.Recorder``, None for nobody.
     """
 
     def __init__(self, model, choice: AttentionChoice, match: Match):
@@ -48,12 +51,14 @@ class Plug:
         self.config = choice.config
         self.calls: list[tuple[int, CallStats]] = []
         self.decode_calls = 0
+        self.recorder: Any = None
         self._text_lengths = [self.config.forced_text]
         self._after = 0  # rows of the prompt that come after those of this forward
         self._kv_start: list[int] | None = None  # of a forward whose mask is left padding
         self._why_dense = ""  # why a whole forward runs dense
         self._model, self._text = model, match.layout.text_of(model)
         self._layers = [layer.self_attn for layer in self._text.layers]
+        self.layers = len(self._layers)
         self.triangle_layers = [i for i in range(len(self._layers)) if choice.of_layer(i) == "trianglemix"]
         self._vision_tokens = np.array(match.family.vision_ids(model.config), np.int64)
         self._patches = Patches()
@@ -207,7 +212,15 @@ class Plug:
         return next(i for i, one in enumerate(self._layers) if one is layer)
 
     def _prefill(self, layer_idx: int, query, key, value, scaling):
-        """``([B, Lq, H, D], CallStats)`` of the layer's own kind."""
+        """``([B, Lq, H, D], CallStats)`` of the layer's own kind, shown to the recorder if there is one."""
+        out, call = self._of_kind(layer_idx, query, key, value, scaling)
+        if self.recorder is not None:
+            is_psa = self.choice.of_layer(layer_idx) == "psa"
+            config = self.choice.config_of(layer_idx).replace(text_length=self._text_lengths[0]) if is_psa else None
+            self.recorder.see(layer_idx, query, key, scaling, config, call)
+        return out, call
+
+    def _of_kind(self, layer_idx: int, query, key, value, scaling):
         kind, triangle = self.choice.of_layer(layer_idx), self.choice.triangle
         backend, starts = self.config.backend, self._kv_start
         if kind == "trianglemix" and triangle is not None:
