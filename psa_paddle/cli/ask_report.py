@@ -61,10 +61,8 @@ def check_shown(args: argparse.Namespace, shown: list) -> None:
     Raises:
         ValueError: anything but one clip or pictures alone.
     """
-    kinds = {
-        Clip if isinstance(what, Clip) else Image.Image if isinstance(what, Image.Image) else str for what in shown
-    }
-    if args.report is not None and kinds != {Image.Image} and (kinds != {Clip} or len(shown) > 1):
+    one_clip = len(shown) == 1 and isinstance(shown[0], Clip)
+    if args.report is not None and not one_clip and not all(isinstance(what, Image.Image) for what in shown):
         raise ValueError("--report shows one video or pictures alone; ask about these without it.")
 
 
