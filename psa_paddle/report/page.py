@@ -20,7 +20,7 @@ from .capture import WAYS, LevelMap, Recorder
 from .figures import COLOURS, LEAST, MOST, data_uri, heads_image, heads_range, level_image, mass_image
 from .words import WORDS
 
-TILES, TILE_EDGE = 96, 160  # most tiles of a film strip, and pixels of a tile's longer side
+TILES, TILE_EDGE = 60, 160  # most tiles of a film strip, and pixels of a tile's longer side
 
 
 class Dense(NamedTuple):

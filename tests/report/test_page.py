@@ -100,10 +100,10 @@ def test_a_long_film_is_shown_in_few_tiles(report):
     record.put(np.array([1, *[9] * 404, 2, 3]))
     record.mass[0] = np.linspace(0, 1, 407) / np.linspace(0, 1, 407).sum()
     film = Report("q", "a", Clip(frames, 2.0), report.stats, record)._film()
-    assert 60 < len(film["tiles"]) <= TILES and film["frames_a_tile"] == 6
+    assert TILES / 2 < len(film["tiles"]) <= TILES and film["frames_a_tile"] == 8
     assert sum(tile["mass"] for tile in film["tiles"]) == pytest.approx(film["share"])
     assert film["share"] == pytest.approx(record.mass[0][1:405].sum())
-    assert film["tiles"][0]["label"] == "0.0–2.5 s" and film["tiles"][-1]["label"] == "201.0–201.5 s"
+    assert film["tiles"][0]["label"] == "0.0–3.5 s" and film["tiles"][-1]["label"] == "200.0–201.5 s"
 
 
 def test_dense_attention_and_pictures(report):

@@ -22,7 +22,7 @@ def test_page_beside_everything_else(capsys, tmp_path, monkeypatch):
     assert "层 1 · 128 × 64" in html and "层 4 ·" in html and "层 2 ·" not in html
     assert "请描述&lt;i&gt;" in html and "与稠密注意力对照" in html and html.count("<figure>") == 10
     shown = capsys.readouterr().out
-    answer = html.split("<strong>")[1].split("</strong>")[0]
+    answer = html.split('id="answer">')[1].split("</p>")[0]
     assert answer and shown.lstrip().startswith(answer) and shown.count(answer) == 1  # dense answers in silence
 
 

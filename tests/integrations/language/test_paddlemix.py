@@ -15,6 +15,7 @@ from psa_paddle.integrations.language.attention import (
     restore_attention,
 )
 from psa_paddle.integrations.language.generation import cached_generation
+from psa_paddle.report import recording
 from psa_paddle.stats import totals
 
 
@@ -193,6 +194,18 @@ def test_question_stays_at_full_resolution(eager):
         assert np.array_equal(logits_of(eager, ids), found)
     with psa_attention_in(eager, skip.replace(text_length=0)):
         assert not np.array_equal(logits_of(eager, ids), found)
+
+
+def test_a_recorder_sees_the_layers(eager):
+    """A report's densities are those of the statistics here, too."""
+    ids = prompt()
+    with psa_attention_in(eager, SPARSE), recording(eager, [1]) as record:
+        record.put(ids)
+        logits_of(eager, ids)
+        rows = layer_statistics(eager)
+    (found,) = record.maps[1]
+    assert 1.0 - np.mean(found.per_head_density) == pytest.approx(rows[1]["sparsity"]) and list(record.maps) == [1]
+    assert record.question_rows == 16 and record.mass_of_frames(4).shape == (LAYERS, 4)
 
 
 @pytest.mark.parametrize("plugged", [False, True], ids=["dense", "psa"])
