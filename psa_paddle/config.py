@@ -146,7 +146,7 @@ class AttentionConfig:
         xattn_stride, xattn_query_stride: groups of so many keys (1, 2, 4, 8, 16 or 32) and queries (4, 8, 16 or 32) are
             scored against each other.
         xattn_terms: tokens that each group takes part with, at most the smaller stride; 1 with ``"peak"``. Both strides
-            and the terms alike is XAttention's antidiagonal sum. Fewer tokens, at places that shift from group to
+            and the terms alike is XAttention's antidiagonal sum. Fewer tokens, at places that rotate from group to
             group, cost less and choose better (benchmarks/RESULTS.md).
         text_length: the last tokens, whose key and query blocks stay at level 1. ``None``: 512, or in Qwen2.5-VL
             the tokens after the last vision token.

@@ -49,6 +49,7 @@ class DenseReason(str, enum.Enum):
     DROPOUT = "attention dropout"
     SLIDING_WINDOW = "sliding window"
     HEAD_DIM = "head dimension {}"
+    VALUE_DIM = "values of another width than keys"
     GRID = "{} tokens are not the latent's grid {}"
     PLAIN = "plain softmax"
     NO_TEXT = "no text tokens"

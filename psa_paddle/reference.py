@@ -57,13 +57,13 @@ def dense_attention(q, k, v, scale: float, causal: bool):
 
 
 def places(groups, size: int, terms: int):
-    """Which ``terms`` tokens of each group of ``size`` are taken, [groups, terms]: the middles of equal parts, turned
+    """Which ``terms`` tokens of each group of ``size`` are taken, [groups, terms]: the middles of equal parts, rotated
     by ``size`` times the fraction of g^2 / golden ratio in group g. Squares, as multiples keep step with some widths of
-    a picture's rows. Where all are taken nothing is turned.
+    a picture's rows. Where all are taken nothing is rotated.
     """
     t = np.arange(terms) * (size // terms) + size // terms // 2
-    turn = [int(g) ** 2 * GOLDEN % 2**32 * size // 2**32 if terms < size else 0 for g in groups]
-    return (t + np.array(turn)[:, None]) % size
+    rotation = [int(g) ** 2 * GOLDEN % 2**32 * size // 2**32 if terms < size else 0 for g in groups]
+    return (t + np.array(rotation)[:, None]) % size
 
 
 def xattn_importance(q, k, scale: float, causal: bool, query_block: int, key_block: int, strides, terms: int):
@@ -177,8 +177,8 @@ def select_levels(importance, cap, plan: Plan, lq: int, lk: int):
 
 
 def near_a_bound(importance, plan: Plan, lq: int, lk: int, slack: float):
-    """Pairs, bool [H, nI, nJ], whose place lies within ``slack`` of an interval's bound: in lower precision the level
-    on either side of it is right."""
+    """Pairs, bool [H, nI, nJ], where what comes before them lies within ``slack`` of an interval's bound: in lower
+    precision the level on either side of it is right."""
     valid, _ = block_grid(lq, lk, plan.query_block, plan.key_block, plan.causal)
     near = np.zeros(importance.shape, bool)
     for head, i in np.ndindex(importance.shape[:2]):
@@ -186,10 +186,10 @@ def near_a_bound(importance, plan: Plan, lq: int, lk: int, slack: float):
         order = js[np.argsort(-importance[head, i, js], kind="stable")]
         mass = importance[head, i, order].astype(float)
         share = (np.cumsum(mass) - mass) / max(mass.sum(), np.finfo(float).tiny)
-        place = np.arange(len(js)) / len(js) if plan.mask_mode.startswith("topk") else share
+        before = np.arange(len(js)) / len(js) if plan.mask_mode.startswith("topk") else share
         if plan.mask_mode == "topk_sqrt":
-            place *= (len(js) * plan.key_block / SQRT_KEYS) ** 0.5
-        near[head, i, order] = [min(abs(x - hi) for _, _, hi in plan.intervals) < slack for x in place]
+            before *= (len(js) * plan.key_block / SQRT_KEYS) ** 0.5
+        near[head, i, order] = [min(abs(x - hi) for _, _, hi in plan.intervals) < slack for x in before]
     return near
 
 

@@ -17,6 +17,7 @@ from psa_paddle.cli import ask as script
 from psa_paddle.cli import ask_requests
 from psa_paddle.cli.ask_flags import looks_like_video
 from psa_paddle.integrations.language.answering.sampling import Sampling
+from psa_paddle.integrations.language.families import FAMILIES
 from psa_paddle.integrations.language.inference import DEFAULT_MODEL
 from psa_paddle.trianglemix import TriangleMixConfig
 from psa_paddle.utils.media import Clip
@@ -63,7 +64,8 @@ def ask(monkeypatch):
 
     monkeypatch.setattr(script, "QwenVLInference", FakeModel)
     monkeypatch.setattr(ask_requests, "load_video", clip)
-    monkeypatch.setattr(ask_requests, "load_image", lambda source: source)
+    monkeypatch.setattr(ask_requests, "load_image", Path)
+    monkeypatch.setattr(script, "checkpoint_family", lambda name, *rest: FAMILIES[name == "a Qwen3-VL"])
 
     def run(*flags):
         assert main(list(flags)) == 0
@@ -79,10 +81,14 @@ def test_defaults(ask, capsys):
     wanted["video_tokens"] = None
     progress = model.made[1].pop("progress")
     assert model.made == ((DEFAULT_MODEL, None), wanted) and isinstance(progress, TerminalProgress)
-    assert model.asked == ("image", ([IMAGE], "请描述这张图片", 512), {"max_pixels": None, "streamer": None})
+    assert model.asked == ("image", ([Path(IMAGE)], "请描述这张图片", 512), {"max_pixels": None, "streamer": None})
     out = capsys.readouterr().out
     assert out.startswith("一个菱形\n\nModel       m  (paddleformers, cpu, float32)\n")
-    assert ask("--input", VIDEO).asked == ("video", ((VIDEO, {}), "请描述这个视频", 512), {"streamer": None})
+    assert ask("--input", VIDEO).asked == (
+        "video",
+        ((VIDEO, {"factor": 28}), "请描述这个视频", 512),
+        {"streamer": None},
+    )
     assert DEFAULT_MODEL == "Qwen/Qwen2.5-VL-7B-Instruct"
 
 
@@ -159,13 +165,18 @@ def test_settings_of_trianglemix(case, ask):
 def test_what_is_asked_about_images(ask):
     flags = ["--prompt", "What differs?", "--max-tokens", "7", "--max-pixels", "2000"]
     model = ask("--input", IMAGE, "b.png", *flags)
-    assert model.asked == ("image", ([IMAGE, "b.png"], "What differs?", 7), {"max_pixels": 2000, "streamer": None})
+    assert model.asked == (
+        "image",
+        ([Path(IMAGE), Path("b.png")], "What differs?", 7),
+        {"max_pixels": 2000, "streamer": None},
+    )
 
 
 def test_what_is_asked_about_a_video(ask):
     flags = ["--fps", "2.5", "--max-frames", "9", "--max-pixels", "2000", "--prompt", "Who?", "--max-tokens", "7"]
-    given = {"fps": 2.5, "max_frames": 9, "max_pixels": 2000}
+    given = {"fps": 2.5, "max_frames": 9, "max_pixels": 2000, "factor": 28}
     assert ask("--input", VIDEO, *flags).asked == ("video", ((VIDEO, given), "Who?", 7), {"streamer": None})
+    assert ask("--input", VIDEO, "--model", "a Qwen3-VL").asked[1][0] == (VIDEO, {"factor": 32})
 
 
 def test_stream(ask, monkeypatch, capsys):

@@ -1,6 +1,7 @@
 """Importing: lazily, and with a helpful sentence where there is no Paddle."""
 
 import os
+import re
 import subprocess
 import sys
 from configparser import ConfigParser
@@ -95,6 +96,11 @@ def test_presets_are_installed_with_the_package(built):
     assert os.path.samefile(ROOT / "configs" / "attention_config.yaml", PRESET_FILE)
 
 
+def test_the_changelog_knows_the_version():
+    headings = re.findall(r"^## \[(.+?)\]", (ROOT / "CHANGELOG.md").read_text(encoding="utf-8"), re.M)
+    assert headings[:2] == ["Unreleased", psa_paddle.__version__]
+
+
 def files_of(package: Path) -> set[str]:
     files = [path.relative_to(package) for path in package.rglob("*") if path.is_file()]
     return {str(path) for path in files if "__pycache__" not in path.parts}
@@ -117,7 +123,7 @@ def test_the_console_command_is_installed(built):
 
 
 def test_the_demo_is_found_outside_the_checkout(built):
-    code = "from psa_paddle.integrations.language.inference import DEMO; print(DEMO, (DEMO / 'config.json').is_file())"
+    code = "from psa_paddle.integrations.language.loading import DEMO; print(DEMO, (DEMO / 'config.json').is_file())"
     done = outside(built, code)
     assert done.stdout.split() == [str(built[0] / "psa_paddle" / "demo" / "checkpoint"), "True"], done.stderr
     assert (ROOT / "demo" / "checkpoint").samefile(ROOT / "psa_paddle" / "demo" / "checkpoint")

@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from .. import __version__
 
 COMMANDS = {  # name: module, and what it does in a line
-    "ask": ("psa_paddle.cli.ask", "ask Qwen2.5-VL about images or a video"),
-    "chat": ("psa_paddle.cli.chat", "talk with Qwen2.5-VL about images and videos"),
+    "ask": ("psa_paddle.cli.ask", "ask a model about images, videos or texts"),
+    "chat": ("psa_paddle.cli.chat", "talk with a model about images and videos"),
     "calibrate": ("psa_paddle.cli.calibrate", "measure what each layer and head has to keep"),
     "doctor": ("psa_paddle.doctor", "examine this machine: what it has, and whether attention computes right on it"),
 }

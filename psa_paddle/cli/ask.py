@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 from ..integrations.language.answering.reports import STAGES
 from ..integrations.language.inference import QwenVLInference
+from ..integrations.language.loading import checkpoint_family
 from ..stats import format_stats
-from ..utils.command import NotWritten, run_command
+from ..utils.command import NotWritten, keeping_sigterm, run_command
 from ..utils.files import check_file, check_folder, write_text
 from ..utils.progress import TerminalProgress
 from ..utils.quiet import quiet_libraries
@@ -103,14 +104,17 @@ def ask(args: argparse.Namespace) -> None:
     progress = TerminalProgress(*STAGES if args.quiet else ["decode"] if args.stream else [])
 
     def make() -> QwenVLInference:
-        return QwenVLInference(args.model, args.dtype, progress=progress, **settings)
+        with keeping_sigterm():
+            return QwenVLInference(args.model, args.dtype, progress=progress, **settings)
 
     try:
         if many:
             with quiet_libraries(settings["library"]):
                 answer_many(args, requests, make, progress)
             return
-        loaded = requests[0].load(args, progress)
+        with keeping_sigterm():
+            family = checkpoint_family(args.model, settings["library"], args.cache_dir)
+        loaded = requests[0].load(args, progress, family)
         with quiet_libraries(settings["library"]):
             model = make()
             stats = answer(model, requests[0], loaded, args)

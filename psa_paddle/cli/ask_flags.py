@@ -12,11 +12,12 @@ from ..utils.command import EXIT_CODES
 from ..utils.media import DEFAULT_MAX_FRAMES, DEFAULT_VIDEO_PIXELS
 from .model_flags import add_model_arguments
 
-DESCRIPTION = """Ask Qwen2.5-VL about images and videos, with Pyramid Sparse Attention, TriangleMix or both.
+DESCRIPTION = """Ask a model about images, videos or texts, with Pyramid Sparse Attention, TriangleMix or both.
 
 psa-paddle ask --type video --input v.mp4 --prompt "请描述这个视频" --use-psa
 psa-paddle ask --model demo --type image --input a.jpg --prompt "What is this?" --quiet
 psa-paddle ask --type video --input v.mp4 --attention mix --triangle-layers 14-27
+psa-paddle ask --type text --input long.txt --prompt "What does it say about the budget?" --model FOLDER --use-psa
 psa-paddle ask --input a.mp4 b.mp4 --each --prompt "Who is seen?" "What happens?" > answers.jsonl
 psa-paddle ask --requests requests.jsonl --output answers.jsonl
 
@@ -68,7 +69,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--input", nargs="+", metavar="FILE", help="paths or http(s) URLs, shown together")
     asked.add_argument("--requests", metavar="FILE", help='JSON lines such as {"input": "a.mp4", "prompt": "..."}')
-    parser.add_argument("--type", choices=("image", "video"), help="kind of --input (default: what each file is)")
+    parser.add_argument(
+        "--type", choices=("image", "video", "text"), help="kind of --input (default: what each file is)"
+    )
     parser.add_argument("--prompt", nargs="+", help="the questions (default: asks for a description, in Chinese)")
     parser.add_argument("--each", action="store_true", help="ask about each --input by itself")
     parser.add_argument("--output", metavar="FILE", help="append answers there as JSON lines; goes on where it was")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 from ..integrations.language.answering.reports import Report
+from ..integrations.language.families import Family
 from ..integrations.language.inference import QwenVLInference
 from ..utils.command import SomeFailed, out_of_memory
 from ..utils.files import check_file, replacing
@@ -66,8 +67,8 @@ def opened(path, kept: list[str]):
 class _Reader:
     """Reads what requests show, and keeps it for as long as they show the same."""
 
-    def __init__(self, args: argparse.Namespace, report: Report):
-        self._args, self._report = args, report
+    def __init__(self, args: argparse.Namespace, report: Report, family: Family):
+        self._args, self._report, self._family = args, report, family
         self._name: tuple | None = None
         self._loaded = Loaded([], 0.0)
 
@@ -77,7 +78,7 @@ class _Reader:
         if name == self._name:
             return Loaded(self._loaded.shown, 0.0)
         self._name, self._loaded = None, Loaded([], 0.0)  # so that the media of two are never in memory
-        self._loaded = request.load(self._args, self._report)
+        self._loaded = request.load(self._args, self._report, self._family)
         self._name = name
         return self._loaded
 
@@ -96,7 +97,8 @@ def answer_many(
     left = [request for request in requests if request.id not in done]
     if not left:
         return
-    model, failed, reader = make_model(), 0, _Reader(args, report)
+    model, failed = make_model(), 0
+    reader = _Reader(args, report, model.family)
     with opened(path, kept) as write:
         for request in left:
             line = identity(request)

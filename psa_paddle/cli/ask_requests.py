@@ -13,6 +13,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from ..integrations.language.answering.reports import Report
+from ..integrations.language.families import Family
 from ..integrations.language.inference import QwenVLInference
 from ..integrations.language.request import check_max_tokens, check_text, image_limits
 from ..utils.files import as_path
@@ -20,14 +21,14 @@ from ..utils.media import Clip, load_image, load_video
 from .ask_flags import VIDEO_FLAGS, kind_of, looks_like_video
 from .model_flags import given_flags
 
-PROMPTS = {"image": "请描述这张图片", "video": "请描述这个视频"}
+PROMPTS = {"image": "请描述这张图片", "video": "请描述这个视频", "text": "请总结这段文字"}
 KEYS = ("id", "input", "prompt", "type", "max_tokens")
 
 
 class Loaded(NamedTuple):
     """What the sources of a request show, and how many seconds it took to read them."""
 
-    shown: list[Image.Image | Clip]
+    shown: list[Image.Image | Clip | str]
     seconds: float
 
 
@@ -36,7 +37,7 @@ class Request:
     """One question.
 
     id: text or a number, another one for each request; sources: paths or URLs, shown together; kind: ``"image"``,
-    ``"video"``, or None for what each source looks like; prompt: None asks for a description.
+    ``"video"``, ``"text"``, or None for what each source looks like; prompt: None asks for a description.
     """
 
     id: str | int
@@ -50,24 +51,31 @@ class Request:
         """What is asked."""
         if self.prompt is not None:
             return self.prompt
+        if self.kind == "text":
+            return PROMPTS["text"]
         video = self.kind == "video" or (self.kind is None and any(map(looks_like_video, self.sources)))
         return PROMPTS["video" if video else "image"]
 
-    def load(self, args: argparse.Namespace, report: Report) -> Loaded:
-        """What the sources show, in order.
+    def load(self, args: argparse.Namespace, report: Report, family: Family) -> Loaded:
+        """What the sources show, in order, as a model of this family sees it.
 
         Raises:
             ValueError: a file that cannot be used.
         """
-        start, kinds = time.perf_counter(), [kind_of(source, self.kind) for source in self.sources]
+        start = time.perf_counter()
+        if self.kind == "text":
+            return Loaded(list(map(read_text, self.sources)), time.perf_counter() - start)
+        kinds, factor = [kind_of(source, self.kind) for source in self.sources], family.pixel_factor
+        if factor is None:
+            raise ValueError(f"{family.name} takes text alone; ask with --type text.")
         if "image" in kinds:
-            image_limits(args.max_pixels, name="--max-pixels")
+            image_limits(args.max_pixels, factor, "--max-pixels")
         sampling = given_flags(args, (*VIDEO_FLAGS, "max_pixels"))
 
         def load(source: str, kind: str):
             if kind == "image":
                 return load_image(source)
-            return load_video(source, **sampling, progress=partial(report, "media"))
+            return load_video(source, **sampling, factor=factor, progress=partial(report, "media"))
 
         shown = [load(source, kind) for source, kind in zip(self.sources, kinds, strict=True)]
         return Loaded(shown, time.perf_counter() - start)
@@ -84,6 +92,9 @@ def ask_model(
 
 
 def _ask(model: QwenVLInference, shown: list, prompt: str, max_tokens: int, max_pixels: int | None, streamer) -> str:
+    if isinstance(shown[0], str):
+        content = [{"type": "text", "text": f"{text}\n\n"} for text in shown] + [{"type": "text", "text": prompt}]
+        return model.chat([{"role": "user", "content": content}], max_tokens, streamer=streamer)
     clips = [isinstance(what, Clip) for what in shown]
     if clips == [True]:
         return model.inference_video(shown[0], prompt, max_tokens, streamer=streamer)
@@ -96,6 +107,26 @@ def _ask(model: QwenVLInference, shown: list, prompt: str, max_tokens: int, max_
     ]
     content = [*parts, {"type": "text", "text": prompt}]
     return model.chat([{"role": "user", "content": content}], max_tokens, streamer=streamer)
+
+
+def read_text(source: str) -> str:
+    """The text of a file in UTF-8.
+
+    Raises:
+        ValueError: no file, another encoding, nothing in it, or special tokens.
+    """
+    path = as_path(source, "--input")
+    if not path.is_file():
+        raise ValueError(f"text '{path}' is not a file.")
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except UnicodeDecodeError:
+        raise ValueError(f"text '{path}' is not in UTF-8; convert it first.") from None
+    if not text.strip():
+        raise ValueError(f"text '{path}' is empty.")
+    if "<|" in text and "|>" in text:
+        raise ValueError(f"text '{path}' contains a special token such as <|im_end|>; remove it.")
+    return text
 
 
 def requests_of(args: argparse.Namespace) -> list[Request]:
@@ -160,8 +191,8 @@ def _request(said, number: int, max_tokens: int) -> Request:
     name, kind, prompt = said.get("id", number), said.get("type"), said.get("prompt")
     if isinstance(name, bool) or not isinstance(name, (str, int)):
         raise TypeError("id must be text or a whole number")
-    if kind not in (None, "image", "video"):
-        raise ValueError(f"type must be image or video, got {kind!r}")
+    if kind not in (None, *PROMPTS):
+        raise ValueError(f"type must be {' or '.join(PROMPTS)}, got {kind!r}")
     if prompt is not None:
         check_text(prompt)
     return Request(name, tuple(sources), kind, prompt, check_max_tokens(said.get("max_tokens", max_tokens)))

@@ -9,7 +9,7 @@ from pathlib import Path
 from ..budgets import Budgets
 from ..config import BACKENDS, DEFAULT_PRESET, PRESETS, AttentionConfig
 from ..integrations.language.inference import DEFAULT_MODEL, QwenVLInference
-from ..integrations.language.loading import DTYPES, LIBRARIES, check_backend, check_library
+from ..integrations.language.loading import DTYPES, LIBRARIES, check_backend, check_library, checkpoint_family
 from ..integrations.language.measuring.calibration import calibrate_budgets, check_calibration
 from ..integrations.language.request import check_request, image_limits
 from ..integrations.language.samples import image_inputs, video_inputs
@@ -23,7 +23,7 @@ from .ask_requests import PROMPTS
 from .model_flags import given_flags
 
 MEMORY_ADVICE = "look at less with --max-pixels (for a video --max-frames or --fps too), or take a smaller --model."
-DESCRIPTION = """Measure on your own images or videos what each layer and head of Qwen2.5-VL has to keep; writes a file.
+DESCRIPTION = """Measure on your own images or videos what each layer and head of a model has to keep; writes a file.
 
 psa-paddle calibrate --type video --input a.mp4 b.mp4 --prompt "请描述这个视频" --density 0.12 --output budgets.json
 psa-paddle ask --type video --input c.mp4 --use-psa --budgets budgets.json
@@ -68,14 +68,18 @@ def triangle_of(args) -> TriangleMixConfig | None:
     return TriangleMixConfig(**given) if args.triangle else None
 
 
-def load_inputs(args) -> list:
-    """Read every input before any model is loaded."""
+def load_inputs(args, library: str) -> tuple[list, dict]:
+    """Read every input before any model is loaded; with what the processor is told about the sizes of images."""
     given = given_flags(args, VIDEO_FLAGS)
     if args.type == "image":
         for name in given:
             raise ValueError(f"--{name.replace('_', '-')} is for --type video.")
-        return [load_image(source) for source in args.input]
-    return [load_video(source, **given, **given_flags(args, ["max_pixels"])) for source in args.input]
+    factor = checkpoint_family(args.model, library, args.cache_dir).vision_factor()
+    limits = image_limits(args.max_pixels, factor)
+    if args.type == "image":
+        return [load_image(source) for source in args.input], limits
+    given |= given_flags(args, ["max_pixels"])
+    return [load_video(source, **given, factor=factor) for source in args.input], limits
 
 
 def report(budgets: Budgets) -> str:
@@ -94,18 +98,18 @@ def calibrate(args) -> None:
     """Check everything, load the model, measure, and write what was found."""
     prompt = PROMPTS[args.type] if args.prompt is None else args.prompt
     check_request(prompt, 1)
-    args.output, limits = check_file(args.output, "--output"), image_limits(args.max_pixels)
+    args.output = check_file(args.output, "--output")
     config = AttentionConfig.preset(args.preset, backend=args.backend)
     check_calibration(config, args.density, args.loss, args.answer_tokens)
     check_backend(config)
     triangle, library = triangle_of(args), check_library(args.library)
-    inputs = load_inputs(args)
+    inputs, limits = load_inputs(args, library)
     with quiet_libraries(library):
         model = QwenVLInference(args.model, args.dtype, cache_dir=args.cache_dir, library=library)
     if args.type == "image":
         samples = [image_inputs(model.processor, [image], prompt, limits) for image in inputs]
     else:
-        samples = [video_inputs(model.processor, clip, prompt) for clip in inputs]
+        samples = [video_inputs(model.processor, clip, prompt, model.family) for clip in inputs]
     show = sys.stderr.isatty()
     budgets = calibrate_budgets(
         model.model,

@@ -20,7 +20,7 @@ from .ask import MEMORY_ADVICE, logged, text_streamer
 from .ask_flags import VIDEO_FLAGS, add_looking_arguments, kind_of
 from .model_flags import add_model_arguments, given_flags, model_settings
 
-DESCRIPTION = """Talk with Qwen2.5-VL about images and videos: each question pays for its own tokens only.
+DESCRIPTION = """Talk with a model about images and videos: each question pays for its own tokens only.
 
 psa-paddle chat --model demo --input demo/sample.mp4 --use-psa
 psa-paddle chat --input a.jpg b.mp4 < questions.txt

@@ -17,8 +17,8 @@ def demo_answer(dtype: str) -> Iterator[Check]:
     name = f"{ANSWER} ({dtype})"
     try:
         from ..config import AttentionConfig
-        from ..integrations.language.inference import DEMO, QwenVLInference
-        from ..integrations.language.loading import check_library
+        from ..integrations.language.inference import QwenVLInference
+        from ..integrations.language.loading import DEMO, check_library
 
         check_library("auto")
     except (ImportError, ValueError) as error:

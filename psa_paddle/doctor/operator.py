@@ -26,8 +26,8 @@ SECONDS = 60.0  # after which no further case is begun: a GPU's first run compil
 ROUNDINGS = 2.0
 FLOAT32_LIMIT, TF32_LIMIT = 2e-5, 5e-3  # Paddle's own float32 products may be TF32 on a GPU
 # Share of blocks of rows that may take other key blocks: their importance ties up to rounding. All heads' last rows are
-# more than the first.
-NEAR_TIES, TF32_TIES = 0.04, 0.12
+# more than the first. In 16 bits the sums of several tokens' keys are rounded, too: 5 % were seen on an H200.
+NEAR_TIES, ROUNDED_TIES = 0.04, 0.12
 POOLED = {1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.9), 0: (0.9, 1.0)}
 REPORT = "Put this report into an issue; until it is solved use dense attention."
 
@@ -137,7 +137,8 @@ def checked(case: Case, backend: str, dtype: str) -> Check:
         errors = _block_errors(out[sample, :, first:], expected(case, q[:, first:], k[:, start:], v[:, start:]))
         wrong, total = wrong + int((errors > limit).sum()), total + errors.size
         worst = max(worst, float(errors[errors <= limit].max(initial=0.0)))
-    ties = (TF32_TIES if limit == TF32_LIMIT else NEAR_TIES) if _selects(case) else 0.0
+    exact_products = limit == FLOAT32_LIMIT
+    ties = (NEAR_TIES if exact_products else ROUNDED_TIES) if _selects(case) else 0.0
     if wrong > ties * total:
         found = "returns zeros" if not out.any() else f"{wrong} of {plural(total, 'block')} of rows are wrong"
         return Check(name, FAILED, found, REPORT)

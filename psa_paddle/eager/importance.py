@@ -30,12 +30,12 @@ def xattn_features(q, k, plan: Plan):
 
 def places(first: int, count: int, size: int, terms: int) -> np.ndarray:
     """Which tokens of groups ``first``, ``first`` + 1, ... of ``size`` are taken, int64 [count, terms]: the middles of
-    equal parts, turned by the fraction of g^2 / golden ratio in group g, so that they keep step with no width of a
-    picture's rows; not turned where all are taken."""
+    equal parts, rotated by the fraction of g^2 / golden ratio in group g, so that they keep step with no width of a
+    picture's rows; not rotated where all are taken."""
     t = np.arange(terms) * (size // terms) + size // terms // 2
     g = np.arange(first, first + count, dtype=np.uint64)
-    turn = (g * g * np.uint64(GOLDEN) & 0xFFFFFFFF) * size >> 32 if terms < size else g * 0
-    return (t + turn[:, None].astype(np.int64)) % size
+    rotation = (g * g * np.uint64(GOLDEN) & 0xFFFFFFFF) * size >> 32 if terms < size else g * 0
+    return (t + rotation[:, None].astype(np.int64)) % size
 
 
 def _take(x, size: int, chosen: np.ndarray, zeros: bool):

@@ -45,16 +45,16 @@ def select_levels(importance, cap, geo: Geometry, plan: Plan, span: tuple[int, i
         factors = paddle.to_tensor(plan.budgets or [1.0], dtype="float64").reshape([-1, 1, 1])
         n = n_valid.astype("float64")
     if mode == "topk_sqrt":
-        place = (j * j).astype("float64").expand(mass.shape)
+        before = (j * j).astype("float64").expand(mass.shape)
         ends = [hi * (factors * factors) * n for hi in ends]
     elif mode == "topk":
-        place = (j.astype("float64") / n).expand(mass.shape)
+        before = (j.astype("float64") / n).expand(mass.shape)
         ends = [hi * factors for hi in ends]
     else:
         mass = paddle.take_along_axis(mass, order, axis=-1).clip(min=0.0)
         total = paddle.cumsum(mass, axis=-1)
-        place = (total - mass) / total[..., -1:].clip(min=1e-30)
-    index = sum((place >= end).astype("int32") for end in ends)
+        before = (total - mass) / total[..., -1:].clip(min=1e-30)
+    index = sum((before >= end).astype("int32") for end in ends)
     table = paddle.to_tensor(plan.levels, dtype="int32")
     ranked = table[index] if ends else paddle.full(mass.shape, plan.levels[0], dtype="int32")
     levels = paddle.put_along_axis(paddle.zeros_like(ranked), order, ranked, axis=-1)

@@ -92,7 +92,7 @@ def run_attend(q, k, v, found: Selection, plan: Plan, pooled: Pooled, kv_start, 
         levels=found.levels if pooled.mean_k is not None else None, out=out, kv_start=kv_start,
         **strides, scale=abs(scale) * LOG2E, lq=lq, lk=lk, n_i=n_i,
         n_first=min(n_i, n_i - max(0, lq - plan.forced_text) // query_block), n_j=n_j, n_full=lk // key_block, hkv=hkv,
-        group=h // hkv, n_rows=n_i * b * h, M=query_block, N=key_block, D=d,
+        group=h // hkv, n_places=n_i * b * h, M=query_block, N=key_block, D=d,
         CAUSAL=plan.causal, POOLED=pooled.pooled_k is not None, MEANS=pooled.mean_k is not None, FLIP=scale < 0.0,
     )  # fmt: skip
     itemsize = 4 if bridge.dtype_name(q) == "float32" else 2

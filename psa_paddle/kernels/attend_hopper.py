@@ -21,7 +21,7 @@ def attend_hopper_kernel(
     kv_start, turns,
     stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
     stride_ob, stride_oh, stride_ol,
-    scale, lq, lk, n_i, n_first, n_j, n_full, hkv, group, n_rows,
+    scale, lq, lk, n_i, n_first, n_j, n_full, hkv, group, n_places,
     M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, TILE: gl.constexpr,
     STAGES_K: gl.constexpr, STAGES_V: gl.constexpr,
     CAUSAL: gl.constexpr, POOLED: gl.constexpr, MEANS: gl.constexpr, FLIP: gl.constexpr,
@@ -72,7 +72,7 @@ def attend_hopper_kernel(
         pooled_k=pooled_k, pooled_v=pooled_v, lists=lists, counts=counts, levels=levels, kv_start=kv_start, turns=turns,
     )  # fmt: skip
     sizes = Sizes(
-        lq=lq, lk=lk, n_i=n_i, n_first=n_first, n_j=n_j, n_full=n_full, hkv=hkv, group=group, n_rows=n_rows
+        lq=lq, lk=lk, n_i=n_i, n_first=n_first, n_j=n_j, n_full=n_full, hkv=hkv, group=group, n_places=n_places
     )  # fmt: skip
     k_strides = Strides(batch=stride_kb, head=stride_kh, row=stride_kl)
     v_strides = Strides(batch=stride_vb, head=stride_vh, row=stride_vl)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
-from .common import place_of, row_span, sample_span
+from .common import block_at, row_span, sample_span
 from .online_softmax import load_rows, softmax_step
 from .pooled import level_start, pooled_head
 
@@ -15,13 +15,13 @@ def attend_kernel(
     q, k, v, pooled_k, pooled_v, mean_k, mean_v, lists, counts, levels, out, kv_start,
     stride_qb, stride_qh, stride_ql, stride_kb, stride_kh, stride_kl, stride_vb, stride_vh, stride_vl,
     stride_ob, stride_oh, stride_ol,
-    scale, lq, lk, n_i, n_first, n_j, n_full, hkv, group, n_rows,
+    scale, lq, lk, n_i, n_first, n_j, n_full, hkv, group, n_places,
     M: tl.constexpr, N: tl.constexpr, D: tl.constexpr, BLOCK_D: tl.constexpr, TILE: tl.constexpr,
     CAUSAL: tl.constexpr, POOLED: tl.constexpr, MEANS: tl.constexpr, FLIP: tl.constexpr,
 ):  # fmt: skip
     """One program: the attention of one query block of one head, M rows, over what its list keeps.
 
-    The grid has one axis of n_rows = B H nI programs; ``place_of`` says which query block a program takes. Its list
+    The grid has one axis of n_places = B H nI programs; ``block_at`` says which query block a program takes. Its list
     names key blocks of N keys, those of level 1 first, then 2, 4 and 8, each level ascending; its counts say how many
     there are of each, and which blocks of the tail are kept. Keys and values are read in tiles of TILE rows, once,
     in this order:
@@ -40,7 +40,7 @@ def attend_kernel(
     lists int16, counts int32, kv_start int32 or None. scale: in base 2, positive; FLIP: it was negative.
     """
     # The query block, and where its keys begin.
-    i_i, i_kv, i_g = place_of(tl.program_id(0), n_rows, n_first, n_i, group)
+    i_i, i_kv, i_g = block_at(tl.program_id(0), n_places, n_first, n_i, group)
     i_b = i_kv // hkv
     i_bh = i_kv * group + i_g
     i_h = i_bh % (hkv * group)

@@ -26,8 +26,8 @@ def _audited_row(i_r, n, rows):
     """The ``i_r``-th audited one of ``n`` rows, see ``psa_paddle.stats.audited_rows``."""
     low = i_r.to(tl.int64) * n // rows
     size = (i_r + 1).to(tl.int64) * n // rows - low
-    turn = (i_r + 1).to(tl.uint32)
-    return (low + (size * (turn * turn * 0x9E3779B1 >> 16).to(tl.int64) >> 16)).to(tl.int32)
+    part = (i_r + 1).to(tl.uint32)
+    return (low + (size * (part * part * 0x9E3779B1 >> 16).to(tl.int64) >> 16)).to(tl.int32)
 
 
 @triton.jit

@@ -37,20 +37,20 @@ def row_span(i_i, lq, lk, M: tl.constexpr, N: tl.constexpr, CAUSAL: tl.constexpr
 
 
 @triton.jit
-def place_of(i_row, n_rows, n_first, n_i, group):
-    """``(i_i, i_kv, i_g)`` of one row of a launch: the last ``n_first`` query blocks of all heads come first, as they
-    may keep everything and nothing should wait for them in the end; then each kv head's heads together, which share
-    keys in the L2 cache, the longest rows first."""
-    n_kv = n_rows // (n_i * group)
-    place = i_row // group
-    if place < n_first * n_kv:
-        i_i = n_i - 1 - place // n_kv
-        i_kv = place % n_kv
+def block_at(i_place, n_places, n_first, n_i, group):
+    """``(i_i, i_kv, i_g)`` of the query block at a place of a launch's order: the last ``n_first`` query blocks of all
+    heads come first, as they may keep everything and nothing should wait for them in the end; then each kv head's heads
+    together, which share keys in the L2 cache, the longest rows first."""
+    n_kv = n_places // (n_i * group)
+    i_run = i_place // group
+    if i_run < n_first * n_kv:
+        i_i = n_i - 1 - i_run // n_kv
+        i_kv = i_run % n_kv
     else:
-        place -= n_first * n_kv
-        i_i = n_i - n_first - 1 - place % (n_i - n_first)
-        i_kv = place // (n_i - n_first)
-    return i_i, i_kv.to(tl.int64), i_row % group
+        i_run -= n_first * n_kv
+        i_i = n_i - n_first - 1 - i_run % (n_i - n_first)
+        i_kv = i_run // (n_i - n_first)
+    return i_i, i_kv.to(tl.int64), i_place % group
 
 
 def next_power_of_2(n: int) -> int:

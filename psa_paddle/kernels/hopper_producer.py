@@ -7,7 +7,7 @@ from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import async_copy
 from triton.experimental.gluon.language.nvidia.hopper import mbarrier, tma
 
-from .common import place_of, row_span, sample_span
+from .common import block_at, row_span, sample_span
 from .hopper_copies import copy_blocks, copy_means, copy_pooled, copy_rows
 from .hopper_shared import FIELDS, LINE, N_TILES, at, place_in, wait_empty, whole
 from .hopper_tiles import NEVER, first_rows_of, left_over_rows, pooled_rows_of, schedule_of, ticket_of
@@ -60,10 +60,10 @@ def producer(
     done = 0  # tiles of earlier query blocks
     turn = 0
     i_place = gl.program_id(0)
-    while i_place < sizes.n_rows:
+    while i_place < sizes.n_places:
         # 1. The query block.
         i_next = gl.num_programs(0) + gl.atomic_add(inputs.turns, 1)
-        i_i, i_kv, i_g = place_of(i_place, sizes.n_rows, sizes.n_first, sizes.n_i, sizes.group)
+        i_i, i_kv, i_g = block_at(i_place, sizes.n_places, sizes.n_first, sizes.n_i, sizes.group)
         i_b = i_kv // sizes.hkv
         o_q, o_k, lq, lk = sample_span(inputs.kv_start, i_b, sizes.lq, sizes.lk, CAUSAL)
         n_list, n_valid = row_span(i_i, lq, lk, M, N, CAUSAL)

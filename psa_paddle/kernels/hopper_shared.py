@@ -77,12 +77,12 @@ class Sizes(NamedTuple):
     lq: gl.tensor  # rows of q and of k
     lk: gl.tensor
     n_i: gl.tensor  # query blocks of a head
-    n_first: gl.tensor  # of which so many start first, see ``place_of``
+    n_first: gl.tensor  # of which so many start first, see ``block_at``
     n_j: gl.tensor  # key blocks
     n_full: gl.tensor  # of which so many are full
     hkv: gl.tensor  # kv heads
     group: gl.tensor  # query heads of a kv head
-    n_rows: gl.tensor  # query blocks of all heads and samples
+    n_places: gl.tensor  # query blocks of all heads and samples
 
 
 @gluon.jit

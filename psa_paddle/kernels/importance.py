@@ -23,20 +23,20 @@ LARGEST = tl.constexpr(6e4)  # of a logit that float16 is to hold
 
 
 @triton.jit
-def _turn(i_group, SIZE: tl.constexpr, TERMS: tl.constexpr):
-    """How far each group's places are turned: by the fraction of g^2 / golden ratio; not at all where all are taken."""
-    turn = i_group * 0
+def _rotation(i_group, SIZE: tl.constexpr, TERMS: tl.constexpr):
+    """How far each group's places rotate: by the fraction of g^2 / golden ratio; not at all where all are taken."""
+    rotation = i_group * 0
     if TERMS < SIZE:
         g = i_group.to(tl.uint32)
-        turn = (((g * g * 0x9E3779B1) >> 16) * SIZE >> 16).to(tl.int32)
-    return turn
+        rotation = (((g * g * 0x9E3779B1) >> 16) * SIZE >> 16).to(tl.int32)
+    return rotation
 
 
 @triton.jit
 def _place(i_group, first, t, shift, SIZE: tl.constexpr, TERMS: tl.constexpr):
     """Place in its group of the ``t``-th token that each group takes part with."""
     STEP: tl.constexpr = SIZE // TERMS
-    return (t * STEP + STEP // 2 + _turn(first + i_group + shift, SIZE, TERMS)) & (SIZE - 1)
+    return (t * STEP + STEP // 2 + _rotation(first + i_group + shift, SIZE, TERMS)) & (SIZE - 1)
 
 
 @triton.jit

@@ -25,8 +25,8 @@ def audited_rows(n: int, rows: int) -> tuple[np.ndarray, np.ndarray]:
     """
     rows = min(rows, n)
     bounds = np.arange(rows + 1) * n // rows
-    sizes, turn = np.diff(bounds), np.arange(1, rows + 1) ** 2 * GOLDEN % 2**32 >> 16
-    return bounds[:-1] + (sizes * turn >> 16), sizes
+    sizes, fractions = np.diff(bounds), np.arange(1, rows + 1) ** 2 * GOLDEN % 2**32 >> 16
+    return bounds[:-1] + (sizes * fractions >> 16), sizes
 
 
 @dataclass(frozen=True)

@@ -135,8 +135,8 @@ class TriangleMixMaskGenerator:
 
 def _positions(seq_len: int):
     """Query positions [seq_len, 1] and key positions [1, seq_len]: only comparisons of them are L x L, as bytes."""
-    places = np.arange(seq_len)
-    return places[:, None], places[None]
+    positions = np.arange(seq_len)
+    return positions[:, None], positions[None]
 
 
 class TriangleMixAttention:

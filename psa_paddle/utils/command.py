@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
+import threading
 from collections.abc import Callable
+from contextlib import contextmanager
 
 from .network import chain, network_error
 
@@ -30,6 +33,17 @@ class SomeFailed(Exception):
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error, or one that it came from, says that memory ran out, on the host or on a GPU."""
     return any(isinstance(one, MemoryError) or "out of memory" in str(one).lower() for one in chain(error))
+
+
+@contextmanager
+def keeping_sigterm():
+    """Around the first use of PaddleFormers, whose import makes Paddle give SIGTERM back to the system."""
+    try:
+        yield
+    finally:
+        handler = signal.getsignal(signal.SIGTERM)
+        if handler is not None and threading.current_thread() is threading.main_thread():
+            signal.signal(signal.SIGTERM, handler)
 
 
 def run_command(run: Callable[[], None], memory_advice: str) -> int:

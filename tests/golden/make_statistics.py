@@ -1,6 +1,7 @@
-"""Records calls of plugged models, and all that is said of them: python tests/golden/make_statistics.py
+"""All that is said of recorded calls of plugged models: python tests/golden/make_statistics.py [--calls]
 
-Run it only when a statistic is added; ``git diff`` then shows that it changed nothing else.
+Run it when a statistic is added; ``git diff`` then shows that nothing else changed. --calls: record the calls anew,
+too, when they hold something new.
 """
 
 import json
@@ -15,7 +16,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "tests"), str(ROOT / "examples")]
 
 from psa_paddle.stats import AuditedRows, CallStats, PSALogger, format_stats, format_step, totals  # noqa: E402
 
-FILE = Path(__file__).with_name("statistics.json")
+CALLS, SAID = (Path(__file__).with_name(f"statistics_{name}.json") for name in ("calls", "said"))
 CALL = ("backend", "mode", "reason", "lengths", "pairs")
 
 
@@ -43,7 +44,7 @@ def rebuilt(row: dict) -> tuple[int, CallStats]:
 
 
 def said(calls: list, request: dict, settings: dict) -> dict:
-    """Every form in which a user meets the statistics of these calls."""
+    """Every form in which a user meets the statistics of these calls, in lines."""
     stats = {**request, **totals(calls), "config": settings}
     with tempfile.TemporaryDirectory() as folder:
         with PSALogger(folder, Config(settings), "run") as logger:
@@ -51,13 +52,14 @@ def said(calls: list, request: dict, settings: dict) -> dict:
                 logger.log(layer, call)
         log, summary = (Path(folder, f"run{end}").read_text(encoding="utf-8") for end in (".jsonl", "_summary.json"))
     step = {"run": 1, "step": 2, "timestep": 750.0, **totals(calls)}
-    return {
-        "json": json.dumps(stats, ensure_ascii=False),
+    forms = {
+        "json": json.dumps(stats, indent=1, ensure_ascii=False),
         "text": format_stats(stats),
         "log": log,
         "summary": summary,
         "step": format_step(step),
     }
+    return {name: text.splitlines() for name, text in forms.items()}
 
 
 def record() -> dict:
@@ -92,15 +94,17 @@ def record() -> dict:
     found = {}
     for name, calls in {"request": asked, "prefills": [*asked[:1], *others], "video step": steps[0]}.items():
         rows = [plain(*call) for call in calls]
-        settings = SPARSE.as_dict()
-        found[name] = {
-            "request": request,
-            "config": settings,
-            "calls": rows,
-            "said": said(list(map(rebuilt, rows)), request, settings),
-        }
+        found[name] = {"request": request, "config": SPARSE.as_dict(), "calls": rows}
     return found
 
 
+def said_of(found: dict) -> dict:
+    """What is said of each recorded run."""
+    return {name: said(list(map(rebuilt, run["calls"])), run["request"], run["config"]) for name, run in found.items()}
+
+
 if __name__ == "__main__":
-    FILE.write_text(json.dumps(record(), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    if "--calls" in sys.argv:
+        CALLS.write_text(json.dumps(record(), ensure_ascii=False, separators=(",", ":")) + "\n", encoding="utf-8")
+    words = said_of(json.loads(CALLS.read_text(encoding="utf-8")))
+    SAID.write_text(json.dumps(words, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")

@@ -6,21 +6,23 @@ import triton
 import triton.language as tl
 
 from psa_paddle import bridge
-from psa_paddle.kernels.common import place_of
+from psa_paddle.kernels.common import block_at
 
 
 @triton.jit
-def _order_kernel(out, n_rows, n_first, n_i, group):
-    i_row = tl.program_id(0)
-    i_i, i_kv, i_g = place_of(i_row, n_rows, n_first, n_i, group)
-    tl.store(out + i_row, (i_kv * group + i_g) * n_i + i_i)
+def _order_kernel(out, n_places, n_first, n_i, group):
+    i_place = tl.program_id(0)
+    i_i, i_kv, i_g = block_at(i_place, n_places, n_first, n_i, group)
+    tl.store(out + i_place, (i_kv * group + i_g) * n_i + i_i)
 
 
 @pytest.mark.parametrize("n_first", [0, 2, 5])
-def test_every_query_block_has_its_turn(n_first):
+def test_every_query_block_has_its_place(n_first):
     n_i, n_kv, group = 5, 3, 2
     out = paddle.full([n_i * n_kv * group], -1, "int64")
-    bridge.launch(_order_kernel, (len(out),), like=out, out=out, n_rows=len(out), n_first=n_first, n_i=n_i, group=group)
+    bridge.launch(
+        _order_kernel, (len(out),), like=out, out=out, n_places=len(out), n_first=n_first, n_i=n_i, group=group
+    )
     rows = out.numpy()
     assert sorted(rows) == list(range(len(rows)))
     first = n_first * n_kv * group

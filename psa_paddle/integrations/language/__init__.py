@@ -1,1 +1,1 @@
-"""Language models that see: Qwen2.5-VL, through PaddleFormers or PaddleMIX."""
+"""Language models, with vision or of text alone: ``families`` has a row for each."""

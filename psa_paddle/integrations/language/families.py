@@ -37,9 +37,18 @@ class Layout:
     prunes_video: bool = False
 
     def classes(self) -> tuple[type[Any], type[Any]]:
-        """The configuration's class and the model's; the library is imported here."""
+        """The configuration's class and the model's; the library is imported here.
+
+        Raises:
+            ImportError: what the library itself imports for this model is missing.
+        """
         places = (path.split(":") for path in (self.config, self.model))
-        config, model = (getattr(import_module(module), name) for module, name in places)
+        try:
+            config, model = (getattr(import_module(module), name) for module, name in places)
+        except ImportError as error:
+            if "paddlefleet" not in str(error):
+                raise
+            raise ImportError(FLEET_MISSING) from error
         return config, model
 
     def text_of(self, model):
@@ -63,7 +72,8 @@ class Family:
 
     name: as people say it; model_type: as config.json says it; layouts: by library, ``"paddleformers"`` or
     ``"paddlemix"``; vision_tokens: where the configuration has the ids of the tokens that stand for pictures and
-    frames, none for a model of text alone; pixel_factor: pixels a side of one vision token, None without vision.
+    frames, none for a model of text alone; pixel_factor: pixels a side of one vision token, None without vision;
+    time_stamps: whether the prompt says in words when the frames of a clip are seen; if not, positions do.
     """
 
     name: str
@@ -71,6 +81,7 @@ class Family:
     layouts: Mapping[str, Layout]
     vision_tokens: tuple[str, ...] = ()
     pixel_factor: int | None = None
+    time_stamps: bool = False
 
     def vision_ids(self, config) -> list[int]:
         """The token ids that stand for pictures and frames."""
@@ -83,6 +94,26 @@ class Family:
         return self.pixel_factor
 
 
+FLEET_MISSING = (
+    "PaddleFormers imports paddlefleet for this model, which PyPI does not have; its README says how to install "
+    "paddleformers[paddlefleet]"
+)
+
+
+def _of_text(name: str, model_type: str, stem: str, kind: str = "ForCausalLM", attention: str = "") -> Family:
+    """A model of text alone that PaddleFormers has: module ``model_type``, classes that begin with ``stem``."""
+    module = f"paddleformers.transformers.{model_type}"
+    layout = Layout(
+        config=f"{module}.configuration:{stem}Config",
+        model=f"{module}.modeling:{stem}{kind}",
+        attention=attention or f"{stem}Attention",
+        text="model",
+        mends=("sliding cache",),
+    )
+    return Family(name, model_type, {"paddleformers": layout})
+
+
+FLEET = "ForCausalLMDeprecated"  # ...ForCausalLM are paddlefleet's layers, which do not ask the registry
 FAMILIES = (
     Family(
         name="Qwen2.5-VL",
@@ -108,6 +139,31 @@ FAMILIES = (
         vision_tokens=("image_token_id", "video_token_id"),
         pixel_factor=28,
     ),
+    Family(
+        name="Qwen3-VL",
+        model_type="qwen3_vl",
+        layouts={
+            "paddleformers": Layout(
+                config="paddleformers.transformers.qwen3_vl.configuration:Qwen3VLConfig",
+                # Qwen3VLForConditionalGeneration needs paddlefleet, and its attention does not ask the registry.
+                model="paddleformers.transformers.qwen3_vl.modeling:Qwen3VLForConditionalGenerationDeprecated",
+                attention="Qwen3VLTextAttention",
+                text="model.language_model",
+                tower="model.visual",
+                mends=("positions",),
+            ),
+        },
+        vision_tokens=("image_token_id", "video_token_id"),
+        pixel_factor=32,
+        time_stamps=True,
+    ),
+    _of_text("Llama", "llama", "Llama", attention="LLamaAttention"),
+    _of_text("Phi-3", "phi3", "Phi3"),
+    _of_text("ERNIE-4.5", "ernie4_5", "Ernie4_5"),
+    _of_text("Qwen2", "qwen2", "Qwen2", FLEET),
+    _of_text("Qwen2-MoE", "qwen2_moe", "Qwen2Moe", FLEET),
+    _of_text("Qwen3", "qwen3", "Qwen3", FLEET),
+    _of_text("Qwen3-MoE", "qwen3_moe", "Qwen3Moe", FLEET),
 )
 
 
@@ -143,8 +199,15 @@ def check(model, *libraries: str) -> Match:
 def refusal(model) -> str:
     """What to say of a model that cannot be plugged."""
     layouts = [family.layouts["paddleformers"] for family in FAMILIES if "paddleformers" in family.layouts]
-    wanted = [layout.model.split(":")[1] for layout in layouts]
-    return f"expected PaddleFormers' {' or '.join(wanted)}, got {type(model).__name__}."
+    wanted, given = [layout.model.split(":")[1] for layout in layouts], type(model).__name__
+    if f"{given}Deprecated" in wanted:
+        return f"{given} does not ask PaddleFormers' attention registry; load the weights as {given}Deprecated."
+    return f"expected PaddleFormers' {listed(wanted)}, got {given}."
+
+
+def listed(names: list[str]) -> str:
+    """Names as a sentence lists them."""
+    return " or ".join([", ".join(names[:-1]), names[-1]] if names[1:] else names)
 
 
 def of_type(model_type: str, library: str) -> tuple[Family, Layout]:
@@ -157,4 +220,4 @@ def of_type(model_type: str, library: str) -> tuple[Family, Layout]:
     for family in known:
         if family.model_type == model_type:
             return family, family.layouts[library]
-    raise ValueError(f"it is a '{model_type}' model, not {' or '.join(family.name for family in known)}")
+    raise ValueError(f"it is a '{model_type}' model, not {listed([family.name for family in known])}")

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from .answering.messages import Looking, read_message
+from .answering.parts import END_TOKENS
 from .answering.reports import Stopwatch
-from .answering.turn import END_TOKENS
 from .generation import TokenClock, cached_generation
 from .request import check_positions
 from .samples import image_inputs, video_inputs
@@ -34,7 +34,10 @@ def generated_answer(
     prompt, times = content[-1]["text"], {}
     with inference.one_request:
         if message.parts[0]["type"] == "video":
-            inputs, times = video_inputs(processor, shown[0], prompt), {"frame_times_s": shown[0].times}
+            inputs, times = (
+                video_inputs(processor, shown[0], prompt, inference.family),
+                {"frame_times_s": shown[0].times},
+            )
         else:
             inputs = image_inputs(processor, list(shown), prompt, limits[0])
         with inference.answering(max_tokens) as (plug, figures):

@@ -7,7 +7,6 @@ partly wrong there. And it and PaddleMIX compute logits for the whole prompt whe
 
 from __future__ import annotations
 
-import inspect
 import time
 from contextlib import contextmanager
 
@@ -48,12 +47,9 @@ class GenerationMend:
         self._prepared_ids, self._cut = None, False
         self._patches.attribute(model, MEND, self)
         self._patches.attribute(model, "update_model_kwargs_for_generation", self.update)
-        if "logits_to_keep" in inspect.signature(model.forward).parameters:
-            self._patches.attribute(model, "prepare_inputs_for_generation", self.prepare)
-        else:
-            self._patches.attribute(model, "prepare_inputs_for_generation", self.prepare_and_remember)
-            self._patches.pre_hook(model, self._before_model)
-            self._patches.pre_hook(model.lm_head, self._before_head)
+        self._patches.attribute(model, "prepare_inputs_for_generation", self.prepare)
+        self._patches.pre_hook(model, self._before_model)
+        self._patches.pre_hook(model.lm_head, self._before_head)
 
     def undo(self) -> None:
         """Give the model its own ``generate`` back."""
@@ -67,23 +63,17 @@ class GenerationMend:
             model_kwargs["past_key_values"] = cache
         return model_kwargs
 
-    def prepare(self, input_ids, **kwargs) -> dict:
-        """PaddleFormers' ``prepare_inputs_for_generation``, right also for one token after a cache; the last logits."""
-        inputs = self._prepare(input_ids, **kwargs)
-        inputs.setdefault("logits_to_keep", 1)
+    def prepare(self, *args, **kwargs) -> dict:
+        """The model's ``prepare_inputs_for_generation``, right also for one token after a cache; the head then sees the
+        last position alone, in forwards that ``generate`` prepared and in no other."""
+        inputs = self._prepare(*args, **kwargs)
         given, ids = kwargs.get("position_ids"), inputs.get("input_ids")
         if given is not None and ids is not None:
-            inputs["position_ids"] = given[..., -ids.shape[1] :]  # it cuts the batch where there are three axes
+            inputs["position_ids"] = given[..., -ids.shape[1] :]  # some cut the batch where there are three axes
         if kwargs.get("past_key_values") is None:
             for name in self._layout.mends:
                 MENDS[name](self._model, self._layout, inputs, kwargs)
-        return inputs
-
-    def prepare_and_remember(self, *args, **kwargs) -> dict:
-        """PaddleMIX's ``prepare_inputs_for_generation``; its head then sees the last position alone, in forwards that
-        ``generate`` prepared and in no other."""
-        inputs = self._prepare(*args, **kwargs)
-        self._prepared_ids = inputs.get("input_ids")
+        self._prepared_ids = ids
         return inputs
 
     def _before_model(self, layer, args, kwargs) -> None:

@@ -6,10 +6,14 @@ import json
 import os
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any, TypeVar
 
 from ...utils.network import chain, network_error
 
 SOURCES = {"huggingface": "Hugging Face", "modelscope": "ModelScope", "aistudio": "AI Studio"}
+
+
+Loaded = TypeVar("Loaded")
 
 
 class HubError(ValueError):
@@ -28,7 +32,7 @@ def source() -> str:
     return name
 
 
-def load_by_name(load: Callable, name: str, dtype: str, cache_dir=None) -> tuple:
+def load_by_name(load: Callable[[str, str, Any], Loaded], name: str, dtype: str, cache_dir=None) -> Loaded:
     """``load(name, dtype, cache_dir)``; when the hub cannot be reached, the copy that it gave earlier.
 
     Raises:

@@ -1,4 +1,4 @@
-"""Ask Qwen2.5-VL about images or a video, with dense or sparse attention."""
+"""Ask a model about images, videos or text, with dense or sparse attention."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import os
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 
 import numpy as np
 import paddle
@@ -32,13 +31,12 @@ from .answering.turn import Answer, Asked, Settings, answer
 from .attention import plug_of, replace_attention
 from .choice import AttentionChoice
 from .generated import generated_answer
-from .loading import check_backend, check_library, load_qwen2_5_vl, usable_dtype
+from .loading import check_backend, check_library, load_qwen2_5_vl, model_place, usable_dtype
 from .paddleformers.linear_memory import aligned_in, use_linear_memory
 from .paddleformers.pruner import prune_video_tokens, pruner_of
 from .request import check_images, check_max_tokens, check_request
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
-DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
 log = logging.getLogger("psa_paddle")
 
 
@@ -51,7 +49,7 @@ def check_cache(cache_dir) -> str:
 
 
 class QwenVLInference:
-    """Qwen2.5-VL on PaddleFormers or PaddleMIX: dense, Pyramid Sparse Attention, TriangleMix or both.
+    """A model of ``families.FAMILIES``, Qwen2.5-VL at first: dense, Pyramid Sparse Attention, TriangleMix or both.
 
     Args:
         model_name: a folder with a Hugging Face checkpoint, a hub name, or ``"demo"`` for the bundled tiny one.
@@ -124,7 +122,7 @@ class QwenVLInference:
         self.log_dir = None if log_dir is None else check_folder(log_dir, "log_dir")
         cache_dir = None if cache_dir is None else check_cache(cache_dir)
         self.dtype = usable_dtype(dtype)
-        folder, watch = str(DEMO) if self.model_name == "demo" else self.model_name, Stopwatch()
+        folder, watch = model_place(self.model_name), Stopwatch()
         self.report("load", 0, 1)
         with quiet_libraries(self.library), watch.stage("load"):
             self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)

@@ -6,16 +6,24 @@ import importlib
 import importlib.util
 import logging
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 
 import paddle
+from safetensors import SafetensorError
 
 from ...config import AttentionConfig
+from ...utils.files import as_path
+from ...utils.quiet import quiet_libraries
+from . import families
+from .families import Family
 from .hub import HubError, load_by_name
 from .paddleformers import loading as paddleformers_loading
 from .paddlemix import loading as paddlemix_loading
 
+DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
 DTYPES = ("bfloat16", "float16", "float32")
 LIBRARIES = ("paddleformers", "paddlemix")
 WEIGHTS = ("*.safetensors", "*.pdparams")
@@ -86,11 +94,42 @@ def check_model_folder(name: str) -> None:
     path = Path(name)
     if path.is_dir():
         if not (path / "config.json").is_file():
-            raise ValueError(f"model folder '{name}' has no config.json; is it the folder of a Qwen2.5-VL checkpoint?")
+            raise ValueError(f"model folder '{name}' has no config.json; is it the folder of a checkpoint?")
         if not any(file for pattern in WEIGHTS for file in path.glob(pattern)):
             raise ValueError(f"model folder '{name}' has no weights ({' or '.join(WEIGHTS)}); download them into it.")
     elif path.is_file() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ValueError(f"model '{name}' is neither a folder here nor a hub name such as Qwen/Qwen2.5-VL-7B-Instruct.")
+
+
+def checkpoint_family(name: str, library: str = "paddleformers", cache_dir: str | None = None) -> Family:
+    """The family of a checkpoint, by its ``config.json`` alone; ``name`` as for ``QwenVLInference``.
+
+    Raises:
+        ValueError: as ``load_qwen2_5_vl``.
+    """
+    name = model_place(str(as_path(name, "model_name")))
+    check_model_folder(name)
+    if library == "paddlemix":
+        return families.of_type(paddlemix_loading.MODEL_TYPE, library)[0]
+    with _in_one_sentence(name), quiet_libraries(library):
+        return load_by_name(paddleformers_loading.family_of, name, "", cache_dir)
+
+
+def model_place(name: str) -> str:
+    """The folder of the bundled model for ``"demo"``; any other name itself."""
+    return str(DEMO) if name == "demo" else name
+
+
+@contextmanager
+def _in_one_sentence(name: str) -> Iterator[None]:
+    """What a load raises, as a ValueError that names the model."""
+    try:
+        yield
+    except HubError:
+        raise
+    except (ImportError, OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ValueError(f"model '{name}' could not be loaded: {reason}.") from error
 
 
 def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddleformers"):
@@ -104,14 +143,8 @@ def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddl
         load = paddlemix_loading.load
     else:
         load = partial(load_by_name, paddleformers_loading.load)
-    try:
-        with _LOADING:
-            model, processor = load(name, dtype, cache_dir)
-    except HubError:
-        raise
-    except (ImportError, OSError, ValueError, KeyError, RuntimeError) as error:
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise ValueError(f"model '{name}' could not be loaded: {reason}.") from error
+    with _in_one_sentence(name), _LOADING:
+        model, processor = load(name, dtype, cache_dir)
     model.eval()
     processor.tokenizer.padding_side = "left"  # a batch is answered from its last position
     return model, processor

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from ...utils.media import Clip
+from .families import Family
 from .request import chat
 
 
@@ -20,10 +22,19 @@ def single_prompt(inputs) -> dict:
     return inputs
 
 
-def video_inputs(processor, clip, prompt: str):
-    """What the processor returns for a question about a ``Clip``."""
-    settings = {"fps": clip.fps, "do_resize": False, "return_tensors": "pd"}
+def video_inputs(processor, clip: Clip, prompt: str, family: Family):
+    """What the processor returns for a question about a ``Clip`` to a model of this family."""
+    settings = {**clip_times(clip, family), "do_resize": False, "return_tensors": "pd"}
     return processor(text=[_prompt_text(processor, ["video"], prompt)], videos=[clip.frames], **settings)
+
+
+def clip_times(clip: Clip, family: Family) -> dict:
+    """What the processor takes to know when the frames of a clip are seen, none of which it may leave out."""
+    if not family.time_stamps:
+        return {"fps": clip.fps}
+    count = len(clip.frames)
+    metadata = {"total_num_frames": count, "fps": clip.fps, "frames_indices": list(range(count))}
+    return {"do_sample_frames": False, "video_metadata": [metadata]}
 
 
 def image_inputs(processor, images: list, prompt: str, limits: dict):

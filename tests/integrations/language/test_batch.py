@@ -51,6 +51,14 @@ def test_answers_are_those_of_each_alone(settings, conversations):
     assert 6 < stats["new_tokens"] <= 24
 
 
+def test_texts_of_several_lengths():
+    model = QwenVLInference("demo")
+    questions = [
+        [{"role": "user", "content": words}] for words in ("Who?", "Which way do the two circles move, and why?")
+    ]
+    assert model.inference_batch(questions, 6) == [model.chat(one, 6) for one in questions]
+
+
 def test_one_alone_and_equal_lengths_need_no_padding(conversations):
     model = QwenVLInference("demo")
     with Handed(model) as rows:

@@ -13,16 +13,20 @@ from psa_paddle.integrations.language import hub
 from psa_paddle.integrations.language.hub import HubError, is_whole, load_by_name
 
 FROM_A_MIRROR = """
-import os, sys
+import glob, os, sys
 from shared_http import serving
 from shared_hub import hub
 
 with serving(hub("demo/checkpoint")) as address:
     os.environ["HF_ENDPOINT"] = address
     from psa_paddle.integrations.language.inference import QwenVLInference
+    from psa_paddle.integrations.language.loading import checkpoint_family
 
+    name = checkpoint_family("demo/tiny", cache_dir=sys.argv[1]).name
+    print(name, glob.glob(sys.argv[1] + "/**/*.safetensors", recursive=True))
     print(QwenVLInference("demo/tiny", cache_dir=sys.argv[1]).inference_image("demo/sample.jpg", "What is this?"))
 # The mirror is gone.
+print(checkpoint_family("demo/tiny", cache_dir=sys.argv[1]).name)
 print(QwenVLInference("demo/tiny", cache_dir=sys.argv[1]).inference_image("demo/sample.jpg", "What is this?"))
 try:
     QwenVLInference("demo/other", cache_dir=sys.argv[1])
@@ -36,7 +40,8 @@ def test_a_mirror_and_then_no_network(tmp_path):
     surroundings = {**os.environ, "PYTHONPATH": path, "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     command = [sys.executable, "-c", FROM_A_MIRROR, str(tmp_path / "cache")]
     done = subprocess.run(command, cwd=ROOT, env=surroundings, capture_output=True, text=True, timeout=120)
-    first, second, refused = done.stdout.splitlines()
+    family, first, again, second, refused = done.stdout.splitlines()
+    assert family == "Qwen2.5-VL []" and again == "Qwen2.5-VL"
     assert "card with 31" in first and second == first and done.stderr == ""
     assert list(tmp_path.glob("cache/**/model.safetensors"))
     assert refused.startswith("model 'demo/other' could not be downloaded from MIRROR (ConnectError: ")

@@ -144,9 +144,10 @@ def bad_models(folder):
     (folder / "bare").mkdir()
     (folder / "no_weights").mkdir()
     (folder / "no_weights" / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
-    (folder / "other").mkdir()
-    (folder / "other" / "config.json").write_text('{"model_type": "llama"}')
-    (folder / "other" / "model.safetensors").write_bytes(b"")
+    for name, kind in (("other", "bert"), ("empty weights", "qwen2_5_vl"), ("empty text", "llama")):
+        (folder / name).mkdir()
+        (folder / name / "config.json").write_text(json.dumps({"model_type": kind}))
+        (folder / name / "model.safetensors").write_bytes(b"")
     (folder / "broken").mkdir()
     (folder / "broken" / "config.json").write_text("{")
     (folder / "broken" / "model.safetensors").write_bytes(b"")
@@ -157,7 +158,9 @@ def bad_models(folder):
     [
         ("bare", "no config.json"),
         ("no_weights", "no weights"),
-        ("other", "could not be loaded"),
+        ("other", "could not be loaded: it is a 'bert' model, not Qwen2.5-VL, Qwen3-VL, Llama, .* or Qwen3-MoE[.]$"),
+        ("empty weights", "could not be loaded: "),
+        ("empty text", "could not be loaded: "),
         ("broken", "could not be loaded"),
         ("missing", "neither a folder here nor a hub name"),
     ],

@@ -8,6 +8,7 @@ import sys
 import numpy as np
 import paddle
 import pytest
+from paddleformers.transformers.cache_utils import DynamicCache
 from shared_demo import ROOT, SPARSE, greedy
 
 from psa_paddle.integrations.language.attention import psa_attention_in
@@ -41,8 +42,8 @@ def taken(monkeypatch):
 
 
 def names(model) -> list[str]:
-    vision, language = linear_memory._configs(model)
-    return [config._attn_implementation for config in (*vision, *language)]
+    vision, language = linear_memory.name_places(model)
+    return [place.get() for place in (*vision, *language)]
 
 
 def see(model, *grids):
@@ -94,6 +95,26 @@ def test_text_model_answers_the_same(model, taken):
             linear = model(input_ids=ids)[0].numpy()
     assert [shape[2] for shape in taken] == [1100] * len(model.model.language_model.layers)
     assert np.abs(linear - own).max() <= 1e-4 * np.abs(own).max()
+
+
+def test_rows_after_a_cache_attend_with_linear_memory_however_few(model, taken):
+    """An own mask of theirs would grow with the keys; and the model's own attention aligns them with the first keys."""
+    ids = long_prompt()[:, :200]
+    with paddle.no_grad(), linear_memory_in(model, text=True):
+        whole = model(input_ids=ids)[0].numpy()
+        cache, text = DynamicCache(), model.model.language_model
+        for rows in (slice(0, 150), slice(150, 200)):
+            places = paddle.arange(200)[rows].expand([3, 1, -1])
+            out = text(
+                inputs_embeds=text.embed_tokens(ids)[:, rows],
+                past_key_values=cache,
+                position_ids=places,
+                use_cache=True,
+                return_dict=True,
+            )
+    assert [shape[2] for shape in taken] == [50] * len(text.layers)
+    last = model.lm_head(out.last_hidden_state).numpy()
+    assert np.abs(last - whole[:, 150:]).max() <= 1e-4 * np.abs(whole).max()
 
 
 @pytest.mark.parametrize("how", ["padding", "gradients"])

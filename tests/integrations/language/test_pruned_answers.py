@@ -43,7 +43,7 @@ def half(clip) -> Clip:
 
 def test_an_answer_is_what_generate_gives(model, clip):
     answer = model.inference_video(clip, QUESTION, 12)
-    inputs = video_inputs(model.processor, clip, QUESTION)
+    inputs = video_inputs(model.processor, clip, QUESTION, model.family)
     ends = model.processor.tokenizer.convert_tokens_to_ids(["<|im_end|>"])
     with paddle.no_grad(), cached_generation(model.model):
         ids, _ = model.model.generate(

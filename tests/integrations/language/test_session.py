@@ -181,6 +181,19 @@ def test_the_preset_may_change_between_turns(clip):
     assert model.stats()["attention"] == "dense" and isinstance(answer, str)
 
 
+def test_a_model_whose_plug_was_taken_out_answers_as_one_that_had_none(dense, picture):
+    """Its own attention would align the rows after a cache with the first keys."""
+    restored = QwenVLInference("demo", use_psa=True)
+    restore_attention(restored.model)
+
+    def talk(model):
+        session = model.session()
+        session.ask([{"type": "image", "image": picture}, text("What is this?")], 20)
+        return session.ask("Where is the star?", 10), session.ids
+
+    assert talk(restored) == talk(dense)
+
+
 def test_other_requests_may_come_between_turns(dense, picture, clip):
     def talk(between):
         session = dense.session()

@@ -5,9 +5,13 @@ import paddle
 import pytest
 from integrations.language.test_paddleformers import snapshot
 from paddleformers.nn.attention.interface import AttentionInterface
+from shared_text import build
+from shared_tiny import tiny_prompts
 
-from psa_paddle.integrations.language.attention import psa_attention_in
+from psa_paddle.integrations.language.attention import plug_of, psa_attention_in
+from psa_paddle.integrations.language.families import FAMILIES, find
 from psa_paddle.integrations.language.measuring.triangle_layers import choose_triangle_layers, measure_middle_gradients
+from psa_paddle.integrations.language.paddleformers.names import places_of
 from psa_paddle.trianglemix import TriangleMixConfig, TriangleMixMaskGenerator
 
 PATTERN = TriangleMixConfig(3, 20, 30)
@@ -26,19 +30,19 @@ def explicit_gradients(model, inputs, token=None) -> list[float]:
         kept[layer.layer_idx] = weights
         return paddle.matmul(weights, value).transpose([0, 2, 1, 3]).reshape([b, n, h * d]), None
 
-    text = model.model.language_model
-    configs = list({id(c): c for c in [text.config, *(x.self_attn.config for x in text.layers)]}.values())
-    names = [c._attn_implementation for c in configs]
+    text = find(model).layout.text_of(model)
+    places = places_of((layer.self_attn for layer in text.layers), text.config)
+    names = [place.get() for place in places]
     AttentionInterface.register("explicit", attention)
     try:
-        for c in configs:
-            c._attn_implementation = "explicit"
+        for place in places:
+            place.set("explicit")
         rest = {name: x for name, x in inputs.items() if name != "attention_mask"}
-        logits = model(**rest, logits_to_keep=1, use_cache=False).logits[0, -1]
+        logits = model(**rest, return_dict=True, use_cache=False).logits[0, -1]
         logits[int(logits.argmax()) if token is None else token].backward()
     finally:
-        for c, name in zip(configs, names, strict=True):
-            c._attn_implementation = name
+        for place, name in zip(places, names, strict=True):
+            place.set(name)
         model.clear_gradients(set_to_zero=False)
     middle = TriangleMixMaskGenerator(PATTERN)._create_middle_mask(inputs["input_ids"].shape[1], "cpu", "bool").numpy()
     return [float(np.abs(kept[i].grad.numpy())[0][:, middle].mean()) for i in sorted(kept)]
@@ -53,6 +57,17 @@ def test_measures_equal_explicit_gradients(demo, prompts, token):
     assert [len(records) for records in got] == [1] * len(want)
     assert [records[0] for records in got] == pytest.approx(want, rel=1e-3, abs=1e-12)
     assert min(want[:-1]) > 0 and want[-1] == 0
+
+
+@pytest.mark.parametrize("name", ["Llama", "ERNIE-4.5", "Qwen3"])
+def test_models_of_text(name):
+    model = build(next(family for family in FAMILIES if family.name == name), num_hidden_layers=3)
+    inputs = tiny_prompts([150], mask=False)
+    want = explicit_gradients(model, inputs)
+    found = measure_middle_gradients(model, [inputs], PATTERN)
+    assert [records[0] for records in found.middle_qk_gradients] == pytest.approx(want, rel=1e-3, abs=1e-12)
+    assert min(want[:2]) > 0 == want[2] and plug_of(model) is None
+    assert model.model.layers[0].self_attn.config._attn_implementation == "sdpa"
 
 
 def test_chooses_the_layers_that_matter_least(demo, prompts):

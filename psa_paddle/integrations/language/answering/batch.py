@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from ..request import check_positions
 from .media import Medium, medium_of
 from .messages import Looking, Message, read_message
-from .prompt import expand, pad_left
+from .prompt import pad_left
 from .reports import Stopwatch
 from .turn import Asked
 
@@ -30,7 +30,7 @@ def answer_batch(inference: QwenVLInference, conversations: list[list[dict]], ma
         check_positions(len(row), max_tokens, parts.model.config)
         rows.append(row)
         media += shown
-    ids, mask = pad_left(rows, tokenizer.pad_token_id)
+    ids, mask = pad_left(rows, parts.padding())
     with inference.one_request:
         made = inference.make_answer(parts, Asked(ids, mask, media, media), parts.new_cache(), max_tokens, None, watch)
     return [tokenizer.decode(row, skip_special_tokens=True).strip() for row in made.tokens]
@@ -41,5 +41,4 @@ def _tokens(parts, said: list[Message]) -> tuple[list[int], list[Medium]]:
     processor = parts.processor
     media = [medium_of(processor, content, limits) for m in said for content, limits in m.shown]
     text = processor.apply_chat_template([m.as_dict() for m in said], tokenize=False, add_generation_prompt=True)
-    ids = processor.tokenizer(text)["input_ids"]
-    return expand(ids, media, parts.vision_tokens, [parts.tokens_of(m) for m in media]), media
+    return parts.tokens_of(text, media), media

@@ -70,5 +70,5 @@ def portions(processor, medium: Medium) -> Iterator[tuple[paddle.Tensor, list[in
     for first in range(0, t, step):
         count = min(step, t - first)
         frames = medium.content.frames[first * pair : (first + count) * pair]
-        made = processor.video_processor(videos=[frames], do_resize=False, return_tensors="pd")
+        made = processor.video_processor(videos=[frames], do_resize=False, do_sample_frames=False, return_tensors="pd")
         yield made["pixel_values_videos"], [count, h, w]

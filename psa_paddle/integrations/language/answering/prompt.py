@@ -9,7 +9,6 @@ import paddle
 
 from ....config import DEFAULT_TEXT_LENGTH
 from ..paddleformers.pruner import columns_of, cut
-from .media import Medium
 
 
 @dataclass(frozen=True)
@@ -38,16 +37,16 @@ class Prompt:
         return replace(self, embeds=cut(self.embeds, columns, 0), positions=cut(self.positions, columns, 1), mask=mask)
 
 
-def expand(ids: list[int], media: list[Medium], vision_tokens: dict[str, int], counts: list[int]) -> list[int]:
-    """Tokens with each vision token, which stands for one medium, repeated as often as the medium has tokens."""
-    kinds, left, out = {token: kind for kind, token in vision_tokens.items()}, list(zip(media, counts, strict=True)), []
+def expand(ids: list[int], places: list[tuple[str, int]], vision_tokens: dict[str, int]) -> list[int]:
+    """Tokens with each vision token, which stands for a place of some kind, repeated as often as the place is long."""
+    kinds, left, out = {token: kind for kind, token in vision_tokens.items()}, list(places), []
     for token in ids:
         if token not in kinds:
             out.append(token)
             continue
-        medium, count = left.pop(0)
-        if kinds[token] != medium.kind:
-            raise RuntimeError(f"the prompt has a place for {kinds[token]} where a {medium.kind} comes.")
+        kind, count = left.pop(0)
+        if kinds[token] != kind:
+            raise RuntimeError(f"the prompt has a place for {kinds[token]} where a {kind} comes.")
         out += [token] * count
     return out
 

@@ -9,7 +9,6 @@ import numpy as np
 from ..request import check_max_tokens, check_positions, check_streamer
 from .media import Medium, medium_of
 from .messages import Looking, Message, check_messages, read_message
-from .prompt import expand
 from .reports import Stopwatch
 from .turn import Asked
 
@@ -76,7 +75,7 @@ class Session:
     def _turn(self, said: list[Message], max_tokens: int, streamer, watch: Stopwatch) -> str:
         parts, inference = self._parts, self._inference
         media = [medium_of(parts.processor, content, limits) for m in said for content, limits in m.shown]
-        new = expand(self._new_ids(said), media, parts.vision_tokens, [parts.tokens_of(m) for m in media])
+        new = self._new_ids(said, media)
         ids, rows = [*self._ids, *new], self._cache.get_seq_length()
         check_positions(len(ids), max_tokens, parts.model.config)
         asked = Asked(np.array([ids], np.int64), None, [*self._media, *media], media, max(0, len(self._ids) - 1))
@@ -98,16 +97,16 @@ class Session:
         else:
             self._cache.crop(length)
 
-    def _new_ids(self, said: list[Message]) -> list[int]:
-        """The tokens of new messages, each medium still one token, after what was said before."""
-        render, tokenizer = self._parts.processor.apply_chat_template, self._parts.processor.tokenizer
+    def _new_ids(self, said: list[Message], media: list[Medium]) -> list[int]:
+        """The tokens of new messages, after what was said before."""
+        render = self._parts.processor.apply_chat_template
         new = [m.as_dict() for m in said]
         if not self._ids:
             text = render([*self.messages, *new], tokenize=False, add_generation_prompt=True)
-            return tokenizer(text)["input_ids"]
+            return self._parts.tokens_of(text, media)
         asked = {"role": "user", "content": [{"type": "text", "text": MARK}]}
         answered = {"role": "assistant", "content": [{"type": "text", "text": MARK}]}
         text = render([asked, answered, *new], tokenize=False, add_generation_prompt=True)
-        ids = tokenizer(text.split(MARK, 2)[2])["input_ids"]
+        ids = self._parts.tokens_of(text.split(MARK, 2)[2], media)
         ended = self._ids[-1] == ids[0]  # the answer brought the token that ends a message
         return ids[1:] if ended else ids

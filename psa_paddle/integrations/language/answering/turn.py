@@ -17,8 +17,6 @@ from .prompt import Prompt, question_length
 from .reports import Report, Stopwatch
 from .sampling import Sampler, Sampling
 
-END_TOKENS = ("<|im_end|>", "<|endoftext|>")
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -92,8 +90,7 @@ def answer(parts: Parts, asked: Asked, cache, plug, settings: Settings, watch: S
 
     plug: the model's sparse attention in force, None for dense; watch: goes on from the stages that were before.
     """
-    tokenizer, report = parts.processor.tokenizer, settings.report
-    ends = tokenizer.convert_tokens_to_ids(list(END_TOKENS))
+    report, ends = settings.report, parts.end_tokens()
     with watch.stage("vision"):
         prompt = make_prompt(parts, asked, report)
     new = asked.ids[:, asked.cached :]
@@ -112,7 +109,7 @@ def answer(parts: Parts, asked: Asked, cache, plug, settings: Settings, watch: S
             settings.streamer.put(paddle.to_tensor(step[:, None]))
 
     with watch.stage("decode"):
-        limits = ends, tokenizer.pad_token_id, settings.max_tokens
+        limits = ends, parts.padding(), settings.max_tokens
         answers = decode(parts, prompt, first, cache, sampler, *limits, hear)
     if settings.streamer is not None:
         settings.streamer.end()

@@ -47,7 +47,7 @@ def calibrate_budgets(
     name: str = "",
     progress: Callable[[int, int], None] | None = None,
 ) -> Budgets:
-    """Budgets for a Qwen2.5-VL model that lose least on samples like the given ones.
+    """Budgets for a language model that lose least on samples like the given ones.
 
     Every layer is made sparse alone, at a few densities, with and without block means; in the layers that hold most of
     the loss every head is. A curve a * share ** -b through the losses says what each is worth, and the shares that lose

@@ -1,4 +1,4 @@
-"""Choose TriangleMix's layers for a PaddleFormers Qwen2.5-VL model by autograd (arXiv:2507.21526v2, figure 1)."""
+"""Choose TriangleMix's layers for a PaddleFormers model by autograd (arXiv:2507.21526v2, figure 1)."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from ....trianglemix.config import check_int
 from ....trianglemix.gradients import middle_gradient, middle_rows
 from ...patches import Patches
 from ..paddleformers.dense import own_attention
+from ..paddleformers.names import places_of
 from ..paddleformers.plug import check_model, own_name
 from ..plugs import bare_model, plug_of
 from ..samples import single_prompt
@@ -44,7 +45,7 @@ def measure_middle_gradients(model, samples: Iterable, config: TriangleMixConfig
     at a time. The last layer's is always 0: the token depends on its last row alone.
 
     Args:
-        model: ``Qwen2_5_VLForConditionalGeneration`` without a plug. Its parameters get no gradient.
+        model: of one of ``families.FAMILIES``, built by PaddleFormers, without a plug. Its parameters get no gradient.
         samples: what the processor returns for one prompt (batch 1, no padding), each alone or as
             ``(inputs, token)`` with the id of the right first answer token; alone, the model's own choice is taken.
         config: bounds of the region; its layers are not read. ``TriangleMixConfig()`` by default.
@@ -64,7 +65,7 @@ def measure_middle_gradients(model, samples: Iterable, config: TriangleMixConfig
     with _probing(model, text, config) as found, paddle.enable_grad():
         for sample in samples:
             inputs, token = sample if isinstance(sample, tuple) else (sample, None)
-            logits = model(**_checked(inputs, config), logits_to_keep=1, use_cache=False).logits[0, -1]
+            logits = model(**_checked(inputs, config), use_cache=False, return_dict=True).logits[0, -1]
             token = int(logits.argmax()) if token is None else check_int("a sample's token", token)
             if token >= logits.shape[0]:
                 raise ValueError(f"token {token} is not in the vocabulary of {logits.shape[0]}.")
@@ -96,27 +97,34 @@ def _probing(model, text, config: TriangleMixConfig):
 
     def probe(layer, query, key, value, **kwargs):
         out, weights = own_attention(own, layer, query, key, value, **kwargs)
-        value = value.detach()[0]
+        value, number = value.detach()[0], next(i for i, one in enumerate(layers) if one is layer)
 
         def keep(grad):  # Paddle cannot pass on what a hook raises: nothing is judged here
             per_head = grad[0].reshape([grad.shape[1], -1, value.shape[2]]).transpose([1, 0, 2])
-            found[layer.layer_idx] = middle_gradient(per_head, value, config)
+            found[number] = middle_gradient(per_head, value, config)
 
         out.register_hook(keep)
         return out, weights
 
     def leaf(layer, args, kwargs):
-        kwargs["inputs_embeds"] = kwargs["inputs_embeds"].detach()
+        embeds = kwargs.get("inputs_embeds")
+        if embeds is None:
+            embeds = text.embed_tokens(kwargs.get("input_ids", args[0] if args else None))
+        kwargs |= {"input_ids": None, "inputs_embeds": embeds.detach()}
         kwargs["inputs_embeds"].stop_gradient = False
-        return args, kwargs
+        return (), kwargs
+
+    def last_row(layer, args, kwargs):
+        return (args[0][:, -1:], *args[1:]), kwargs
 
     try:
         AttentionInterface.register(NAME, _probe_forward)
-        for c in {id(c): c for c in [text.config, *(layer.config for layer in layers)]}.values():
-            patches.attribute(c, "_attn_implementation", NAME)
+        for place in places_of(layers, text.config):
+            patches.attribute(*place, NAME)
         for layer in layers:
             patches.attribute(layer, PROBE, probe)
         patches.pre_hook(text, leaf)
+        patches.pre_hook(model.lm_head, last_row)
         for p in trainable:
             p.stop_gradient = True
         yield found

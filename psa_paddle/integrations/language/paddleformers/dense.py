@@ -8,9 +8,14 @@ ALIGNED_WITHOUT_A_CACHE = ("sdpa", "flashmask")  # sdpa's own causal mask is ali
 IGNORE_SCALING = ("sdpa", "flashmask")
 
 
-def causal_mask(batch: int, lq: int, lk: int, dtype):
-    """What is added to the logits, [B, 1, Lq, Lk]: query i sees keys <= i + Lk - Lq."""
+def causal_mask(batch: int, lq: int, lk: int, dtype, starts: list[int] | None = None):
+    """What is added to the logits, [B, 1, Lq, Lk]: query i sees keys <= i + Lk - Lq, of a left-padded batch from
+    ``starts`` [B] on; padding, whose output nobody reads, sees all of these."""
     seen = paddle.arange(lk) <= paddle.arange(lk - lq, lk).unsqueeze(1)
+    if starts is not None:
+        first = paddle.to_tensor(starts).reshape([-1, 1, 1, 1])
+        padding = paddle.arange(lk - lq, lk).unsqueeze(1) < first
+        seen = (seen & (paddle.arange(lk) >= first)) | (padding & seen)
     mask = paddle.where(seen, 0.0, paddle.finfo(dtype).min).astype(dtype)
     return mask.expand([batch, 1, lq, lk])
 

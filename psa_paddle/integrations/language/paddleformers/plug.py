@@ -23,11 +23,12 @@ from ..choice import AttentionChoice, dense_prefill, triangle_prefill
 from ..families import Match
 from ..generation import mend_generation, unmend_generation
 from ..plugs import bare_model, plug_of
-from .dense import own_attention
+from .dense import causal_mask, own_attention
+from .names import places_of
 
 NAME = "psa+"  # before the name of the model's own attention, in the registry and in a plugged model's configuration
 PLUG = "_psa_plug"  # attribute of a plugged model's attention layers; gone after the restore
-READ_OF_LAYERS = ("config", "layer_idx", "head_dim", "attention_dropout")
+READ_OF_LAYERS = ("config", "head_dim")
 
 
 def own_name(config) -> str:
@@ -76,18 +77,15 @@ class Plug:
         self._rename()
 
     def _disconnect(self) -> None:
-        for config in self._configs():
-            config._attn_implementation = own_name(config)
-
-    def _configs(self) -> list:
-        return list({id(c): c for c in [self._text.config, *(layer.config for layer in self._layers)]}.values())
+        for place in places_of(self._layers, self._text.config):
+            place.set(place.get().removeprefix(NAME))
 
     def _rename(self) -> None:
         """Name the plug in the configurations, which another model may share and may have renamed meanwhile."""
-        for config in self._configs():
-            own = own_name(config)
+        for place in places_of(self._layers, self._text.config):
+            own = place.get().removeprefix(NAME)
             _registry().AttentionInterface.register(NAME + own, partial(_attention, own))
-            config._attn_implementation = NAME + own
+            place.set(NAME + own)
 
     def reset(self) -> None:
         """Forget the statistics: the next call is the first of a new request."""
@@ -116,10 +114,11 @@ class Plug:
         that no L x L mask is made unless a layer needs it."""
         self._rename()
         mask, embeds, past = (kwargs.get(name) for name in ("attention_mask", "inputs_embeds", "past_key_values"))
+        tokens = kwargs.get("input_ids", args[0] if args else None) if embeds is None else embeds
         self._kv_start, self._why_dense = None, self._why_whole_dense(embeds, past, kwargs.get("output_attentions"))
-        if self._why_dense or mask is None or embeds is None or embeds.shape[1] == 1:
+        if self._why_dense or mask is None or tokens.shape[1] == 1:
             return None
-        keys = embeds.shape[1] + (past.get_seq_length() if past is not None else 0)
+        keys = tokens.shape[1] + (past.get_seq_length() if past is not None else 0)
         starts = first_tokens(mask, keys)
         if not starts or not any(starts):
             return None
@@ -146,15 +145,21 @@ class Plug:
 
     def _cannot(self, layer) -> str:
         """Why this layer cannot run sparse at all; empty when it can."""
-        if layer.training and layer.attention_dropout:
+        if layer.training and getattr(layer, "attention_dropout", 0.0):
             return DenseReason.DROPOUT
         if layer.head_dim not in HEAD_DIMS:
             return DenseReason.HEAD_DIM.text(layer.head_dim)
-        if getattr(layer, "sliding_window", None) is not None:
+        if self._has_window(layer):
             return DenseReason.SLIDING_WINDOW
         return ""
 
-    def _reason_for_dense(self, layer, qkv, attention_mask, row_indices, is_causal, kwargs) -> str:
+    def _has_window(self, layer) -> bool:
+        """Whether a layer has a sliding window, which Phi-3's tell by the decoder layer around them alone."""
+        around = self._text.layers[self._number_of(layer)]
+        kind = getattr(around, "attention_type", None)
+        return kind == "sliding_attention" or getattr(layer, "sliding_window", None) is not None
+
+    def _reason_for_dense(self, layer, qkv, attention_mask, row_indices, dropout, is_causal, kwargs) -> str:
         if qkv[0].shape[2] == 1:
             return DenseReason.DECODE
         if self._why_dense:
@@ -167,6 +172,10 @@ class Plug:
             return DenseReason.NOT_CAUSAL
         if kwargs.get("sink") is not None:
             return DenseReason.SINK
+        if dropout:
+            return DenseReason.DROPOUT
+        if qkv[2].shape[3] != qkv[0].shape[3]:
+            return DenseReason.VALUE_DIM
         if paddle.is_grad_enabled() and not all(x.stop_gradient for x in qkv):
             return DenseReason.GRADIENTS
         return self._cannot(layer)
@@ -176,19 +185,26 @@ class Plug:
     ) -> tuple:
         """[B, H, Lq, D] and [B, Hkv, Lk, D] -> ([B, Lq, H * D], None); own: the model's own attention, for the rest."""
         b, h, lq, d = query.shape
-        reason = self._reason_for_dense(layer, (query, key, value), attention_mask, row_indices, is_causal, kwargs)
+        masks, number = (attention_mask, row_indices), self._number_of(layer)
+        reason = self._reason_for_dense(layer, (query, key, value), *masks, dropout, is_causal, kwargs)
         if reason:
+            if attention_mask is None and self._kv_start is not None and lq > 1:  # taken away for the other layers
+                attention_mask = causal_mask(b, lq, key.shape[2], query.dtype, self._kv_start)
             call = CallStats(own, "dense", reason, ((lq, key.shape[2]),) * b)
             masks = attention_mask, row_indices
             result = own_attention(own, layer, query, key, value, *masks, dropout, scaling, is_causal, **kwargs)
         else:
-            out, call = self._prefill(layer.layer_idx, query, key, value, scaling)
+            out, call = self._prefill(number, query, key, value, scaling)
             result = out.reshape([b, lq, h * d]), None
         if reason == DenseReason.DECODE:
             self.decode_calls += 1
         else:
-            self.calls.append((layer.layer_idx, call))
+            self.calls.append((number, call))
         return result
+
+    def _number_of(self, layer) -> int:
+        """By its place: layers need not know theirs."""
+        return next(i for i, one in enumerate(self._layers) if one is layer)
 
     def _prefill(self, layer_idx: int, query, key, value, scaling):
         """``([B, Lq, H, D], CallStats)`` of the layer's own kind."""
