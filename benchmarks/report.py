@@ -103,7 +103,34 @@ def loss_cell(name: str, corpus: str) -> str:
     return losses if name == "dense" else f"{losses} (density {spread([row['density'] for row in rows])})"
 
 
-TABLES = {"operator": operator_table, "prefill": prefill_table, "cpu": cpu_table, "answers": answers_table}
+def video_table() -> str:
+    kinds = ("time", "caption")
+    fields = (
+        "video tokens",
+        "kept",
+        "right, dense, %",
+        "right, `balanced`, %",
+        *(f"{kind} questions, dense, %" for kind in kinds),
+        "prefill, dense, s",
+        "prefill, `balanced`, s",
+    )
+    lines = [header(fields)]
+    for setting in values("video_tokens", "video_tokens"):
+        rows = [rows_of("video_tokens", video_tokens=setting, attention=name)[0] for name in ("dense", "balanced")]
+        right = [row["accuracy_percent"] for row in rows] + [rows[0][f"right_{kind}"] for kind in kinds]
+        timed = [rows_of("video_tokens_times", video_tokens=setting, attention=row["attention"]) for row in rows]
+        seconds = [f"{found[0]['prefill_s']} (kept {found[0]['kept']})" if found else "-" for found in timed]
+        lines.append(line((f"`{setting}`" if setting != "1" else "all", rows[0]["kept"], *right, *seconds)))
+    return "\n".join(lines)
+
+
+TABLES = {
+    "operator": operator_table,
+    "prefill": prefill_table,
+    "cpu": cpu_table,
+    "answers": answers_table,
+    "video": video_table,
+}
 
 
 def with_tables(page: str) -> str:

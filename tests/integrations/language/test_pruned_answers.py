@@ -1,11 +1,14 @@
 """Answers with fewer video tokens: those of ``generate``, also in conversations, chunks and batches."""
 
+from dataclasses import replace
+
 import numpy as np
 import paddle
 import pytest
 from PIL import Image
 from shared_demo import ROOT
 
+from psa_paddle.integrations.language.answering.prompt import Prompt
 from psa_paddle.integrations.language.generation import cached_generation
 from psa_paddle.integrations.language.inference import QwenVLInference
 from psa_paddle.integrations.language.paddleformers.pruner import video_tokens_in
@@ -94,6 +97,22 @@ def test_chunks_are_one_call(model, clip):
         assert model.inference_video(clip, QUESTION, 12) == want and model.stats()["video_tokens"] == dropped
     finally:
         model.prefill_chunk = None
+
+
+def test_a_batch_that_lost_tokens_is_padded_anew():
+    """Columns and the mask, of samples that keep different numbers of tokens; without a mask, and with padding."""
+    rows = paddle.arange(12).reshape([2, 6])
+    whole = Prompt(rows.unsqueeze(-1), rows.expand([3, 2, 6]), rows[:, :1], None, [1, 1])
+    stay = np.array([[1, 0, 0, 1, 0, 1], [1, 1, 0, 1, 1, 1]], bool)
+    short = whole.shorter(stay)
+    assert short.mask.tolist() == [[0, 0, 1, 1, 1], [1, 1, 1, 1, 1]]
+    assert short.embeds.numpy()[0, 2:, 0].tolist() == [0, 3, 5] and short.embeds.numpy()[1, :, 0].tolist() == [
+        6, 7, 9, 10, 11,
+    ]  # fmt: skip
+    assert (short.positions.numpy() == short.embeds.numpy()[None, :, :, 0]).all()
+    padded = replace(whole, mask=np.array([[1] * 6, [0, 0, 1, 1, 1, 1]])).shorter(stay)
+    assert padded.mask is None and padded.embeds.numpy()[..., 0].tolist() == [[0, 3, 5], [9, 10, 11]]
+    assert whole.shorter(np.ones((2, 6), bool)) is whole
 
 
 def test_a_batch_answers_as_its_prompts_alone(model, clip):

@@ -94,12 +94,14 @@ def test_all_tokens_are_bit_for_bit_all_tokens(model):
 
 
 def test_a_later_turn_brings_another_clip(model):
-    """A cache that lacks some tokens, then text, then another clip of which some are dropped: as one prompt."""
+    """A cache that lacks some tokens, then text with a masked token, then another clip: as one prompt."""
     whole = clip_prompts([[5, "clip", 9, "clip", 6]])
-    ids, stay = whole["input_ids"], stays(model, whole, 0.5)
+    ids, mask, stay = whole["input_ids"], whole["attention_mask"], stays(model, whole, 0.5)
+    mask[0, 34] = 0
+    stay = real(whole, stay)
     want = masked_logits(model, whole, stay).numpy()[stay]
     grids, seconds = whole["video_grid_thw"], whole["second_per_grid_ts"]
-    places, _ = model.model.get_rope_index(ids, None, grids, second_per_grid_ts=seconds)
+    places, _ = model.model.get_rope_index(ids, None, grids, second_per_grid_ts=seconds, attention_mask=mask)
     half, cuts = len(whole["pixel_values_videos"]) // 2, [0, 33, 36, ids.shape[1]]  # a clip, text, a clip
     pixels = {0: whole["pixel_values_videos"][:half], 2: whole["pixel_values_videos"][half:]}
     cache, got = DynamicCache(config=model.model.language_model.config), []
@@ -108,10 +110,10 @@ def test_a_later_turn_brings_another_clip(model):
             media = {"pixel_values_videos": pixels[i], "video_grid_thw": grids[:1]} if i in pixels else {}
             part = slice(cuts[i], cuts[i + 1])
             given = dict(input_ids=ids[:, part], position_ids=places[:, :, part], past_key_values=cache)
-            mask = paddle.ones([1, cuts[i + 1]], "int64")
-            got.append(model(**given, **media, attention_mask=mask, use_cache=True).logits.numpy()[0])
-    np.testing.assert_allclose(np.concatenate(got), want, atol=2e-5)
-    assert cache.get_seq_length() == stay.sum()
+            got.append(model(**given, **media, attention_mask=mask[:, : cuts[i + 1]], use_cache=True).logits.numpy()[0])
+    rows = np.delete(np.concatenate(got), 34 - int((~stay[0, :34]).sum()), 0)
+    np.testing.assert_allclose(rows, want, atol=2e-5)
+    assert cache.get_seq_length() == stay.sum() + 1
 
 
 def test_text_after_a_padded_batch_keeps_its_mask(model):
