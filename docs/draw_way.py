@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from contextlib import ExitStack
 from pathlib import Path
 from unittest import mock
 from xml.sax.saxutils import escape
@@ -14,6 +15,7 @@ sys.path.insert(0, str(ROOT))
 
 from psa_paddle import AttentionConfig, eager  # noqa: E402
 from psa_paddle.eager.operator import select  # noqa: E402
+from psa_paddle.integrations.language.answering import parts  # noqa: E402
 from psa_paddle.integrations.language.attention import plug_of  # noqa: E402
 from psa_paddle.integrations.language.inference import QwenVLInference  # noqa: E402
 from psa_paddle.utils.media import load_video  # noqa: E402
@@ -29,6 +31,7 @@ CONFIG = AttentionConfig.preset(
     mask_ratios={1: (0.0, 0.3), 2: (0.3, 0.5), 4: (0.5, 0.7), 8: (0.7, 0.85), 0: (0.85, 1.0)},
 )
 COLOURS = {1: "#1f4e79", 2: "#2e86c1", 4: "#85c1e9", 8: "#d6eaf8", 0: "#f4f4f4", None: "#ffffff"}
+ANSWERING = "integrations/language/answering"
 CELL, LEFT, TOP, STEP = 9, 20, 56, 46
 
 
@@ -41,7 +44,7 @@ def record() -> tuple[list[tuple[str, str, str]], list[list[int | None]], str]:
     stages, maps = [], []
     model = QwenVLInference("demo", "float32", use_psa=True, psa_config=CONFIG)
     clip = load_video(str(ROOT / "demo" / "sample.mp4"), fps=0.5)
-    sparse, generate = eager.psa_attention, model.model.generate
+    sparse, portions, embed = eager.psa_attention, parts.portions, parts.Parts.embed
 
     def attend(q, k, v, plan):
         out, work = sparse(q, k, v, plan)
@@ -61,13 +64,24 @@ def record() -> tuple[list[tuple[str, str, str]], list[list[int | None]], str]:
             ])  # fmt: skip
         return out, work
 
-    def tell(**inputs):
-        for name in ("pixel_values_videos", "input_ids"):
-            stages.append(("the processor", "integrations/language/samples.py", f"{name} {shape(inputs[name])}"))
-        return generate(**inputs)
+    def cut(*given):
+        for patches, grid in portions(*given):
+            stages.append(("patches", f"{ANSWERING}/media.py", shape(patches)))
+            yield patches, grid
+
+    def put_in(self, ids, features):
+        found = embed(self, ids, features)
+        if features is not None:
+            stages.append(("the vision tower", f"{ANSWERING}/parts.py", shape(features)))
+            stages.append(("the prompt", f"{ANSWERING}/prompt.py", f"ids {shape(ids)}, embedded {shape(found)}"))
+        return found
 
     stages.append(("frames", "utils/media/videos.py", shape(clip.frames)))
-    with mock.patch.object(eager, "psa_attention", attend), mock.patch.object(model.model, "generate", tell):
+    with ExitStack() as stack:
+        for owner, name, in_its_place in (
+            (eager, "psa_attention", attend), (parts, "portions", cut), (parts.Parts, "embed", put_in)
+        ):  # fmt: skip
+            stack.enter_context(mock.patch.object(owner, name, in_its_place))
         answer = model.inference_video(clip, "Describe this video.", 48)
     s = model.stats()
     skipped = f"{s['average_sparsity']:.0%} of the attention work skipped, {len(plug_of(model.model).calls)} layers"
