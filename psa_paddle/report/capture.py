@@ -50,8 +50,7 @@ class LevelMap:
 
 def make_level_map(levels: np.ndarray, geo: Geometry, block_means: bool) -> LevelMap:
     """Condense a host level map [1, H, nI, nJ]; block_means: skipped blocks may take part by their means."""
-    columns = np.arange(geo.n_j)
-    valid = columns < np.array([geo.n_valid(i) for i in range(geo.n_i)])[:, None]
+    columns, valid = np.arange(geo.n_j), _valid(geo)
     n_means = np.array([geo.n_means(i) if block_means else 0 for i in range(geo.n_i)])
     by_means = columns < n_means[:, None]
     # A prefill in chunks has a map a chunk, which share the height of one.
@@ -68,6 +67,11 @@ def make_level_map(levels: np.ndarray, geo: Geometry, block_means: bool) -> Leve
     return LevelMap((geo.lq, geo.lk), (geo.query_block, geo.key_block), np.stack(cells), shares, pairs, density)
 
 
+def _valid(geo: Geometry) -> np.ndarray:
+    """Which pairs of blocks there are, bool [nI, nJ]."""
+    return np.arange(geo.n_j) < np.array([geo.n_valid(i) for i in range(geo.n_i)])[:, None]
+
+
 def _condense(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
     """Means of an array [n, m] over rows x columns parts as equal as they can be."""
     for axis, parts in enumerate((rows, columns)):
@@ -81,14 +85,15 @@ class Recorder:
     """Sees the prefill of one request; ``recording`` makes one. It is a streamer: it hears the prompt's tokens, and
     hands them on to another streamer, if any.
 
-    layers: whose levels are kept; maps: by layer, a ``LevelMap`` for each of its calls that ran sparse with PSA; mass:
-    by layer, the share of the question's attention that each key has, float64 [Lk]; ids: the prompt's tokens, int64
-    [L]; seconds: what recording took, which is part of the request's time to the first token.
+    layers: whose levels are kept; mass: by layer, the share of the question's attention that each key has, float64 [Lk];
+    ids: the prompt's tokens, int64 [L]; seconds: what recording took, which is part of the request's time to the first
+    token.
     """
 
     def __init__(self, plug, layers: list[int], vision_ids: list[int], streamer=None):
         self.layers, self.seconds = layers, 0.0
-        self.maps: dict[int, list[LevelMap]] = {}
+        self._maps: dict[int, list[LevelMap]] = {}
+        self._ran_sparse: set[int] = set()
         self.mass: dict[int, np.ndarray] = {}
         self.ids: np.ndarray | None = None
         self.plug, self._vision_ids, self._streamer = plug, vision_ids, streamer
@@ -113,6 +118,11 @@ class Recorder:
             self._streamer.end()
 
     @property
+    def maps(self) -> dict[int, list[LevelMap]]:
+        """By layer, a ``LevelMap`` for each of its calls; layers that ran sparse with PSA at least once."""
+        return {layer: calls for layer, calls in sorted(self._maps.items()) if layer in self._ran_sparse}
+
+    @property
     def vision(self) -> np.ndarray:
         """Which tokens of the prompt stand for pictures or frames, bool [L].
 
@@ -135,10 +145,13 @@ class Recorder:
             paddle.device.synchronize()  # so that the seconds are the recorder's own
         start = time.perf_counter()
         self.mass[layer] = key_mass(query, key, check_scale(scale, query.shape[3]), self.question_rows)
-        if layer in self.layers and config is not None and call.mode == "sparse":
-            levels = level_map(query, key, config, scale=scale)
+        if layer in self.layers and config is not None:
             geo = Geometry(query.shape[2], key.shape[2], config.query_block, config.key_block, True)
-            self.maps.setdefault(layer, []).append(make_level_map(levels, geo, config.uses_means))
+            levels = _valid(geo)[None, None].astype(np.int8)  # level 1, where the call ran dense
+            if call.mode == "sparse":
+                levels = level_map(query, key, config, scale=scale)
+                self._ran_sparse.add(layer)
+            self._maps.setdefault(layer, []).append(make_level_map(levels, geo, config.uses_means))
         self.seconds += time.perf_counter() - start
 
     def heads(self) -> dict[int, list[float]]:

@@ -92,6 +92,21 @@ def test_chunks_give_the_map_and_the_rows_of_one_call():
     assert np.abs(one - three).max() <= 1 and len(np.unique(one)) > 3
 
 
+def test_a_chunk_that_ran_dense_is_drawn_at_level_one():
+    """Early chunks are short; a layer all of whose calls ran dense has no map."""
+    rng = np.random.default_rng(0)
+    q, k = (paddle.to_tensor(rng.standard_normal((1, h, 256, 32)).astype(np.float32)) for h in (2, 1))
+    record = Recorder(None, [0, 1], [9])
+    record.put(np.array([[9] * 250 + [1] * 6]))
+    dense, sparse = (type("Call", (), {"mode": mode}) for mode in ("dense", "sparse"))
+    for layer, second in ((0, sparse), (1, dense)):
+        record.see(layer, q[:, :, :128], k[:, :, :128], None, SPARSE.replace(text_length=0), dense)
+        record.see(layer, q[:, :, 128:], k, None, SPARSE.replace(text_length=0), second)
+    assert list(record.maps) == [0] and record.maps[0][0].per_head_density == [1.0]
+    pixels = np.asarray(level_image(record.maps[0]))
+    assert (pixels[0, 0] == rgb(COLOURS["1"])).all() and (pixels[0, 7] == 255).all() and len(pixels) == 8
+
+
 def test_a_map_of_100k_tokens_is_small_and_loses_no_pair():
     geo = Geometry(100_000, 100_000, 128, 64, True)
     columns = np.arange(geo.n_j)
