@@ -48,6 +48,7 @@ setup(
         # Another release of ruff or mypy may find other things: these are what `make test` is green with.
         "dev": [
             "pytest>=8",
+            "pytest-xdist>=3.6",
             "hypothesis>=6",
             "triton==3.6.0",
             "ruff==0.17.6",
