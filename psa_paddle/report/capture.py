@@ -85,9 +85,9 @@ class Recorder:
     """Sees the prefill of one request; ``recording`` makes one. It is a streamer: it hears the prompt's tokens, and
     hands them on to another streamer, if any.
 
-    layers: whose levels are kept; mass: by layer, what share of the question's attention each key has, float64 [Lk];
-    ids: the prompt's tokens, int64 [L]; seconds: what recording took, which is part of the request's time to the first
-    token.
+    layers: whose levels are kept; mass: by layer, the share of the question's attention that each key has, float64
+    [Lk]; ids: the prompt's tokens, int64 [L]; seconds: what recording took, which is part of the request's time to the
+    first token.
     """
 
     def __init__(self, plug, layers: list[int], vision_ids: list[int], streamer=None):
