@@ -155,14 +155,18 @@ class Recorder:
         self.seconds += time.perf_counter() - start
 
     def heads(self) -> dict[int, list[float]]:
-        """By layer, the share of the dense work that was not done in each head, as ``stats()`` counts it: mean over
-        calls, 0 for those that ran dense."""
+        """By layer, the share of the dense work that was not done in each head, as ``stats()`` counts it: of the work
+        of all calls, none of those that ran dense."""
         records = read_calls(self.plug.calls)
         heads = max([1, *(len(one.per_head_density) for one in records)])
-        found: dict[int, list[np.ndarray]] = {}
+        skipped: dict[int, list[np.ndarray]] = {}
+        pairs: dict[int, list[int]] = {}
         for one in records:
-            found.setdefault(one.layer, []).append(1.0 - np.array(one.per_head_density or [1.0] * heads))
-        return {layer: np.mean(calls, axis=0).tolist() for layer, calls in sorted(found.items())}
+            skipped.setdefault(one.layer, []).append(1.0 - np.array(one.per_head_density or [1.0] * heads))
+            pairs.setdefault(one.layer, []).append(one.pairs)
+        return {
+            layer: np.average(calls, axis=0, weights=pairs[layer]).tolist() for layer, calls in sorted(skipped.items())
+        }
 
     def mass_of_frames(self, parts: int) -> np.ndarray | None:
         """Share of the question's attention that falls on each of ``parts`` equal parts of the vision tokens (the

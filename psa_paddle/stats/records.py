@@ -32,6 +32,11 @@ class CallRecord:
         """Share of the dense work that was not done, 0 for a dense call."""
         return share_skipped(self.per_head_density)
 
+    @property
+    def pairs(self) -> int:
+        """Pairs of a query and a key that causal attention sees, over all samples: dense work is as many."""
+        return sum(lq * lk - min(lq, lk) * (min(lq, lk) - 1) // 2 for lq, lk in self.lengths)
+
     def as_dict(self) -> dict:
         """A line of the log, in plain types."""
         return {
@@ -63,8 +68,9 @@ def read_calls(calls: Iterable[tuple[int, CallStats]]) -> list[CallRecord]:
 
 
 def rows_of(records: list[CallRecord]) -> list[dict]:
-    """One row a layer, ascending: calls, how many ran sparse, mean sparsity, why the others ran dense, and what the
-    audit found (``error_figures``; None without one)."""
+    """One row a layer, ascending: calls, how many ran sparse, sparsity (of the work of all calls, so that a prompt in
+    chunks has that of the whole), why the others ran dense, and what the audit found (``error_figures``; None without
+    one)."""
     layers: dict[int, list[CallRecord]] = {}
     for record in records:
         layers.setdefault(record.layer, []).append(record)
@@ -73,7 +79,7 @@ def rows_of(records: list[CallRecord]) -> list[dict]:
             "layer": layer,
             "calls": len(own),
             "sparse_calls": sum(one.mode == "sparse" for one in own),
-            "sparsity": sum(one.sparsity for one in own) / len(own),
+            "sparsity": sum(one.sparsity * one.pairs for one in own) / sum(one.pairs for one in own),
             "dense_reasons": list(dict.fromkeys(one.reason for one in own if one.reason)),
             "audit": error_figures([audit for one in own for audit in one.audits]),
         }

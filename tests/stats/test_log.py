@@ -53,7 +53,7 @@ def test_the_summary_counts_calls_by_layer(tmp_path):
         "audit_warning": "",
         "layers": {
             "0": {"calls": 1, "sparse": 0, "sparsity": 0.0, "audit": None},
-            "4": {"calls": 2, "sparse": 1, "sparsity": 0.366667, "audit": None},
+            "4": {"calls": 2, "sparse": 1, "sparsity": 0.71773, "audit": None},  # by the pairs of each call
         },
         "config": config.as_dict(),
     }

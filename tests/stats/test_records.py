@@ -61,6 +61,15 @@ def test_the_log_and_the_totals_say_the_same(tmp_path):
         assert logged["audit"] == row["audit"] and logged["sparsity"] == pytest.approx(row["sparsity"])
 
 
+def test_calls_count_by_their_work():
+    """A prompt of 1,024 tokens in two chunks, of which the first ran dense: a quarter of the pairs and one."""
+    dense = CallStats("eager", "dense", "shorter than 1024 keys", ((512, 512),))
+    sparse = CallStats("eager", "sparse", "", ((512, 1024),), [np.array([[2.0, 2.0]])], [10])
+    (row,) = totals([(0, dense), (0, sparse)])["layers"]
+    first, whole = 512 * 513 / 2, 1024 * 1025 / 2
+    assert row["sparsity"] == pytest.approx(0.8 * (1 - first / whole)) and row["calls"] == 2
+
+
 def test_a_record_holds_nothing_of_the_device():
     one, _ = call(0.25)
     (record,) = read_calls([(3, one)])

@@ -8,6 +8,13 @@ ALIGNED_WITHOUT_A_CACHE = ("sdpa", "flashmask")  # sdpa's own causal mask is ali
 IGNORE_SCALING = ("sdpa", "flashmask")
 
 
+def registry():
+    """PaddleFormers' attention registry; imported late, as PaddleMIX comes without it."""
+    from paddleformers.nn.attention import interface
+
+    return interface
+
+
 def causal_mask(batch: int, lq: int, lk: int, dtype, starts: list[int] | None = None):
     """What is added to the logits, [B, 1, Lq, Lk]: query i sees keys <= i + Lk - Lq, of a left-padded batch from
     ``starts`` [B] on; padding, whose output nobody reads, sees all of these."""

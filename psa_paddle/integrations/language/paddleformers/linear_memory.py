@@ -21,18 +21,11 @@ from ....attention import dense_attention
 from ....config import HEAD_DIMS, AttentionConfig
 from ....plan import DenseReason
 from .. import families
-from .dense import own_attention
+from .dense import own_attention, registry
 from .names import NamePlace, places_of
 
 PREFIX = "linear_memory_or_"
 SHORT = 1024  # keys up to which the model's own attention is taken: windows, small frames
-
-
-def _registry():
-    """PaddleFormers' attention registry; imported late, as PaddleMIX comes without it."""
-    from paddleformers.nn.attention import interface
-
-    return interface
 
 
 def name_places(model) -> tuple[list[NamePlace], list[NamePlace]]:
@@ -62,7 +55,7 @@ def use_linear_memory(model, text: bool = False):
     for place in [*vision, *(language if text else ())]:
         own = place.get()
         if not own.startswith(PREFIX):
-            _registry().AttentionInterface.register(PREFIX + own, partial(_attend, own))
+            registry().AttentionInterface.register(PREFIX + own, partial(_attend, own))
             place.set(PREFIX + own)
     return model
 
@@ -138,7 +131,7 @@ def _is_causal(layer) -> bool:
 def _own(own: str, layer, query, key, value, how: dict) -> tuple:
     """What the model has without linear memory; a text model's right also after keys of a cache."""
     if not _is_causal(layer):
-        return _registry().ALL_ATTENTION_FUNCTIONS[own](layer, query, key, value, **how)
+        return registry().ALL_ATTENTION_FUNCTIONS[own](layer, query, key, value, **how)
     names = ("attention_mask", "attn_mask_startend_row_indices", "dropout", "scaling", "is_causal")
     given = [how.pop(name, None) for name in names]
     return own_attention(own, layer, query, key, value, *given, **how)

@@ -24,7 +24,7 @@ from ..choice import AttentionChoice, dense_prefill, triangle_prefill
 from ..families import Match
 from ..generation import mend_generation, unmend_generation
 from ..plugs import bare_model, plug_of
-from .dense import causal_mask, own_attention
+from .dense import causal_mask, own_attention, registry
 from .names import places_of
 
 NAME = "psa+"  # before the name of the model's own attention, in the registry and in a plugged model's configuration
@@ -89,7 +89,7 @@ class Plug:
         """Name the plug in the configurations, which another model may share and may have renamed meanwhile."""
         for place in places_of(self._layers, self._text.config):
             own = place.get().removeprefix(NAME)
-            _registry().AttentionInterface.register(NAME + own, partial(_attention, own))
+            registry().AttentionInterface.register(NAME + own, partial(_attention, own))
             place.set(NAME + own)
 
     def reset(self) -> None:
@@ -200,6 +200,7 @@ class Plug:
             result = own_attention(own, layer, query, key, value, *masks, dropout, scaling, is_causal, **kwargs)
         else:
             out, call = self._prefill(number, query, key, value, scaling)
+            self._show(number, query, key, scaling, call)
             result = out.reshape([b, lq, h * d]), None
         if reason == DenseReason.DECODE:
             self.decode_calls += 1
@@ -211,16 +212,15 @@ class Plug:
         """By its place: layers need not know theirs."""
         return next(i for i, one in enumerate(self._layers) if one is layer)
 
-    def _prefill(self, layer_idx: int, query, key, value, scaling):
-        """``([B, Lq, H, D], CallStats)`` of the layer's own kind, shown to the recorder if there is one."""
-        out, call = self._of_kind(layer_idx, query, key, value, scaling)
+    def _show(self, layer_idx: int, query, key, scaling, call: CallStats) -> None:
+        """Show a prefill call to the recorder, if there is one."""
         if self.recorder is not None:
             is_psa = self.choice.of_layer(layer_idx) == "psa"
             config = self.choice.config_of(layer_idx).replace(text_length=self._text_lengths[0]) if is_psa else None
             self.recorder.see(layer_idx, query, key, scaling, config, call)
-        return out, call
 
-    def _of_kind(self, layer_idx: int, query, key, value, scaling):
+    def _prefill(self, layer_idx: int, query, key, value, scaling):
+        """``([B, Lq, H, D], CallStats)`` of the layer's own kind."""
         kind, triangle = self.choice.of_layer(layer_idx), self.choice.triangle
         backend, starts = self.config.backend, self._kv_start
         if kind == "trianglemix" and triangle is not None:
@@ -262,13 +262,6 @@ def first_tokens(mask, keys: int) -> list[int] | None:
     if not host[:, -1].all() or (np.diff(host.astype(np.int8)) < 0).any():
         return None
     return host.argmax(1).tolist()
-
-
-def _registry():
-    """PaddleFormers' attention registry; imported late, as the plug for PaddleMIX shares this module without it."""
-    from paddleformers.nn.attention import interface
-
-    return interface
 
 
 def _attention(

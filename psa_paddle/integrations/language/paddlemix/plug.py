@@ -100,6 +100,7 @@ class MixPlug(Plug):
             k, v = (paddle.concat([old, new], axis=2) for old, new in zip(past_key_value, (k, v), strict=True))
         out, call = self._attend_padded(q, k, v) if decoding else self._prefill(layer.layer_idx, q, k, v, None)
         if not decoding:
+            self._show(layer.layer_idx, q, k, None, call)
             self.calls.append((layer.layer_idx, call))
         return layer.o_proj(out.reshape([batch, length, -1])), None, (k, v) if rest.get("use_cache") else None
 
