@@ -274,8 +274,8 @@ class QwenVLInference:
     def stats(self) -> dict:
         """What the last request did, in plain types: lengths in tokens, seconds (``timings_s``: of each stage), bytes,
         why the answer ended (``finish_reason``: ``"stop"``, or ``"length"`` when max_tokens cut it off), sparsity of
-        every layer. ``prefill_tokens``: those of the conversation that no cache held; ``video_tokens``: how many of
-        their video tokens were dropped, of which frames (see ``Pruner.summary``).
+        every layer. ``prefill_tokens``: those of the conversation that no cache held and that the layers took in;
+        ``video_tokens``: how many of its video tokens were dropped, of which frames (see ``Pruner.summary``).
 
         Raises:
             RuntimeError: before the first request.

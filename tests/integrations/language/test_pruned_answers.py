@@ -57,6 +57,7 @@ def test_the_summary_is_of_the_last_answer(model, clip):
     model.inference_video(half(clip), QUESTION, 1)
     s, video = model.stats(), model.stats()["video_tokens"]
     assert video["setting"] == 0.5 and video["tokens"] == s["vision_tokens"] == 2 * video["dropped"] == 4 * PLACES
+    assert s["prefill_tokens"] == s["sequence_length"] - video["dropped"]
     (seen,) = video["clips"]
     assert len(seen["dropped_of_frames"]) == 4 and seen["tokens_of_a_frame"] == PLACES
 

@@ -28,6 +28,12 @@ class Prompt:
     mask: np.ndarray | None
     question: list[int]
 
+    @property
+    def rows(self) -> int:
+        """New rows that are not padding, over all samples."""
+        samples, length = self.embeds.shape[:2]
+        return samples * length if self.mask is None else int(self.mask[:, -length:].sum())
+
     def shorter(self, stay: np.ndarray) -> Prompt:
         """The prompt without the vision tokens that do not stay, bool [B, L]; only what no cache begins has padding."""
         if stay.all():

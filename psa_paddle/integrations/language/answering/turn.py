@@ -50,12 +50,14 @@ class Settings:
 
 @dataclass
 class Answer:
-    """tokens: of each sample, the end token included; asked: what for; watch: seconds of each stage."""
+    """tokens: of each sample, the end token included; asked: what for; prefilled: rows that the layers took in for it,
+    without padding and dropped video tokens; watch: seconds of each stage."""
 
     tokens: list[list[int]]
     asked: Asked
     finished: list[bool]
     vision_tokens: int
+    prefilled: int
     watch: Stopwatch = field(repr=False)
 
     def figures(self) -> dict:
@@ -69,7 +71,7 @@ class Answer:
             "sequence_length": self._real,
             "vision_tokens": self.vision_tokens,
             "text_tokens": self._real - self.vision_tokens,
-            "prefill_tokens": self._real - self.asked.cached * len(self.tokens),
+            "prefill_tokens": self.prefilled,
             "timings_s": dict(seconds),
             **self._frame_times(),
         }
@@ -114,7 +116,7 @@ def answer(parts: Parts, asked: Asked, cache, plug, settings: Settings, watch: S
     if settings.streamer is not None:
         settings.streamer.end()
     vision = int(np.isin(asked.ids, list(parts.vision_tokens.values())).sum())
-    return Answer(answers, asked, [row[-1] in ends for row in answers], vision, watch)
+    return Answer(answers, asked, [row[-1] in ends for row in answers], vision, prompt.rows, watch)
 
 
 def make_prompt(parts: Parts, asked: Asked, report: Report) -> Prompt:
