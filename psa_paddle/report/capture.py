@@ -7,7 +7,7 @@ attended with, so that the operator itself keeps nothing; what it keeps is bound
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -20,6 +20,7 @@ from ..eager import key_mass
 from ..geometry import Geometry
 from ..integrations.language.attention import plug_of
 from ..integrations.language.families import check
+from ..integrations.language.paddleformers.pruner import pruner_of
 from ..integrations.language.plugs import bare_model
 from ..integrations.language.request import whole_number
 from ..stats import CallStats, read_calls, work_of
@@ -86,16 +87,18 @@ class Recorder:
     hands them on to another streamer, if any.
 
     layers: whose levels are kept; mass: by layer, the share of the question's attention that each key has, float64
-    [Lk]; ids: the prompt's tokens, int64 [L]; seconds: what recording took, which is part of the request's time to the
-    first token.
+    [Lk]; ids: the prompt's tokens, int64 [L]; stay: which of them the layers read, bool [L], all but dropped video
+    tokens; seconds: what recording took, which is part of the request's time to the first token.
     """
 
-    def __init__(self, plug, layers: list[int], vision_ids: list[int], streamer=None):
+    def __init__(self, plug, layers: list[int], vision_ids: list[int], streamer=None, staying=None):
         self.layers, self.seconds = layers, 0.0
+        self._staying: Callable[[np.ndarray], np.ndarray] = staying or (lambda ids: np.ones(ids.shape, bool))
         self._maps: dict[int, list[LevelMap]] = {}
         self._ran_sparse: set[int] = set()
         self.mass: dict[int, np.ndarray] = {}
         self.ids: np.ndarray | None = None
+        self.stay = np.ones(0, bool)
         self.plug, self._vision_ids, self._streamer = plug, vision_ids, streamer
 
     def put(self, value) -> None:
@@ -109,6 +112,7 @@ class Recorder:
             if ids.ndim == 2 and len(ids) != 1:
                 raise ValueError("a report shows one request; ask one at a time.")
             self.ids = ids.reshape(-1)
+            self.stay = self._staying(self.ids)
         if self._streamer is not None:
             self._streamer.put(value)
 
@@ -180,7 +184,9 @@ class Recorder:
             runs = np.split(places, parts)
         if not self.mass:
             return None
-        return np.array([[self.mass[layer][run].sum() for run in runs] for layer in sorted(self.mass)])
+        whole = np.zeros((len(self.mass), len(self.stay)))
+        whole[:, self.stay] = [self.mass[layer] for layer in sorted(self.mass)]
+        return np.array([[row[run].sum() for run in runs] for row in whole])
 
 
 @contextmanager
@@ -199,7 +205,14 @@ def recording(model, layers: list[int] | None = None, streamer=None) -> Iterator
     if plug is None:
         raise ValueError("a model with dense attention has nothing to record; give use_psa=True or attention=....")
     vision_ids = check(bare_model(model)).family.vision_ids(bare_model(model).config)
-    recorder = Recorder(plug, check_layers(layers, plug.layers), vision_ids, streamer)
+
+    def staying(ids: np.ndarray) -> np.ndarray:
+        stay, pruner = np.ones(ids.shape, bool), pruner_of(model)
+        if pruner is not None and pruner.clips:  # they were cut before the prompt is told
+            stay[ids == bare_model(model).config.video_token_id] = np.concatenate([c.ravel() for c in pruner.clips])
+        return stay
+
+    recorder = Recorder(plug, check_layers(layers, plug.layers), vision_ids, streamer, staying)
     before, plug.recorder = plug.recorder, recorder
     try:
         yield recorder

@@ -9,6 +9,7 @@ from shared_demo import LAYERS, ROOT, SPARSE
 from psa_paddle.geometry import Geometry
 from psa_paddle.integrations.language.attention import plug_of
 from psa_paddle.integrations.language.inference import QwenVLInference
+from psa_paddle.integrations.qwen2_5_vl import video_tokens_in
 from psa_paddle.report import Recorder, capture, dense_in, figure, recording
 from psa_paddle.report.capture import CELLS, WAYS, check_layers, make_level_map
 from psa_paddle.report.figures import COLOURS, level_image, rgb
@@ -64,6 +65,18 @@ def test_mass_is_all_of_the_questions_attention(recorded):
     np.testing.assert_allclose(frames[2, 1], record.mass[2][first + tokens : first + 2 * tokens].sum())
     assert record.question_rows == min(16, stats["sequence_length"] - first - stats["vision_tokens"])
     assert record.mass_of_frames(7) is None  # 540 tokens are not 7 equal parts
+
+
+def test_dropped_video_tokens_leave_the_frames_in_their_places(model):
+    with video_tokens_in(model.model, 0.5), recording(model, [0]) as record:
+        model.inference_video(VIDEO, streamer=record, **CLIP)
+        stats = model.stats()
+    (clip,) = stats["video_tokens"]["clips"]
+    kept = clip["tokens_of_a_frame"] - np.array(clip["dropped_of_frames"])
+    assert record.stay.sum() == len(record.mass[0]) == stats["prefill_tokens"] < stats["sequence_length"]
+    found, first = record.mass_of_frames(len(kept)), np.flatnonzero(record.vision)[0]
+    for frame, end in enumerate(first + np.cumsum(kept)):
+        np.testing.assert_allclose(found[3, frame], record.mass[3][end - kept[frame] : end].sum())
 
 
 def test_pictures_of_different_size_are_told_apart():
