@@ -35,18 +35,18 @@ def read_answered(path, requests: list[Request]) -> tuple[list[str], set]:
         return [], set()
     asked = {request.id: identity(request) for request in requests}
     kept, done = [], set()
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(keepends=True), 1):
-        if not line.endswith("\n"):
-            break  # a process that was killed was writing it
+    whole = path.read_text(encoding="utf-8").split("\n")[:-1]  # behind the last end: what a killed process was writing
+    for number, line in enumerate(whole, 1):
         try:
             said = json.loads(line)
             mine = {name: said[name] for name in ("id", "input", "prompt")}
+            expected = asked.get(mine["id"])
         except (ValueError, TypeError, KeyError):
             raise ValueError(f"--output '{path}', line {number} is no answer; name another file.") from None
-        if mine != asked.get(mine["id"]):
+        if mine != expected:
             raise ValueError(f"--output '{path}', line {number} answers another request; name another file.")
         if "answer" in said:
-            kept.append(line)
+            kept.append(f"{line}\n")
             done.add(mine["id"])
     return kept, done
 

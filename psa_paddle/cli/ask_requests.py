@@ -163,7 +163,7 @@ def read_requests(file: str, max_tokens: int) -> list[Request]:
     if not path.is_file():
         raise ValueError(f"--requests '{path}' is not a file.")
     found: dict[str | int, Request] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), 1):
+    for number, line in enumerate(path.read_text(encoding="utf-8").split("\n"), 1):  # text may hold other line ends
         if not line.strip():
             continue
         try:
