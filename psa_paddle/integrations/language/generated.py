@@ -34,10 +34,8 @@ def generated_answer(
     prompt, times = content[-1]["text"], {}
     with inference.one_request:
         if message.parts[0]["type"] == "video":
-            inputs, times = (
-                video_inputs(processor, shown[0], prompt, inference.family),
-                {"frame_times_s": shown[0].times},
-            )
+            inputs = video_inputs(processor, shown[0], prompt, inference.family)
+            times = {"frame_times_s": shown[0].times}
         else:
             inputs = image_inputs(processor, list(shown), prompt, limits[0])
         with inference.answering(max_tokens) as (plug, figures):

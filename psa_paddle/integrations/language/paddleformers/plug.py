@@ -41,9 +41,8 @@ class Plug:
     """One model's sparse attention, and what its layers did since ``reset``.
 
     choice: which attention each layer prefills with; config: PSA's part of it; calls: (layer number, ``CallStats``) of
-    every prefill call; decode_calls: calls with one query row, all layers; layers: how many the model
-    has; recorder: sees the queries and keys of every
-    prefill call, see ``report.Recorder``, None for nobody.
+    every prefill call; decode_calls: calls with one query row, all layers; layers: how many the model has; recorder:
+    sees the queries and keys of every prefill call, see ``report.Recorder``, None for nobody.
     """
 
     def __init__(self, model, choice: AttentionChoice, match: Match):
