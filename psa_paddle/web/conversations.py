@@ -121,6 +121,21 @@ class Conversations:
             if conversation.session is None and len(have) >= self._limits.caches:
                 self._put_away(have)
 
+    def make_place(self, conversation: Conversation, medium: Medium) -> None:
+        """Before a conversation shows something: where there is too much, what was idle longest goes.
+
+        Raises:
+            Full: all that others show is worked on.
+        """
+        with self._lock:
+            while self._bytes() + medium.bytes > self._limits.media_bytes:
+                self._put_away({name: one for name, one in self._all.items() if one.shown and one is not conversation})
+
+    def _bytes(self) -> int:
+        """Of all that is shown; what several show counts once."""
+        every = {id(medium): medium for one in self._all.values() for medium in one.shown}
+        return sum(medium.bytes for medium in every.values())
+
     def _put_away(self, among: dict[str, Conversation]) -> None:
         idle = [name for name, one in among.items() if not one.busy]
         if not idle:

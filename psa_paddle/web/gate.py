@@ -15,8 +15,8 @@ from .uploads import Uploads
 
 # Gradio has many more, some of which fetch addresses, run functions beside the queue, or take files without a bound.
 ROUTES = {
-    "GET": r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/robots\.txt|/(assets|static|svelte)/.*"
-    r"|/gradio_api/(startup-events|heartbeat/\w+|queue/data|upload_progress|info)",
+    "GET": r"/|/config/?|/theme\.css|/favicon\.ico|/manifest\.json|/(assets|static|svelte)/.*"
+    r"|/gradio_api/(startup-events|heartbeat/\w+|queue/data|upload_progress)",
     "HEAD": r"/",
     "POST": r"/gradio_api/(upload|queue/join|cancel|reset)",
 }

@@ -13,9 +13,10 @@ class Limits:
 
     upload_bytes: of one file; stored_bytes: of all files that wait to be read; uploads: files that come in at once;
     video_seconds: how long a video may last; pictures: of one conversation, which may have one video instead;
-    question: characters; waiting: questions, and files, that may wait while one is worked on; conversations: whose
-    frames and pictures are kept; caches: whose KV cache is; idle_seconds: until a conversation that nobody uses is put
-    away; stale_seconds: until a file is removed that nobody reads.
+    media_bytes: of the frames and pictures of all conversations; question: characters; waiting: questions, and files,
+    that may wait while one is worked on; conversations: whose frames and pictures are kept; caches: whose KV cache is;
+    idle_seconds: until a conversation that nobody uses is put away; stale_seconds: until a file is removed that nobody
+    reads.
     """
 
     upload_bytes: int = 200 * MIB
@@ -23,6 +24,7 @@ class Limits:
     uploads: int = 8
     video_seconds: float = 1800.0
     pictures: int = 4
+    media_bytes: int = 1024 * MIB
     question: int = 4000
     waiting: int = 16
     conversations: int = 32

@@ -46,6 +46,13 @@ class View:
     working: bool = False
     key: str | None = None
 
+    @classmethod
+    def of(cls, conversation: Conversation | None) -> View:
+        """All that a conversation shows."""
+        if conversation is None:
+            return cls(history=[], shown=[], report="", key="")
+        return cls(history=conversation.history, shown=conversation.shown, key=conversation.key)
+
 
 @dataclass
 class Reporter:
@@ -105,10 +112,13 @@ class Site:
             async with aclosing(self._followed(job, language)) as views:
                 async for view in views:
                     yield view
-            conversation.show(job.result(), self.limits.pictures)
-            yield replace(self._now(conversation), status="", question=self._first(conversation, language))
+            medium = job.result()
+            self._still(visitor, conversation)
+            self.conversations.make_place(conversation, medium)
+            conversation.show(medium, self.limits.pictures)
+            yield replace(self._now(visitor), status="", question=self._first(conversation, language))
         except (Exception, Left) as error:
-            yield replace(self._now(conversation), **self._refusal(error, language))
+            yield replace(self._now(visitor), **self._refusal(error, language))
         finally:
             if mine is not None:
                 self.uploads.drop(mine)
@@ -130,11 +140,12 @@ class Site:
                     answer = [{"role": "assistant", "content": job.text}] if job.text else []
                     yield replace(view, history=[*said, *answer], question="")
             turn: Turn = job.result()
+            self._still(visitor, conversation)
             conversation.history = [*said, {"role": "assistant", "content": turn.answer}]
             status = self.summary(turn, attention, language)
-            yield replace(self._now(conversation), status=status, report=turn.report)
+            yield replace(self._now(visitor), status=status, report=turn.report)
         except (Exception, Left) as error:
-            yield replace(self._now(conversation), **self._refusal(error, language), question=asked.text)
+            yield replace(self._now(visitor), **self._refusal(error, language), question=asked.text)
 
     def _turn(self, conversation: Conversation, asked: Question, job: Job) -> Turn:
         """In the model's thread."""
@@ -153,8 +164,7 @@ class Site:
         if not isinstance(text, str) or attention not in self.choices:
             return View(status=say(language, "failed"), refused=True)
         if key and (conversation is None or conversation.key != key):
-            closed = self._now(conversation)
-            return replace(closed, status=say(language, "closed"), refused=True, question=text)
+            return replace(View.of(conversation), status=say(language, "closed"), refused=True, question=text)
         if conversation is None or not conversation.shown:
             return View(status=say(language, "show_first"), refused=True)
         if not text.strip():
@@ -200,11 +210,14 @@ class Site:
         except KeyError:
             return attention
 
-    def _now(self, conversation: Conversation | None) -> View:
-        """All that a conversation shows."""
-        if conversation is None:
-            return View(history=[], shown=[], report="", key="")
-        return View(history=conversation.history, shown=conversation.shown, key=conversation.key)
+    def _still(self, visitor: str, conversation: Conversation) -> None:
+        """Raises Left where the visitor has begun another conversation meanwhile, or none."""
+        if self.conversations.find(visitor) is not conversation:
+            raise Left
+
+    def _now(self, visitor: str) -> View:
+        """All that a visitor's conversation shows."""
+        return View.of(self.conversations.find(visitor))
 
     def _first(self, conversation: Conversation, language: str) -> str | None:
         """A question to begin with."""
@@ -244,13 +257,13 @@ class Site:
         """Begin a new conversation that shows the same."""
         conversation = self.conversations.find(visitor)
         if conversation is None:
-            return self._now(None)
-        return replace(self._now(self.conversations.put(visitor, conversation.again())), status="", report="")
+            return View.of(None)
+        return replace(View.of(self.conversations.put(visitor, conversation.again())), status="", report="")
 
     def remove(self, visitor: str) -> View:
         """Begin a new conversation that shows nothing."""
         self.conversations.drop(visitor)
-        return replace(self._now(None), status="")
+        return replace(View.of(None), status="")
 
     def left(self, visitor: str) -> None:
         """A visitor has gone."""

@@ -41,6 +41,11 @@ class Medium:
         """``"video"`` or ``"image"``."""
         return "video" if isinstance(self.shown, Clip) else "image"
 
+    @property
+    def bytes(self) -> int:
+        """What it takes in memory."""
+        return self.shown.frames.nbytes if isinstance(self.shown, Clip) else 3 * self.shown.width * self.shown.height
+
     def part(self) -> dict:
         """As a part of a message."""
         return {"type": self.kind, self.kind: self.shown}

@@ -86,6 +86,22 @@ def test_caches_are_fewer_than_conversations(busy):
         kept.make_room(kept.of("d"))
 
 
+def test_what_is_shown_is_bounded_together(busy):
+    kept, size = Conversations(Limits(media_bytes=3 * PICTURE.bytes)), PICTURE.bytes
+    assert size == 28 * 28 * 3 and VIDEO.bytes == 2 * size
+    for name in "abc":
+        kept.make_place(kept.of(name), Medium(name, PICTURE.shown))
+        kept.of(name).show(Medium(name, PICTURE.shown), 4)
+    kept.of("d")
+    kept.make_place(kept.of("c"), VIDEO)
+    assert [name for name in "abcd" if kept.find(name)] == ["c", "d"]
+    again = kept.put("e", kept.of("c").again())  # the same picture, once
+    busy(kept.of("c"))
+    kept.make_place(again, VIDEO)
+    with pytest.raises(Full):
+        kept.make_place(again, Medium("large", Image.new("RGB", (56, 56))))
+
+
 def test_a_visitor_who_leaves_ends_what_is_worked_on(busy):
     kept = Conversations(Limits())
     job = busy(kept.of("a")).job

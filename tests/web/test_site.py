@@ -142,6 +142,15 @@ def test_stop_gives_the_question_back(make_site):
     assert seen[-1].status == WORDS["en"]["stopped"] and seen[-1].question == QUESTION and seen[-1].history == []
 
 
+@pytest.mark.parametrize("how, left", [("renew", 1), ("remove", 0)])
+def test_starting_anew_meanwhile_is_what_holds(make_site, how, left):
+    site = make_site()
+    show(site)
+    seen = ask(site, until=lambda view: view.working and not getattr(site, how)("a"))
+    assert seen[-1].history == [] and len(seen[-1].shown) == left and seen[-1].report in (None, "")
+    assert seen[-1].key == (site.conversations.find("a").key if left else "")
+
+
 def test_what_cannot_be_asked_is_said(make_site):
     site, words = make_site(question=10, idle_seconds=1000), WORDS["en"]
 
