@@ -35,6 +35,16 @@ HEADERS = {
 }  # fmt: skip
 
 
+# The browser's language, or the one that a link asks for, before any other script runs: Gradio puts its `head` in when
+# its words were chosen.
+LANGUAGE = b"""<head><script>
+const asked = new URLSearchParams(location.search).get("lang");
+const spoken = asked === "zh" ? "zh-CN" : asked === "en" ? "en" : navigator.language;
+Object.defineProperty(navigator, "language", {get: () => spoken});
+document.documentElement.lang = spoken;
+</script>"""
+
+
 class Gate:
     """An ASGI middleware."""
 
@@ -54,6 +64,8 @@ class Gate:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
+        if scope["path"] == "/" and scope["method"] == "GET":
+            return await self._app(scope, receive, speaking(guarded))
         if scope["path"] == UPLOAD:
             return await self._upload(scope, receive, guarded)
         if scope["path"] == JOIN:
@@ -112,6 +124,25 @@ class Gate:
             return {"type": "http.request", "body": body, "more_body": False}
 
         await self._app(scope, replay, send)
+
+
+def speaking(send):
+    """A ``send`` that puts ``LANGUAGE`` where the head of an HTML page begins."""
+    start, body = {}, b""
+
+    async def edited(message) -> None:
+        nonlocal start, body
+        if message["type"] == "http.response.start":
+            start = message
+            return
+        body += message.get("body", b"")
+        if not message.get("more_body", False):
+            body = body.replace(b"<head>", LANGUAGE, 1)
+            MutableHeaders(scope=start)["content-length"] = str(len(body))
+            await send(start)
+            await send({"type": "http.response.body", "body": body})
+
+    return edited
 
 
 def named_files(data) -> Iterator[object]:

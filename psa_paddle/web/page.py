@@ -21,12 +21,6 @@ from .worker import Full
 FILE_TYPES = ["video", "image"]
 FONTS = ["system-ui", "Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "sans-serif"]
 STRIP, STRIP_EDGE = 8, 128  # most frames of what is shown, and pixels of a frame's longer side
-# The browser's language, or the one that a link asks for; Gradio's own words follow it too.
-HEAD = """<script>
-const asked = new URLSearchParams(location.search).get("lang");
-if (asked) Object.defineProperty(navigator, "language", {get: () => asked === "zh" ? "zh-CN" : "en"});
-document.documentElement.lang = navigator.language;
-</script>"""
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 FIT = "this.style.height = this.contentDocument.documentElement.scrollHeight + 'px'"
 

@@ -117,7 +117,7 @@ def listening(site: Site, settings: Settings) -> Iterator[str]:
     from starlette.middleware.trustedhost import TrustedHostMiddleware
 
     from .gate import Gate
-    from .page import CSS, FONTS, HEAD, Page
+    from .page import CSS, FONTS, Page
 
     limits = settings.limits
     # A name that somebody else lets point here must not reach a page that is for this machine alone.
@@ -143,7 +143,6 @@ def listening(site: Site, settings: Settings) -> Iterator[str]:
             i18n=page.words,
             theme=gr.themes.Default(font=FONTS, font_mono=["ui-monospace", "monospace"]),
             css=CSS,
-            head=HEAD,
             app_kwargs={
                 "middleware": [
                     Middleware(TrustedHostMiddleware, allowed_hosts=hosts, www_redirect=False),

@@ -155,6 +155,23 @@ def test_a_call_names_uploaded_files_alone(uploads, data, status):
     assert inside.bodies == [text.encode()] * (status == 200)
 
 
+def test_the_language_is_known_before_any_other_script(uploads):
+    async def inside(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"32")]})
+        for piece in (b"<html><he", b"ad><script>1</script></head>"):
+            await send(
+                {"type": "http.response.body", "body": piece, "more_body": piece != b"ad><script>1</script></head>"}
+            )
+
+    status, headers, text = one(Gate(inside, uploads, Limits()), "GET", "/")
+    assert (
+        status == 200
+        and text.startswith("<html><head><script>\nconst asked")
+        and text.endswith("<script>1</script></head>")
+    )
+    assert headers[b"content-length"] == str(len(text)).encode() and b"content-security-policy" in headers
+
+
 def test_a_deep_call_is_refused(uploads):
     assert one(Gate(Inside(), uploads, Limits()), "POST", JOIN, b"[" * 100_000)[0] == 400
     assert list(named_files({"path": {"path": 1}, "b": [{"path": 2}]})) == [{"path": 1}, 1, 2]

@@ -42,7 +42,7 @@ def status(page) -> str:
     return page.inner_text("#status p").strip()
 
 
-def wait_for(condition, seconds=120.0):
+def wait_for(condition, seconds=60.0):
     deadline = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < deadline, "it did not come to that"
