@@ -203,11 +203,11 @@ def test_fifty_at_once_are_served_or_refused_and_get_their_own(served, model, tm
                     outcomes[i] = ("refused", sent.text)
                     return
                 name = {"path": sent.json()[0], "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
-                shown = visitor.call("upload", "upload", [name, "en"])
+                shown = visitor.call("upload", "upload", ["en", name])
                 if "refused" in shown[1]:
                     outcomes[i] = ("refused", shown[1])
                     return
-                answered = visitor.call("question", "submit", [QUESTION, "balanced", "en", ""])
+                answered = visitor.call("question", "submit", ["en", QUESTION, "balanced", ""])
                 if "refused" in answered[1]:
                     outcomes[i] = ("refused", answered[1])
                     return
