@@ -19,6 +19,7 @@ SAME = 0.95
 # Frames after which a place stays in any case: else nothing in a still scene has its time, and what is there at some
 # second is not found.
 EVERY = 8
+TOGETHER = 8192  # tokens compared at a time: the host waits once for so many, and their float32 copies stay small
 
 
 def check_video_tokens(value) -> float | str | None:
@@ -62,7 +63,7 @@ def _in_turn(frames: int, places: int, every: int) -> np.ndarray:
 
 
 def _cosines(a, b) -> np.ndarray:
-    """Of each token [places, hidden] and the other of its place, float32 [places]; -2 for one that is no number."""
+    """Of each token [..., hidden] and the other of its place, float32 [...]; -2 for one that is no number."""
     a, b = a.float(), b.float()
     lengths = ((a * a).sum(-1) * (b * b).sum(-1)) ** 0.5
     return np.nan_to_num(((a * b).sum(-1) / lengths).cpu().numpy(), nan=-2.0)
@@ -80,7 +81,10 @@ def _new(tokens) -> np.ndarray:
 
 def _least_similar(tokens, share: float) -> np.ndarray:
     frames, places, _ = tokens.shape
-    order = np.stack([np.full(places, -4.0, np.float32), *map(_cosines, tokens[1:], tokens[:-1])])
+    step = max(1, TOGETHER // places)
+    pairs = [(tokens[i : i + step], tokens[i - 1 : i - 1 + step]) for i in range(1, frames, step)]
+    cosines = [_cosines(later, earlier[: later.shape[0]]) for later, earlier in pairs]
+    order = np.concatenate([np.full((1, places), -4.0, np.float32), *cosines])
     in_turn = _in_turn(frames, places, max(EVERY, math.ceil(2 / share)))
     order[1:][in_turn[1:]] = -3.0
     kept = np.zeros(order.size, bool)
