@@ -38,8 +38,8 @@ def check_video_tokens(value) -> float | str | None:
 
 
 def choose(tokens, how: float | str) -> np.ndarray:
-    """Which tokens of a clip stay, bool [frames, places]: the whole first frame, each place in turn every few frames, and
-    of the others
+    """Which tokens of a clip stay, bool [frames, places]: the whole first frame, each place in turn every few
+    frames, and of the others
 
     with ``"auto"`` those whose cosine with the last token that stayed of their place is below ``SAME``, so that slow
     changes add up; with a share those least like their place a frame earlier, so many that the share of the clip's
