@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from .recording import ALIGNMENT, now
+
 MOST = 4096  # calls that are remembered
 _PLAIN = (int, bool, str, tuple, type(None))
 _COMPILED: dict = {}  # what Triton may compile another kernel for -> the compiled kernel
@@ -15,7 +17,7 @@ def _kind(x):
         return (x,)  # not the integer of that value
     if hasattr(x, "block_shape"):  # a tensor descriptor, aligned by its own rules
         return x.base.dtype, *x.block_shape
-    return x.dtype, x.data_ptr() % 16 == 0
+    return x.dtype, x.data_ptr() % ALIGNMENT == 0
 
 
 def run(kernel, grid: tuple[int, ...], device: int, kwargs: dict) -> None:
@@ -24,7 +26,9 @@ def run(kernel, grid: tuple[int, ...], device: int, kwargs: dict) -> None:
     compiled = _COMPILED.get(key)
     if compiled is not None:
         compiled[(*grid, 1, 1)[:3]](*[kwargs[name] for name in kernel.arg_names])
-        return
-    if len(_COMPILED) >= MOST:
-        _COMPILED.clear()
-    _COMPILED[key] = kernel[grid](**kwargs)
+    else:
+        if len(_COMPILED) >= MOST:
+            _COMPILED.clear()
+        compiled = _COMPILED[key] = kernel[grid](**kwargs)
+    if now.recording is not None:
+        now.recording.launch(compiled, grid, [kwargs[name] for name in kernel.arg_names])
