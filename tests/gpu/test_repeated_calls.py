@@ -79,6 +79,8 @@ def test_the_current_stream_counts(launches):
     want = operator(*second, plan)[0].clone()
     operator(*first, plan)
     side, out = torch.cuda.Stream(), torch.full_like(want, float("nan"))
+    with torch.cuda.stream(side):  # let the allocator have what it needs
+        operator(*second, plan)
     torch.cuda.synchronize()
     with torch.cuda.stream(side):
         torch.cuda._sleep(2_000_000_000)
