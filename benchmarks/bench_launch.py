@@ -28,7 +28,7 @@ from psa_paddle.bridge import driver
 from psa_paddle.config import AttentionConfig
 from psa_paddle.plan import Plan
 
-CALLS, HOLD_NS, ROUNDS = 100, 200_000_000, 5
+CALLS, HOLD_NS, ROUNDS = 100, 100_000_000, 5
 FIELDS = (
     "tensors", "call", "L", "case", "launches", "kernels_ms", "device_ms", "loop_ms", "host_ms", "loop_vs_device",
     "cudnn_ms",
