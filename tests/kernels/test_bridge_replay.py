@@ -348,6 +348,39 @@ def test_a_recording_is_its_threads_own(device):
     assert len(recipe.buffers) == 1
 
 
+class At:
+    """A tensor somewhere."""
+
+    def __init__(self, address: int):
+        self.address = address
+
+    def data_ptr(self) -> int:
+        return self.address
+
+
+def test_tells_tensors_by_their_addresses_or_says_that_it_cannot():
+    found = recording.Recording((At(160), None, At(32)))
+    for address in (320, 480, 320):
+        found.make(At(address), (4,), "int8")
+    assert [found.number(At(x)) for x in (160, 32, 480, 320, 16)] == [0, 2, 4, 5, None] and found.complete
+    for address in (0, 328, 160):  # of no memory; not aligned; that of a tensor which is given, so that one is neither
+        found = recording.Recording((At(160), None, At(32)))
+        found.make(At(address), (4,), "int8")
+        assert not found.complete, address
+    assert not recording.Recording((At(160), None, At(160))).complete
+    found = recording.Recording((At(160),))
+    for grid in ((3,), (3, 4), (3, 4, 5)):
+        found.launch(None, grid, [At(160), 5])
+    assert [launch.grid for launch in found.launches] == [(3, 1, 1), (3, 4, 1), (3, 4, 5)] and found.complete
+    found.launch(None, (1,), [At(32), 5])
+    assert not found.complete
+
+
+def test_knows_how_large_allocations_are():
+    for dtype, size in replay._SIZES.items():
+        assert paddle.zeros([1], dtype).element_size() == size
+
+
 class Boxes:
     """Stands for a tensor descriptor; its constructor must not run again."""
 
@@ -371,7 +404,8 @@ def test_descriptors_come_with_the_address_of_their_tensor(device):
         return out
 
     first, second = vector(64), vector(64)
-    bridge.repeat(call, (), first)
+    recorded = weakref.ref(bridge.repeat(call, (), first))
+    assert recorded() is None, "a recording keeps no tensor"
     outs = [bridge.repeat(call, (), x) for x in (second, first)]
     for (box, of_out), x, out in zip(found, (second, first), outs, strict=True):
         assert (box.base.data_ptr(), of_out.base.data_ptr()) == (x.data_ptr(), out.data_ptr())
