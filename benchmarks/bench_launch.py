@@ -195,13 +195,13 @@ def main():
     print(header(FIELDS))
     for framework in args.tensors:
         command = [sys.executable, __file__, "--only", framework, *sys.argv[1:]]
-        done = subprocess.run(command, capture_output=True, text=True)
-        if done.returncode:
-            print(f"{framework}: {done.stderr.strip().splitlines()[-1]}", file=sys.stderr)
-        for text in done.stdout.splitlines():
-            if text.startswith("{"):
-                rows.append({field: json.loads(text).get(field) for field in FIELDS})
-                print(line(rows[-1].values()))
+        with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+            for text in process.stdout:
+                if text.startswith("{"):
+                    rows.append({field: json.loads(text).get(field) for field in FIELDS})
+                    print(line(rows[-1].values()), flush=True)
+        if process.returncode:
+            print(f"{framework}: no more rows, see above", file=sys.stderr)
     write_csv(args.csv, found, FIELDS, rows)
 
 
