@@ -91,7 +91,7 @@ class Recipe:
     """How to repeat a recorded call whose result was the tensors with these numbers, or the one with this number."""
 
     def __init__(self, recording: Recording, result: tuple[int, ...] | int):
-        self.result, self.kept, self.tensors = result, recording.kept, recording.given + len(recording.made)
+        self.result, self.kept, self.made = result, recording.kept, len(recording.made)
         self.buffers = _buffers(recording, result if isinstance(result, tuple) else (result,))
         self.steps = [
             _Step(
@@ -107,7 +107,7 @@ class Recipe:
 
     def __call__(self, given: tuple):
         """The call's result for other tensors; None where an allocation is not aligned as the recorded one was."""
-        tensors = [*given, *[None] * (self.tensors - len(given))]
+        tensors = [*given, *[None] * self.made]
         addresses = [0 if x is None else x.data_ptr() for x in tensors]
         buffers: dict = {}
         with on_device_of(given[0]) as device:
