@@ -104,7 +104,7 @@ def psa(**changes):
 
 BY_RANK = dict(mask_mode="topk", terms=1, thresholds=None)
 CALLS = {
-    "all levels": (Case(lq=70, lk=170, group=2, hkv=2, layout="mixed"), psa(), {}),
+    "all levels": (Case(lq=70, lk=170, hkv=2, layout="mixed"), psa(), {}),
     "level 1": (Case(lq=130, lk=130, group=2), psa(intervals=((1, 0.0, 1.0),), thresholds=None), {}),
     "peaks, budgets": (
         Case(lq=150, lk=300, group=2, m=128, n=32, dtype="float16"),
@@ -116,7 +116,7 @@ CALLS = {
         psa(intervals=LEVEL_1, block_means=True, heads_last=True, **BY_RANK),
         {},
     ),
-    "pooling": (Case(lq=70, lk=170, group=2), psa(importance_method="pooling", terms=1), {}),
+    "pooling": (Case(lq=70, lk=170), psa(importance_method="pooling", terms=1), {}),
     "left padding, out": (Case(lq=70, lk=130, batch=2), psa(), dict(kv_start=[0, 70], out=True)),
     "triangle": (
         Case(lq=100, lk=130, group=2),
@@ -295,11 +295,11 @@ def test_memory_is_held_for_as_long_as_it_is_read(device, monkeypatch):
     monkeypatch.setattr(Compiled, "run", watched)
     out, work = call(case, *tensors(case, 1))
     pyramid, xattn, select, attend = held
-    pooled_and_lists = 2 * padded(2 * 140 * 32 * 4) + padded(4 * 2 * 6 * 2) + padded(4 * 2 * 5 * 4)
-    cap_and_scores = padded(2 * 6) + padded(4 * 5 * 6 * 4) + padded(4 * 5 * 4) + padded(2 * 4)
+    pooled_and_lists = 2 * padded(2 * 140 * 32 * 4) + padded(2 * 2 * 6 * 2) + padded(2 * 2 * 5 * 4)
+    cap_and_scores = padded(2 * 6) + padded(2 * 5 * 6 * 4) + padded(2 * 5 * 4) + padded(2 * 4)
     assert pyramid == xattn == {pooled_and_lists, cap_and_scores}
-    assert select == {pooled_and_lists, cap_and_scores, 4 * 2 * 4}
-    assert attend == {pooled_and_lists, 4 * 2 * 4, 4 * 70 * 32 * 4}
+    assert select == {pooled_and_lists, cap_and_scores, 2 * 2 * 4}
+    assert attend == {pooled_and_lists, 2 * 2 * 4, 2 * 70 * 32 * 4}
     gc.collect()
     assert set(map(id, device.alive)) == {id(out), id(work)}
 
