@@ -9,6 +9,7 @@ from psa_paddle.config import AttentionConfig
 from psa_paddle.context_split import chunk_plan, chunk_spans
 from psa_paddle.plan import Plan
 
+pytestmark = pytest.mark.gpu
 LENGTH, RANKS, DIM = 65536 + 65, 4, 128
 
 
