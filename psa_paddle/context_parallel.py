@@ -8,7 +8,7 @@ trains (arXiv:2407.21783, section 3.3.2).
 from __future__ import annotations
 
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 
 import numpy as np
 import paddle
@@ -215,9 +215,9 @@ def context_parallel_attention(
         chosen = AttentionConfig() if triangle else AttentionConfig.of(config)
         call = dict(heads_last=heads_last, audit_rows=chosen.audit_rows if return_stats else 0)
         plan = _checked_plan(q, k, v, chosen, context, scale, call)
-        facts = {"the heads": [q.shape[1], k.shape[1]], "the batch": q.shape[0], "the head dimension": q.shape[3],
-                 "the dtype": str(q.dtype), "the number of keys": k.shape[2] == context.length, "the settings":
-                 (plan, triangle)}  # fmt: skip
+        shapes = {"q's shape but for rows": [*q.shape[:2], q.shape[3]], "k's heads": k.shape[1], "dtype": str(q.dtype),
+                  "whether k and v are whole": k.shape[2] == context.length}  # fmt: skip
+        facts = {**shapes, "TriangleMix": triangle, **asdict(plan)}
     except (TypeError, ValueError) as error:
         problem = error
     context._agree(problem, facts)

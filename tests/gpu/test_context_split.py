@@ -1,5 +1,5 @@
-"""Chunks of a prompt's rows, as several GPUs compute them, against one call: bitwise, also where many blocks are all but
-equally important."""
+"""Chunks of a prompt's rows, as several GPUs compute them, against one call: bitwise, also where many blocks are all
+but equally important."""
 
 import pytest
 from gpu.gpu_cases import DEVICE, torch
