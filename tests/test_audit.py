@@ -163,6 +163,20 @@ def test_only_what_runs_sparse_is_audited_and_only_when_asked(calls):
     assert np.array_equal(pyramid_attention(*qkv, CONFIG, return_stats=True)[0].numpy(), plain.numpy())
 
 
+def test_any_number_of_rows_is_audited():
+    """Rows go sixteen at a time; what is left over may be one."""
+    q, k, v = tensors(*audited_heads(300))
+    sums = []
+    for rows in (17, 32):
+        _, call = pyramid_attention(q, k, v, CONFIG.replace(audit_rows=rows), return_stats=True)
+        sums.append(np.asarray(call.audits[0].sums))
+    assert sums[0].shape[2] == 17 and np.isfinite(sums[0]).all() and (sums[0][..., 1] > 0).all()
+    index = [list(audited_rows(300, rows)[0]) for rows in (17, 32)]
+    for row in set(index[0]) & set(index[1]):
+        first, second = (part[:, :, at.index(row)] for part, at in zip(sums, index, strict=True))
+        np.testing.assert_allclose(first, second, rtol=1e-4)
+
+
 def test_gradients_do_not_pass_through_the_audit():
     q, k, v = tensors(*(x[:, :2, :200] for x in audited_heads(200)))
     q.stop_gradient = False
