@@ -165,16 +165,11 @@ def test_only_what_runs_sparse_is_audited_and_only_when_asked(calls):
 
 def test_any_number_of_rows_is_audited():
     """Rows go sixteen at a time; what is left over may be one."""
-    q, k, v = tensors(*audited_heads(300))
-    sums = []
-    for rows in (17, 32):
-        _, call = pyramid_attention(q, k, v, CONFIG.replace(audit_rows=rows), return_stats=True)
-        sums.append(np.asarray(call.audits[0].sums))
-    assert sums[0].shape[2] == 17 and np.isfinite(sums[0]).all() and (sums[0][..., 1] > 0).all()
-    index = [list(audited_rows(300, rows)[0]) for rows in (17, 32)]
-    for row in set(index[0]) & set(index[1]):
-        first, second = (part[:, :, at.index(row)] for part, at in zip(sums, index, strict=True))
-        np.testing.assert_allclose(first, second, rtol=1e-4)
+    q, k, v = audited_heads(300)
+    out, call = pyramid_attention(*tensors(q, k, v), CONFIG.replace(audit_rows=17), return_stats=True)
+    own = [x[0].astype(np.float64) for x in (q, k, v, out.numpy())]
+    want = ref.audit(*own, audited_rows(300, 17)[0], 32**-0.5, True)
+    np.testing.assert_allclose(np.asarray(call.audits[0].sums)[0], want, rtol=1e-3, atol=1e-6)
 
 
 def test_gradients_do_not_pass_through_the_audit():
