@@ -2,10 +2,11 @@
 
     python benchmarks/bench_prefill_memory.py --lengths 16384 65536 131072 --chunks 0 8192
 
-What ``psa-paddle plan`` says of activations is tested against these rows. Hugging Face's Qwen2_5_VLTextModel with a few
-layers and random weights reads random embeddings; ``psa_fwd`` and torch's SDPA (cuDNN) are its attention. ``peak_mib``:
-over the weights and what is held before the call; ``cache_mib``: of it the KV cache at the end; ``activations_mib``: the
-rest, which does not grow with the layers. chunk 0: the whole prompt in one call. Needs torch, Triton and transformers 5.
+What ``psa-paddle plan`` says of activations is tested against these rows. Hugging Face's Qwen2_5_VLTextModel with a
+few layers and random weights reads random embeddings; ``psa_fwd`` and torch's SDPA (cuDNN) are its attention.
+``peak_mib``: over the weights and what is held before the call; ``cache_mib``: of it the KV cache at the end;
+``activations_mib``: the rest, which does not grow with the layers. chunk 0: the whole prompt in one call. Needs torch,
+Triton and transformers 5.
 """
 
 import argparse
