@@ -16,7 +16,8 @@ def start(work, ranks: int, port: int, *args) -> None:
 
 def _work(rank: int, ranks: int, port: int, work, args) -> None:
     torch.cuda.set_device(rank)
-    dist.init_process_group("nccl", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+    where = dict(init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=ranks)
+    dist.init_process_group("nccl", device_id=torch.device("cuda", rank), **where)
     work(rank, ranks, *args)
     dist.barrier()
     dist.destroy_process_group()

@@ -68,7 +68,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         "--prefill-chunk", type=int, metavar="TOKENS", help="prefill so many tokens at a time, a multiple of 128"
     )
     parser.add_argument(
-        "--tensor-parallel", type=int, metavar="N", help="split the heads over N GPUs, a process of Paddle's launcher each"
+        "--tensor-parallel", type=int, metavar="N", help="split the heads over N GPUs, a process of the launcher each"
     )
     drawn = parser.add_argument_group(
         "Drawing of tokens (default: as the model's generation_config.json says, or greedy)"

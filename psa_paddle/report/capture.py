@@ -95,8 +95,9 @@ class Recorder:
     hands them on to another streamer, if any.
 
     layers: whose levels are kept; mass: by layer, the share of the question's attention that each key has, float64
-    [Lk]; both of the heads of all ranks once the answer is complete; ids: the prompt's tokens, int64 [L]; stay: which of them the layers read, bool [L], all but dropped video
-    tokens; seconds: what recording took, which is part of the request's time to the first token.
+    [Lk]; it and the maps are those of all ranks' heads once the answer is complete; ids: the prompt's tokens, int64
+    [L]; stay: which of them the layers read, bool [L], all but dropped video tokens; seconds: what recording took,
+    which is part of the request's time to the first token.
     """
 
     def __init__(

@@ -9,6 +9,6 @@ from .text import format_stats, format_step
 
 __all__ = [
     "AttentionError", "AuditedRows", "CallRecord", "CallStats", "PSALogger", "attention_errors", "audited_rows",
-    "error_figures", "error_warning", "format_stats", "format_step", "merge_calls", "merge_heads", "on_host", "per_layer",
-    "read_calls", "totals", "work_of",
+    "error_figures", "error_warning", "format_stats", "format_step", "merge_calls", "merge_heads", "on_host",
+    "per_layer", "read_calls", "totals", "work_of",
 ]  # fmt: skip

@@ -66,7 +66,7 @@ def folder_of(name: str, _, cache_dir=None) -> str:
     processes may do at once.
 
     Raises:
-        ValueError: another hub than Hugging Face's. OSError: a copy that is not whole. Else what the hub's client raises.
+        ValueError: another hub than Hugging Face's. OSError: a copy that is not whole. Else what the client raises.
     """
     if Path(name).is_dir():
         return name

@@ -30,8 +30,8 @@ from .answering.session import Session
 from .answering.turn import Answer, Asked, Settings, answer
 from .attention import plug_of, replace_attention
 from .choice import AttentionChoice
-from .generated import generated_answer
-from .loading import check_backend, check_library, load_qwen2_5_vl, model_place, usable_dtype
+from .generated import check_for_paddlemix, generated_answer
+from .loading import check_backend, check_cache, check_library, load_qwen2_5_vl, model_place, usable_dtype
 from .paddleformers.linear_memory import aligned_in, use_linear_memory
 from .paddleformers.pruner import prune_video_tokens, pruner_of
 from .request import check_images, check_max_tokens, check_request
@@ -39,14 +39,6 @@ from .team import check_ranks, join
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 log = logging.getLogger("psa_paddle")
-
-
-def check_cache(cache_dir) -> str:
-    """The folder for downloads; it may be read-only, when all is there already."""
-    path = as_path(cache_dir, "cache_dir")
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"cache_dir '{path}' is a file; name a folder.")
-    return str(path)
 
 
 class QwenVLInference:
@@ -119,10 +111,8 @@ class QwenVLInference:
         self.report: Report = progress or silent
         self.library, video_tokens = check_library(library), check_video_tokens(video_tokens)
         ranks = check_ranks(tensor_parallel)
-        if self.library == "paddlemix" and (prefill_chunk is not None or sampling != Sampling() or ranks > 1):
-            raise ValueError("prefill_chunk, sampling and tensor_parallel need library 'paddleformers'.")
-        if self.library == "paddlemix" and video_tokens is not None:
-            raise ValueError("video_tokens needs library 'paddleformers'; PaddleMIX's model reads all video tokens.")
+        if self.library == "paddlemix":
+            check_for_paddlemix(prefill_chunk, sampling, ranks, video_tokens)
         self.model_name = str(as_path(model_name, "model_name"))
         self.log_dir = None if log_dir is None else check_folder(log_dir, "log_dir")
         cache_dir = None if cache_dir is None else check_cache(cache_dir)

@@ -86,6 +86,14 @@ def check_library(library: str) -> str:
     return library
 
 
+def check_cache(cache_dir) -> str:
+    """The folder for downloads; it may be read-only, when all is there already."""
+    path = as_path(cache_dir, "cache_dir")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"cache_dir '{path}' is a file; name a folder.")
+    return str(path)
+
+
 def check_model_folder(name: str) -> None:
     """Refuse a local folder without a configuration or weights; names of a model hub pass.
 
@@ -133,9 +141,7 @@ def _in_one_sentence(name: str) -> Iterator[None]:
         raise ValueError(f"model '{name}' could not be loaded: {reason}.") from error
 
 
-def load_qwen2_5_vl(
-    name: str, dtype: str, cache_dir=None, library: str = "paddleformers", team: Team | None = None
-):
+def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddleformers", team: Team | None = None):
     """Return ``(model, processor)`` in evaluation mode; ``name`` is a folder or a hub name; team: PaddleFormers' text
     model is split over it, and all its ranks have to load.
 

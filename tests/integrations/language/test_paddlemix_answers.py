@@ -86,5 +86,5 @@ def test_what_needs_the_model_taken_apart_is_refused(pair):
 def test_settings_that_paddlemix_has_not(settings, monkeypatch):
     monkeypatch.setattr(module, "check_library", lambda name: "paddlemix")
     monkeypatch.setattr(module, "load_qwen2_5_vl", lambda *given: pytest.fail("a model was loaded"))
-    with pytest.raises(ValueError, match="prefill_chunk and sampling need library 'paddleformers'"):
+    with pytest.raises(ValueError, match="prefill_chunk, sampling and tensor_parallel need library 'paddleformers'"):
         QwenVLInference("demo", **settings)
