@@ -41,6 +41,15 @@ DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 log = logging.getLogger("psa_paddle")
 
 
+def wanted_attention(use_psa: bool, attention: str | None) -> str:
+    """What the two settings ask for; TypeError, ValueError where one makes no sense or they contradict each other."""
+    if not isinstance(use_psa, (bool, np.bool_)):
+        raise TypeError(f"use_psa must be True or False, got {use_psa!r}.")
+    if use_psa and attention not in (None, "psa"):
+        raise ValueError(f"use_psa=True is attention='psa', but attention is {attention!r}; give one of them.")
+    return attention or ("psa" if use_psa else "dense")
+
+
 class QwenVLInference:
     """A model of ``families.FAMILIES``, Qwen2.5-VL at first: dense, Pyramid Sparse Attention, TriangleMix or both.
 
@@ -93,11 +102,7 @@ class QwenVLInference:
         tensor_parallel: int | None = None,
         progress: Report | None = None,
     ):
-        if not isinstance(use_psa, (bool, np.bool_)):
-            raise TypeError(f"use_psa must be True or False, got {use_psa!r}.")
-        if use_psa and attention not in (None, "psa"):
-            raise ValueError(f"use_psa=True is attention='psa', but attention is {attention!r}; give one of them.")
-        attention, choice = attention or ("psa" if use_psa else "dense"), None
+        attention, choice = wanted_attention(use_psa, attention), None
         budgets = None if budgets is None else load_budgets(budgets)
         settings = (psa_config, triangle_config, triangle_layers, budgets)
         if attention != "dense":
@@ -107,10 +112,10 @@ class QwenVLInference:
             raise ValueError(
                 "psa_config, triangle_*, budgets and log_dir do nothing without use_psa=True or attention=..."
             )
-        self.prefill_chunk, sampling = check_chunk(prefill_chunk), sampling or Sampling()
+        self.prefill_chunk, ranks = check_chunk(prefill_chunk), check_ranks(tensor_parallel)
+        sampling = sampling or Sampling()
         self.report: Report = progress or silent
         self.library, video_tokens = check_library(library), check_video_tokens(video_tokens)
-        ranks = check_ranks(tensor_parallel)
         if self.library == "paddlemix":
             check_for_paddlemix(prefill_chunk, sampling, ranks, video_tokens)
         self.model_name = str(as_path(model_name, "model_name"))
