@@ -23,7 +23,7 @@ def test_the_flag_and_the_launcher_have_to_agree(monkeypatch, capsys):
     assert ranks_of(None) is None and ranks_of(1) == 1
     command = ["ask", "--model", "demo", "--input", str(ROOT / "demo" / "sample.jpg")]
     assert main([*command, "--tensor-parallel", "2"]) == 2
-    assert "error: tensor_parallel=2 needs 2 processes, and this is one alone; python -m" in capsys.readouterr().err
+    assert "error: tensor_parallel=2 needs 2 processes, and this is one alone; 'python -m" in capsys.readouterr().err
     be(monkeypatch, 0)
     assert ranks_of(2) == 2
     assert main(command) == 2

@@ -21,7 +21,7 @@ from ...stats import CallStats, merge_heads, on_host
 from .request import whole_number
 
 HOW_TO_START = (
-    'python -m paddle.distributed.launch --gpus 0,1 "$(which psa-paddle)" ask ... --tensor-parallel 2 starts two '
+    "'python -m paddle.distributed.launch --gpus 0,1 psa-paddle ask ... --tensor-parallel 2' starts two "
     "(docs/several-gpus.md)"
 )
 SHARED_OUT = ("num_attention_heads", "num_key_value_heads", "intermediate_size", "vocab_size")

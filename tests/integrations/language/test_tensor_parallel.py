@@ -56,10 +56,12 @@ def test_the_text_model_is_split_and_the_vision_tower_is_not(ranks, alone):
         assert whole / 2 <= text < 0.51 * whole
 
 
-@pytest.mark.parametrize("attention", ["dense", "psa", "mix"])
+@pytest.mark.parametrize("attention", ["dense", "fewer tokens", "psa", "mix"])
 def test_the_same_tokens(ranks, alone, attention):
     for found in ranks.found:
         assert found[attention]["ids"] == alone[attention]["ids"]
+        for name in ("prefill_tokens", "sequence_length", "vision_tokens"):
+            assert found[attention]["stats"][name] == alone[attention]["stats"][name]
 
 
 @pytest.mark.parametrize("attention", ["psa", "mix"])
@@ -118,7 +120,9 @@ def test_a_rank_that_is_killed_ends_the_others_with_a_message(ranks):
 
 
 def test_needs_the_launcher(monkeypatch):
-    with pytest.raises(ValueError, match=r"needs 2 processes, and this is one alone; python -m paddle.distributed.lau"):
+    with pytest.raises(
+        ValueError, match=r"needs 2 processes, and this is one alone; 'python -m paddle.distributed.lau"
+    ):
         QwenVLInference("no/model", tensor_parallel=2)
     monkeypatch.setattr(paddle.distributed, "get_world_size", lambda: 4)
     with pytest.raises(ValueError, match="tensor_parallel=2, but the launcher started 4 processes"):
