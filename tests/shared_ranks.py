@@ -17,7 +17,7 @@ from paddle.distributed.fleet.layers.mpu import mp_ops
 from shared_demo import ROOT, SPARSE
 
 from psa_paddle.budgets import Budgets
-from psa_paddle.integrations.language import choice
+from psa_paddle.integrations.language import choice, team
 from psa_paddle.integrations.language.answering.sampling import Sampling
 from psa_paddle.integrations.language.attention import replace_attention, restore_attention
 from psa_paddle.integrations.language.choice import AttentionChoice
@@ -50,6 +50,7 @@ def _concatenated(tensor, group=None):
 
 def use_gloo() -> None:
     """Put what gloo can do in the place of what Paddle does on GPUs: in this process, for good."""
+    team.check_device = lambda: None
     paddle.Tensor.cuda = lambda tensor, *_: tensor  # weights are sent as GPU tensors
     mp_ops._mp_allreduce = _summed
     mp_ops._c_identity = collective._c_identity = lambda tensor, group=None, **_: tensor

@@ -10,6 +10,7 @@ from shared_demo import ROOT
 
 from psa_paddle.cli import ask, main
 from psa_paddle.cli.ranks import printing, ranks_of, reading
+from psa_paddle.integrations.language import team
 from psa_paddle.integrations.language.team import Team
 
 
@@ -25,6 +26,7 @@ def test_the_flag_and_the_launcher_have_to_agree(monkeypatch, capsys):
     assert main([*command, "--tensor-parallel", "2"]) == 2
     assert "error: tensor_parallel=2 needs 2 processes, and this is one alone; 'python -m" in capsys.readouterr().err
     be(monkeypatch, 0)
+    monkeypatch.setattr(team, "check_device", lambda: None)
     assert ranks_of(2) == 2
     assert main(command) == 2
     assert capsys.readouterr().err == "error: the launcher started 2 processes; add --tensor-parallel 2.\n"

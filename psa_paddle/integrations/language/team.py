@@ -10,6 +10,7 @@ import atexit
 import hashlib
 import os
 import sys
+import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -123,7 +124,7 @@ def check_ranks(tensor_parallel: int | None) -> int:
     """Over how many processes the heads are split; 1 for None.
 
     Raises:
-        TypeError, ValueError: no such number, or another one than the launcher started.
+        TypeError, ValueError: no such number, another one than the launcher started, or no GPUs.
     """
     if tensor_parallel is None:
         return 1
@@ -132,7 +133,15 @@ def check_ranks(tensor_parallel: int | None) -> int:
         raise ValueError(f"tensor_parallel={wanted} needs {wanted} processes, and this is one alone; {HOW_TO_START}.")
     if wanted != there:
         raise ValueError(f"tensor_parallel={wanted}, but the launcher started {there} processes; make them the same.")
+    if wanted > 1:
+        check_device()
     return wanted
+
+
+def check_device() -> None:
+    """ValueError: Paddle runs on a CPU, where its engine cannot send weights and sum."""
+    if paddle.get_device() == "cpu":
+        raise ValueError("tensor_parallel needs a GPU for each process, and this is a CPU; leave it out.")
 
 
 def join(size: int) -> Team:
@@ -147,7 +156,9 @@ def join(size: int) -> Team:
 
     strategy = fleet.DistributedStrategy()
     strategy.hybrid_configs = {"mp_degree": size}
-    fleet.init(is_collective=True, strategy=strategy)  # keeps the groups of an earlier one
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Current global rank")  # groups of one, for what is not split
+        fleet.init(is_collective=True, strategy=strategy)  # keeps the groups of an earlier one
     there = fleet.get_hybrid_communicate_group().get_model_parallel_world_size()
     if there != size:
         raise ValueError(f"tensor_parallel={size}, but fleet was initialised with mp_degree {there} before.")

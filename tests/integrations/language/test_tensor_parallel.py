@@ -56,6 +56,10 @@ def test_the_text_model_is_split_and_the_vision_tower_is_not(ranks, alone):
         assert whole / 2 <= text < 0.51 * whole
 
 
+def test_nothing_is_written_beside_the_weights(ranks):
+    assert not [file for file in (ROOT / "demo" / "checkpoint").iterdir() if file.suffix in (".metadata", ".lock")]
+
+
 @pytest.mark.parametrize("attention", ["dense", "fewer tokens", "psa", "mix"])
 def test_the_same_tokens(ranks, alone, attention):
     for found in ranks.found:
@@ -127,7 +131,11 @@ def test_needs_the_launcher(monkeypatch):
     monkeypatch.setattr(paddle.distributed, "get_world_size", lambda: 4)
     with pytest.raises(ValueError, match="tensor_parallel=2, but the launcher started 4 processes"):
         check_ranks(2)
-    assert check_ranks(4) == 4 and check_ranks(None) == 1
+    with pytest.raises(ValueError, match="needs a GPU for each process, and this is a CPU"):
+        check_ranks(4)
+    assert check_ranks(None) == 1
+    monkeypatch.setattr(paddle, "get_device", lambda: "gpu:3")
+    assert check_ranks(4) == 4
     for wrong, error in ((0, ValueError), (-2, ValueError), (2.0, TypeError), (True, TypeError)):
         with pytest.raises(error, match="tensor_parallel must be"):
             check_ranks(wrong)
@@ -136,6 +144,7 @@ def test_needs_the_launcher(monkeypatch):
 @pytest.mark.parametrize("size", [3, 4])
 def test_heads_that_cannot_be_shared_are_refused_before_the_weights(size, monkeypatch):
     monkeypatch.setattr(paddle.distributed, "get_world_size", lambda: size)
+    monkeypatch.setattr(team, "check_device", lambda: None)
     monkeypatch.setattr("psa_paddle.integrations.language.inference.join", lambda size: Team(0, size))
     match = rf"{size} processes cannot share it evenly \(num_attention_heads 4, num_key_value_heads 2, .*divisor"
     with pytest.raises(ValueError, match=match):
