@@ -129,7 +129,8 @@ def ask_by_command(folder: Path, rank: int) -> None:
     lines = [{"input": name, "prompt": "What is this?", "max_tokens": 4} for name in ("here.jpg", "there.jpg")]
     requests = folder / f"requests{rank}.jsonl"
     requests.write_text("".join(json.dumps(said) + "\n" for said in lines))
-    command = f"ask --model demo --use-psa --requests {requests} --output {folder}/answers.jsonl --tensor-parallel 2"
+    files = f"--requests {requests} --output {folder}/answers{rank}.jsonl"
+    command = f"ask --model demo --use-psa --tensor-parallel 2 {files}"
     print("status", main(command.split()), file=sys.stderr)
 
 
