@@ -15,6 +15,7 @@ from ..integrations.language.loading import checkpoint_family
 from ..stats import format_stats
 from ..utils.command import NotWritten, keeping_sigterm, run_command
 from ..utils.files import check_file, check_folder, write_text
+from ..utils.language import say, say_lines
 from ..utils.media import Clip
 from ..utils.progress import TerminalProgress
 from ..utils.quiet import quiet_libraries
@@ -80,7 +81,7 @@ def answer(
     sys.stdout.flush()
     if args.stats == "stderr" or (args.stats == "after" and not args.json):
         where = sys.stderr if args.stats == "stderr" else sys.stdout
-        print(f"\n{format_stats(stats)}", file=where, flush=True)
+        print(f"\n{say_lines(format_stats(stats))}", file=where, flush=True)
     shown = loaded.shown[0] if isinstance(loaded.shown[0], Clip) else loaded.shown
     asked = ask_report.Asked(request.question, text, shown, stats, record)
     again = (lambda: ask()[0]) if args.compare_dense else None
@@ -144,10 +145,18 @@ def ask(args: argparse.Namespace) -> None:
         progress.close()
 
 
+class _Spoken(logging.Formatter):
+    """A line of the log in the language of the process."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return say(super().format(record))
+
+
 @contextmanager
 def logged(quiet: bool):
     """While the package's warnings, or its errors alone, go to stderr as they are."""
     log, handler = logging.getLogger("psa_paddle"), logging.StreamHandler()
+    handler.setFormatter(_Spoken())
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     propagate, log.propagate = log.propagate, False  # PaddleFormers formats the root logger's lines its own way
     log.addHandler(handler)

@@ -16,6 +16,7 @@ from ..integrations.language.samples import image_inputs, video_inputs
 from ..trianglemix import TriangleMixConfig
 from ..utils.command import EXIT_CODES, run_command
 from ..utils.files import check_file
+from ..utils.language import say, say_lines
 from ..utils.media import load_image, load_video
 from ..utils.quiet import quiet_libraries
 from .ask_flags import VIDEO_FLAGS
@@ -35,7 +36,6 @@ In a checkout, python qwen2.5-vl/calibrate_psa.py is the same.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.description, parser.epilog = DESCRIPTION, EXIT_CODES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--type", choices=("image", "video"), default="image", help="kind of --input (default: image)")
     parser.add_argument("--input", nargs="+", required=True, metavar="FILE", help="paths or URLs; each is asked about")
     parser.add_argument("--prompt", help="the question about each (default: asks for a description, in Chinese)")
@@ -88,9 +88,10 @@ def report(budgets: Budgets) -> str:
     lines = [f"equal shares  {uniform['loss']:.3g} nats a token at density {uniform['density']:.3f}"]
     lines += [f"budgets       {own['loss']:.3g} nats a token at density {own['density']:.3f}"]
     for layer, row in enumerate(budgets.factors):
-        means = ", block means" if budgets.block_means[layer] else ""
-        triangle = ", or TriangleMix" if layer in (budgets.triangle_layers or ()) else ""
-        lines.append(f"  layer {layer:>3}  {sum(row) / len(row):.2f} times the shares{means}{triangle}")
+        also = ", block means" if budgets.block_means[layer] else ""
+        if layer in (budgets.triangle_layers or ()):
+            also = f"{also}, or TriangleMix"
+        lines.append(f"  layer {layer:>3}  {sum(row) / len(row):.2f} times the shares{also}")
     return "\n".join(lines)
 
 
@@ -121,12 +122,13 @@ def calibrate(args) -> None:
         triangle=triangle,
         answer_tokens=args.answer_tokens,
         name=model.model_name,
-        progress=(lambda i, n: print(f"\r{i} of {n} passes", end="", file=sys.stderr)) if show else None,
+        progress=(lambda i, n: print("\r" + say(f"{i} of {n} passes"), end="", file=sys.stderr)) if show else None,
     )
     if show:
         print(file=sys.stderr)
     budgets.save(args.output)
-    print(f"{report(budgets)}\nwritten to {args.output}")
+    print(say_lines(report(budgets)))
+    print(say(f"written to {args.output}"))
 
 
 def run(args) -> int:

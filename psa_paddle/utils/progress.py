@@ -7,6 +7,8 @@ import sys
 
 from tqdm import tqdm
 
+from .language import say
+
 WORDS = {
     "load": "loading the model",
     "media": "reading",
@@ -34,7 +36,9 @@ class TerminalProgress:
         if self._bar is None or stage != self._stage or done < self._bar.n:
             self.close()
             self._stage = stage
-            self._bar = tqdm(total=total, desc=WORDS[stage], file=sys.stderr, leave=False, ncols=_columns(), nrows=20)
+            self._bar = tqdm(
+                total=total, desc=say(WORDS[stage]), file=sys.stderr, leave=False, ncols=_columns(), nrows=20
+            )
         self._bar.update(done - self._bar.n)
         self._bar.refresh()
         if done == total:

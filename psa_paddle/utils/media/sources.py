@@ -14,10 +14,10 @@ from .errors import MediaError, shown
 IMAGE_BYTES = 64 << 20
 VIDEO_BYTES = 2 << 30
 NOT_FILES = (
-    (stat.S_ISDIR, "a folder; name a file in it"),
-    (stat.S_ISFIFO, "a pipe; write it to a file first"),
-    (stat.S_ISSOCK, "a socket; write what it sends to a file first"),
-    (lambda mode: not stat.S_ISREG(mode), "a device; name a file"),
+    (stat.S_ISDIR, "{} is a folder; name a file in it."),
+    (stat.S_ISFIFO, "{} is a pipe; write it to a file first."),
+    (stat.S_ISSOCK, "{} is a socket; write what it sends to a file first."),
+    (lambda mode: not stat.S_ISREG(mode), "{} is a device; name a file."),
 )
 
 
@@ -54,7 +54,7 @@ def _open_local(source, kind: str):
         status = os.stat(path)
         for is_kind, words in NOT_FILES:
             if is_kind(status.st_mode):
-                raise MediaError(f"{name} is {words}.")
+                raise MediaError(words.format(name))
         if status.st_size == 0:
             raise MediaError(f"{name} is empty; it may not have been written completely.")
         return open(path, "rb")

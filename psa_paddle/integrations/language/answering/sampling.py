@@ -20,9 +20,9 @@ def _number(value, name: str, least: float, most: float, open_below: bool = Fals
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name} must be a number, got {value!r}.")
     if not least <= value <= most or (open_below and value == least):
-        above = "above" if open_below else "at least"
-        limit = "" if most == float("inf") else f" and at most {most:g}"
-        raise ValueError(f"{name} must be {above} {least:g}{limit}, got {value!r}.")
+        if open_below:
+            raise ValueError(f"{name} must be above {least:g} and at most {most:g}, got {value!r}.")
+        raise ValueError(f"{name} must be at least {least:g} and at most {most:g}, got {value!r}.")
 
 
 @dataclass(frozen=True)
