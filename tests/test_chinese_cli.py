@@ -124,7 +124,7 @@ def test_what_programs_read_is_as_in_english(ask, capsys, tmp_path, monkeypatch)
         monkeypatch.setattr(ask_requests, "load_image", load_image)
         assert main(["ask", "--requests", str(requests)]) == 2
         said.append((capsys.readouterr().out, (tmp_path / "s.json").read_text()))
-        monkeypatch.setattr(ask_requests, "load_image", Path)
+        monkeypatch.setattr(ask_requests, "load_image", lambda source, downloading: Path(source))
     assert said[0] == said[1] and "image 'no.jpg' does not exist" in said[0][0]
 
 

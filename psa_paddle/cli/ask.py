@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from ..integrations.language.answering.reports import STAGES
 from ..integrations.language.inference import QwenVLInference
@@ -18,7 +18,7 @@ from ..utils.files import check_file, check_folder, write_text
 from ..utils.language import say, say_lines
 from ..utils.media import Clip
 from ..utils.progress import TerminalProgress
-from ..utils.quiet import quiet_libraries
+from ..utils.quiet import no_download_bars, quiet_libraries
 from . import ask_report
 from .ask_flags import add_arguments
 from .ask_many import answer_many, details, identity
@@ -154,14 +154,15 @@ class _Spoken(logging.Formatter):
 
 @contextmanager
 def logged(quiet: bool):
-    """While the package's warnings, or its errors alone, go to stderr as they are."""
+    """While the package's warnings go to stderr; quiet: its errors alone, and no bars of the hub's client."""
     log, handler = logging.getLogger("psa_paddle"), logging.StreamHandler()
     handler.setFormatter(_Spoken())
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     propagate, log.propagate = log.propagate, False  # PaddleFormers formats the root logger's lines its own way
     log.addHandler(handler)
     try:
-        yield
+        with no_download_bars() if quiet else nullcontext():
+            yield
     finally:
         log.removeHandler(handler)
         log.propagate = propagate

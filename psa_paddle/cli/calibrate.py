@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from ..budgets import Budgets
 from ..config import BACKENDS, DEFAULT_PRESET, PRESETS, AttentionConfig
+from ..integrations.language.answering.reports import Report
 from ..integrations.language.inference import DEFAULT_MODEL, QwenVLInference
 from ..integrations.language.loading import DTYPES, LIBRARIES, check_backend, check_library, checkpoint_family
 from ..integrations.language.measuring.calibration import calibrate_budgets, check_calibration
@@ -18,6 +20,7 @@ from ..utils.command import EXIT_CODES, run_command
 from ..utils.files import check_file
 from ..utils.language import say, say_lines
 from ..utils.media import load_image, load_video
+from ..utils.progress import TerminalProgress
 from ..utils.quiet import quiet_libraries
 from .ask_flags import VIDEO_FLAGS
 from .ask_requests import PROMPTS
@@ -68,8 +71,9 @@ def triangle_of(args) -> TriangleMixConfig | None:
     return TriangleMixConfig(**given) if args.triangle else None
 
 
-def load_inputs(args, library: str) -> tuple[list, dict]:
+def load_inputs(args, library: str, report: Report) -> tuple[list, dict]:
     """Read every input before any model is loaded; with what the processor is told about the sizes of images."""
+    downloading = partial(report, "download")
     given = given_flags(args, VIDEO_FLAGS)
     if args.type == "image":
         for name in given:
@@ -77,9 +81,10 @@ def load_inputs(args, library: str) -> tuple[list, dict]:
     factor = checkpoint_family(args.model, library, args.cache_dir).vision_factor()
     limits = image_limits(args.max_pixels, factor)
     if args.type == "image":
-        return [load_image(source) for source in args.input], limits
+        return [load_image(source, downloading=downloading) for source in args.input], limits
     given |= given_flags(args, ["max_pixels"])
-    return [load_video(source, **given, factor=factor) for source in args.input], limits
+    given |= {"factor": factor, "progress": partial(report, "media"), "downloading": downloading}
+    return [load_video(source, **given) for source in args.input], limits
 
 
 def report(budgets: Budgets) -> str:
@@ -104,9 +109,10 @@ def calibrate(args) -> None:
     check_calibration(config, args.density, args.loss, args.answer_tokens)
     check_backend(config)
     triangle, library = triangle_of(args), check_library(args.library)
-    inputs, limits = load_inputs(args, library)
+    progress = TerminalProgress()
+    inputs, limits = load_inputs(args, library, progress)
     with quiet_libraries(library):
-        model = QwenVLInference(args.model, args.dtype, cache_dir=args.cache_dir, library=library)
+        model = QwenVLInference(args.model, args.dtype, cache_dir=args.cache_dir, library=library, progress=progress)
     if args.type == "image":
         samples = [image_inputs(model.processor, [image], prompt, limits) for image in inputs]
     else:

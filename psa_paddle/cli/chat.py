@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from ..config import PRESETS, AttentionConfig
 from ..integrations.language.answering.messages import Looking, read_message
+from ..integrations.language.answering.reports import STAGES
 from ..integrations.language.answering.session import Session
 from ..integrations.language.attention import replace_attention, restore_attention
 from ..integrations.language.choice import AttentionChoice
@@ -130,7 +131,7 @@ def chat(args: argparse.Namespace) -> None:
     given = given_flags(args, VIDEO_FLAGS)
     if args.max_pixels is not None:
         given |= {"frame_pixels": args.max_pixels, "image_pixels": args.max_pixels}
-    progress = TerminalProgress(*["load", "media", "vision", "prefill"] * args.quiet, "decode")
+    progress = TerminalProgress(*(STAGES if args.quiet else ["decode"]))
     with quiet_libraries(settings["library"]):
         model = QwenVLInference(args.model, args.dtype, progress=progress, **settings)
         looking = Looking(**given, factor=model.family.pixel_factor)

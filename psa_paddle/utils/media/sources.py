@@ -8,7 +8,7 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from .downloads import download
+from .downloads import Progress, download
 from .errors import MediaError, shown
 
 IMAGE_BYTES = 64 << 20
@@ -27,8 +27,8 @@ def is_url(source) -> bool:
 
 
 @contextmanager
-def open_source(source, kind: str, max_bytes: int):
-    """The bytes of a local file or of a download, as a binary file that can seek.
+def open_source(source, kind: str, max_bytes: int, progress: Progress | None = None):
+    """The bytes of a local file or of a download, as a binary file that can seek; progress: see ``download``.
 
     A download has no name on this disk, so that nothing of it stays however the process ends.
 
@@ -40,7 +40,7 @@ def open_source(source, kind: str, max_bytes: int):
         raise TypeError(f"{kind} must be a path or an http(s) URL, got {type(source).__name__}.")
     if is_url(source):
         with tempfile.TemporaryFile(prefix="psa_paddle_") as file:
-            download(str(source), kind, max_bytes, file)
+            download(str(source), kind, max_bytes, file, progress)
             yield file
         return
     with _open_local(source, kind) as file:
