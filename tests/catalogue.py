@@ -55,7 +55,7 @@ def template(node: ast.AST) -> str | None:
 
 
 def texts(node: ast.AST):
-    """Every text below a node with the node and the field that hold it; docstrings and names of values left out."""
+    """Every text below a node, its node, and the node that holds it; docstrings and names of values left out."""
     for field, child in ast.iter_fields(node):
         if isinstance(node, ast.Dict) and field == "keys":
             continue
@@ -68,7 +68,7 @@ def texts(node: ast.AST):
             if found is None:
                 yield from texts(one)
                 continue
-            yield found, node, field
+            yield found, one, node
             for value in getattr(one, "values", ()):
                 yield from texts(value)
 
@@ -83,9 +83,9 @@ def sentences_of(path: Path) -> set[str]:
         if names & set(SHOWN.get(name, ())):
             found |= {text for text, *_ in texts(node)}
     if is_met(name):
-        for text, holder, field in texts(tree):
-            called = getattr(getattr(holder, "func", None), "id", "") if field == "args" else ""
-            if PHRASE.search(text) or called in ("say", "Fact"):
+        for text, node, holder in texts(tree):
+            is_first = getattr(holder, "args", None) and holder.args[0] is node
+            if PHRASE.search(text) or (is_first and getattr(holder.func, "id", "") in ("say", "Fact")):
                 found.add(text)
     return {text for text in found if re.search("[A-Za-z]", text)}
 

@@ -28,10 +28,10 @@ def language_here() -> str:
     return "en" if not known or known[0].lower().startswith("en") else "zh"
 
 
-def say(text: str) -> str:
-    """A sentence of the package in the language of the process; as it is where that is English, or the sentence is not
-    one of ours."""
-    if language_here() == "en":
+def say(text: str, language: str | None = None) -> str:
+    """A sentence of the package in a language, ``"en"`` or ``"zh"``, by default that of the process; as it is where that
+    is English, or the sentence is not one of ours."""
+    if (language or language_here()) == "en":
         return text
     whole, patterns = _catalogue()
     if text in whole:
@@ -48,13 +48,13 @@ def say_lines(text: str) -> str:
 
 
 class _Part(str):
-    """What is filled into a sentence; as ``{:say}`` in the language of the process."""
+    """What is filled into a Chinese sentence; as ``{:say}`` in Chinese itself."""
 
     def __format__(self, spec: str) -> str:
         if spec != "say":
             return str(self)
-        said, sentence = say(self), f"{self}."  # a reason in a longer sentence has lost its full stop
-        return said if said != self or say(sentence) == sentence else say(sentence).removesuffix("。")
+        said, sentence = say(self, "zh"), f"{self}."  # a reason in a longer sentence has lost its full stop
+        return said if said != self or say(sentence, "zh") == sentence else say(sentence, "zh").removesuffix("。")
 
 
 @lru_cache(maxsize=1)
