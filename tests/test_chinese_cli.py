@@ -139,7 +139,7 @@ def test_progress(monkeypatch):
 
 
 class Bar:
-    n = 0
+    n, total = 0, 9
 
     def update(self, more):
         """Nothing is shown."""

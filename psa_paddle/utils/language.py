@@ -29,8 +29,8 @@ def language_here() -> str:
 
 
 def say(text: str, language: str | None = None) -> str:
-    """A sentence of the package in a language, ``"en"`` or ``"zh"``, by default that of the process; as it is where that
-    is English, or the sentence is not one of ours."""
+    """A sentence of the package in ``"en"`` or ``"zh"``, by default the language of the process; as it is where that is
+    English, or the sentence is not one of ours."""
     if (language or language_here()) == "en":
         return text
     whole, patterns = _catalogue()
