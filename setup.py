@@ -20,6 +20,7 @@ setup(
         "psa_paddle": [
             "py.typed",
             "configs/*.yaml",
+            "locale/*/LC_MESSAGES/*.po",
             "report/*.html",
             "demo/sample.*",
             "demo/checkpoint/*.json",
@@ -34,6 +35,7 @@ setup(
         "numpy",
         "paddleformers==1.2.0",
         "av>=17.1",
+        "babel>=2.14",
         "pillow>=11",
         "jinja2>=3.1",
         "pyyaml",
