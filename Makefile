@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo video-demo check test gpu-test style clean
+.PHONY: demo video-demo check test gpu-test web-test style clean
 
 .venv/.run: requirements.txt setup.py
 	$(PYTHON) -c 'import sys; sys.exit(0 if (3, 10) <= sys.version_info[:2] <= (3, 12) else "psa_paddle needs Python 3.10, 3.11 or 3.12; name one: make PYTHON=python3.11 ...")'
@@ -12,6 +12,10 @@ BIN := .venv/bin
 
 .venv/.dev: .venv/.run
 	$(BIN)/python -m pip install -q -r requirements.txt -e '.[dev]'
+	touch $@
+
+.venv/.browser: .venv/.dev
+	$(BIN)/python -m pip install -q -r requirements.txt -e '.[dev,browser]'
 	touch $@
 
 demo: .venv/.run
@@ -36,6 +40,10 @@ test: check
 GPU_PYTHON ?= $(PYTHON)
 gpu-test:
 	PYTHONPATH=. $(GPU_PYTHON) -m pytest tests/gpu -m gpu
+
+# The page in Debian's chromium, or in another one: make CHROMIUM=/opt/chrome web-test
+web-test: .venv/.browser
+	$(BIN)/python -m pytest tests/web/browser -m browser
 
 style: .venv/.dev
 	$(BIN)/ruff check --fix .

@@ -23,6 +23,7 @@ from .parser import Parser
 COMMANDS = {  # name: module, and what it does in a line
     "ask": ("psa_paddle.cli.ask", "ask a model about images, videos or texts"),
     "chat": ("psa_paddle.cli.chat", "talk with a model about images and videos"),
+    "web": ("psa_paddle.cli.web", "serve a page for a browser to ask on"),
     "calibrate": ("psa_paddle.cli.calibrate", "measure what each layer and head has to keep"),
     "doctor": ("psa_paddle.doctor", "examine this machine: what it has, and whether attention computes right on it"),
 }
