@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .. import __version__
+from ..utils.cpu import use_fastest_products
 
 COMMANDS = {  # name: module, and what it does in a line
     "ask": ("psa_paddle.cli.ask", "ask a model about images, videos or texts"),
@@ -68,6 +69,7 @@ def run_process(parse: Callable[[], argparse.Namespace] = parse) -> None:
     """Parse, run and leave with the exit status, as a process: Ctrl-C and SIGTERM end it at any time."""
     # The imports take seconds, and Ctrl-C there would show their insides.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, b"interrupted\n"), os._exit(128 + signal.SIGINT)))
+    use_fastest_products()
     args = parse()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that downloads are removed
