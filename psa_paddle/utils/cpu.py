@@ -16,7 +16,7 @@ INSTRUCTIONS = {  # MKL's number: what a processor must have for it, as Linux na
 def fastest(cpuinfo: str) -> str | None:
     """MKL's number of the newest instructions of an AMD processor that Linux describes so; None where MKL finds them
     by itself, or there are none."""
-    said = {}
+    said: dict[str, str] = {}
     for line in cpuinfo.splitlines():
         name, _, value = line.partition(":")
         said.setdefault(name.strip(), value.strip())
