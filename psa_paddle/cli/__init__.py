@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .. import __version__
+from ..utils.cpu import use_fastest_products
 from ..utils.language import say
 from ..utils.terminal import printable
 from .parser import Parser
@@ -75,6 +76,7 @@ def run_process(parse: Callable[[], argparse.Namespace] = parse) -> None:
     said = f"{say('interrupted')}\n".encode(sys.stderr.encoding, "backslashreplace")
     # The imports take seconds, and Ctrl-C there would show their insides.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, said), os._exit(128 + signal.SIGINT)))
+    use_fastest_products()
     args = parse()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that downloads are removed
