@@ -1,0 +1,158 @@
+"""What the documents say of commands, flags, messages and figures is what the code says, in both languages."""
+
+import ast
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+import report
+import site_hooks
+import video_generation
+from shared_cli import parser_of
+
+from psa_paddle.cli import COMMANDS
+from psa_paddle.cli.model_flags import model_settings
+
+ROOT = Path(__file__).resolve().parents[2]
+DOCS = ROOT / "docs"
+ENGLISH = sorted(page for page in DOCS.glob("*.md") if not page.name.endswith(".zh.md"))
+# Records for those who work on the code are in English alone; pages that show another file have no text.
+RECORDS = ("lab-notes.md",)
+PAIRS = [page for page in ENGLISH if page.name not in RECORDS and not site_hooks.shown_by(page.read_text("utf-8"))]
+PAGES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "qwen2.5-vl/README.md", ROOT / "demo/README.md"]
+PAGES += [page for page in sorted(DOCS.glob("*.md")) if page.name not in RECORDS]
+SCRIPTS = {"infer_qwen2_5_vl_psa.py": "ask", "calibrate_psa.py": "calibrate"}
+# Flags of other programs that the pages name: of pip, modelscope, make and git.
+OTHERS = {"--no-deps", "--local_dir", "--dist", "--help", "--version"}
+
+
+def translated(page: Path) -> Path:
+    return page.with_suffix(".zh.md")
+
+
+def name_of(page: Path) -> str:
+    return str(page.relative_to(ROOT))
+
+
+def blocks(text: str, languages: str = r"\w+") -> list[str]:
+    """The code between fences of these languages."""
+    return re.findall(rf"(?ms)^```(?:{languages})\n(.*?)^```$", text)
+
+
+def prose(text: str) -> str:
+    return re.sub(r"(?ms)^```.*?^```$", "", text)
+
+
+def same_in_any_language(block: str) -> list[str]:
+    """Lines of code without their comments, sentences in quotes as ``"..."``."""
+    lines = [re.sub(r"(^|\s{2,})#.*", "", line).rstrip() for line in block.splitlines()]
+    sentence = re.compile(r"[^\x00-\x7f]| ")
+    return [re.sub(r'"[^"]*"', lambda x: '"..."' if sentence.search(x[0]) else x[0], line) for line in lines]
+
+
+def commands(text: str) -> list[tuple[str, list[str]]]:
+    """(command, its arguments) of every line that runs one of ours: a subcommand, or ``video`` of the example."""
+    found = []
+    for line in "\n".join(blocks(text, "bash|console")).replace("\\\n", " ").splitlines():
+        words = shlex.split(line.removeprefix("$ "), comments=True)
+        while words and re.fullmatch(r"[A-Z_]+=.*", words[0]):
+            words = words[1:]
+        stop = next((i for i, word in enumerate(words) if word in ("|", "&&") or word[0] in "<>"), len(words))
+        words = words[:stop]
+        if not words:
+            continue
+        if words[0].endswith("psa-paddle"):
+            found.append((words[1], words[2:]))
+        elif words[0].startswith("python") and Path(words[1]).name in SCRIPTS:
+            found.append((SCRIPTS[Path(words[1]).name], words[2:]))
+        elif words[0].startswith("python") and words[1] == "examples/video_generation.py":
+            found.append(("video", words[2:]))
+    return found
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_command_lines_are_taken(page, capsys):
+    for command, words in commands(page.read_text(encoding="utf-8")):
+        if command.startswith("-"):
+            assert command in ("--help", "--version")
+            continue
+        parser = video_generation.build_parser() if command == "video" else parser_of(command)
+        if "--help" in words:
+            continue
+        try:
+            args = parser.parse_args(words)
+        except SystemExit:
+            pytest.fail(f"{command} {shlex.join(words)}: {capsys.readouterr().err}")
+        if command in ("ask", "chat") and args.budgets is None and args.library == "auto":
+            model_settings(args)
+
+
+def test_there_are_command_lines_to_take():
+    everything = [command for page in PAGES for command, _ in commands(page.read_text(encoding="utf-8"))]
+    assert len(everything) > 60 and {*COMMANDS, "video"} <= set(everything)
+    broken = "```bash\nX=1 psa-paddle ask --input a \\\n  --never | next  # words\n```\n"
+    assert commands(broken) == [("ask", ["--input", "a", "--never"])]
+
+
+def known_flags() -> set[str]:
+    parsers = [*(parser_of(command) for command in COMMANDS), video_generation.build_parser()]
+    return {flag for parser in parsers for action in parser._actions for flag in action.option_strings} | OTHERS
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_flags_in_the_text_exist(page):
+    spans = re.findall(r"`([^`\n]+)`", prose(page.read_text(encoding="utf-8")))
+    named = {flag for span in spans for flag in re.findall(r"(?<![\w-])--[a-z][\w-]+", span)}
+    assert named <= known_flags()
+
+
+BOTH = [(page, translated(page)) for page in PAIRS]
+BOTH += [(ROOT / "README.md", ROOT / "README_zh.md"), (ROOT / "qwen2.5-vl/README.md", DOCS / "flags.zh.md")]
+
+
+@pytest.mark.parametrize("pages", BOTH, ids=lambda pages: name_of(pages[1]))
+def test_both_languages_have_the_same_shape(pages):
+    """Headings, code, tables and pictures in the same order; only words differ."""
+    english, chinese = (page.read_text(encoding="utf-8") for page in pages)
+    shape = r"(?m)^(#+ |:::.*$|\||!\[|- |\d\. )"
+    assert re.findall(shape, prose(chinese)) == re.findall(shape, prose(english))
+    code = [[same_in_any_language(block) for block in blocks(text)] for text in (english, chinese)]
+    assert code[0] == code[1]
+    assert len(re.findall("[\u4e00-\u9fff]", chinese)) > 20 * len(re.findall("[\u4e00-\u9fff]", prose(english)))
+
+
+def test_every_page_is_there_in_chinese():
+    assert len(PAIRS) >= 12 and not [page.name for page in PAIRS if not translated(page).is_file()]
+    assert not [page.name for page in DOCS.glob("*.zh.md") if not (DOCS / page.name.replace(".zh", "")).is_file()]
+
+
+def messages_of_the_code() -> str:
+    """Every text in the sources, a line each, with … for what is filled in."""
+    found = []
+    for file in (ROOT / "psa_paddle").rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.JoinedStr):
+                found.append("".join(v.value if isinstance(v, ast.Constant) else "…" for v in node.values))
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.append(re.sub(r"\{\}|%[ds]", "…", node.value))
+    return "\n".join(found)
+
+
+@pytest.mark.parametrize("page", [DOCS / "troubleshooting.md", DOCS / "troubleshooting.zh.md"], ids=name_of)
+def test_messages_to_be_helped_with_are_those_of_the_code(page):
+    rows = re.findall(r"(?m)^\| `([^`]+)` \|", page.read_text(encoding="utf-8"))
+    quoted = [row.replace("\\|", "|") for row in rows]
+    known = messages_of_the_code()
+    assert len(quoted) >= 25 and not [message for message in quoted if message not in known]
+
+
+@pytest.mark.parametrize("page", ENGLISH + [translated(page) for page in PAIRS], ids=name_of)
+def test_the_tables_are_made_of_the_rows(page):
+    text = page.read_text(encoding="utf-8")
+    assert report.with_own_headers(text, report.words_of(page)) == text, "run python benchmarks/report.py"
+
+
+def test_a_table_with_another_header_is_refused():
+    with pytest.raises(ValueError, match="'cpu' has 6 columns, not 2"):
+        report.with_own_headers("<!-- table: cpu -->\n| a | b |\n|---|---|\n<!-- end -->\n", {})
