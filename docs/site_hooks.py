@@ -6,6 +6,7 @@ from __future__ import annotations
 import logging
 import posixpath
 import re
+import shutil
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -91,3 +92,10 @@ def on_post_page(output, page, config):
     for found in loaded_from_elsewhere(output):
         log.warning("%s would load from elsewhere: %s", page.file.src_uri, found)
     return output
+
+
+def on_post_build(config):
+    """A map of the site beside the pages in Chinese, where the theme's choice of languages looks for one."""
+    site = Path(config.site_dir)
+    (site / "zh").mkdir(exist_ok=True)
+    shutil.copyfile(site / "sitemap.xml", site / "zh/sitemap.xml")
