@@ -3,6 +3,7 @@
 import ast
 import re
 import shlex
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,7 @@ from shared_cli import parser_of
 
 from psa_paddle.cli import COMMANDS
 from psa_paddle.cli.model_flags import model_settings
+from psa_paddle.plan import DENSE_BELOW
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -156,3 +158,36 @@ def test_the_tables_are_made_of_the_rows(page):
 def test_a_table_with_another_header_is_refused():
     with pytest.raises(ValueError, match="'cpu' has 6 columns, not 2"):
         report.with_own_headers("<!-- table: cpu -->\n| a | b |\n|---|---|\n<!-- end -->\n", {})
+
+
+def speedup(preset: str, tokens: int) -> str:
+    """The operator's over cuDNN's dense attention, as the pages round it."""
+    (row,) = report.rows_of("operator_presets", L=str(tokens), case=preset)
+    return f"{float(row['vs_cudnn']):.1f}"
+
+
+@pytest.mark.parametrize("page", ["README.md", "README_zh.md", "docs/backends.md", "docs/backends.zh.md"])
+def test_speeds_in_sentences_are_those_of_the_rows(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    lengths = (65536,) if page.startswith("README") else (65536, 32768, 131072)
+    for preset in ("balanced", "fast"):
+        places = [re.search(rf"(?<![\d.]){re.escape(speedup(preset, n))}(?!\d)", text) for n in lengths]
+        assert all(places), [speedup(preset, n) for n in lengths]
+    (cpu,) = report.rows_of("cpu", L="8192")
+    assert re.search(rf"(?<!\d){float(cpu['vs_sdpa']):.0f} (times|倍)", text)
+
+
+@pytest.mark.parametrize("page", ["README.md", "README_zh.md"])
+def test_losses_in_sentences_are_those_of_the_rows(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    for preset in report.PRESETS:
+        rows = report.rows_of("language", tokens="32768", setting=preset)
+        losses = [Decimal(row["loss"].split(" ")[0]) for row in rows]
+        low, high = (f"{x.quantize(Decimal('0.001'), ROUND_HALF_UP):+}" for x in (min(losses), max(losses)))
+        assert re.search(rf"`{preset}`\s+{re.escape(low)}\s+(to|至)\s+{re.escape(high)}", text), (preset, low, high)
+
+
+@pytest.mark.parametrize("page", ["docs/how.md", "docs/how.zh.md"])
+def test_lengths_below_which_calls_run_dense(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert all(f"{keys:,}" in text for keys in DENSE_BELOW.values())
