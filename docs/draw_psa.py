@@ -27,7 +27,7 @@ OUT = Path(__file__).with_name("images")
 LAYER, HEAD = 1, 0  # whose figures are drawn
 BLOCK = 20  # the key block that is shown at every level: of a frame in the middle of the clip
 CHANNELS = 32  # of its keys
-EDGE, GAP, TOP = 312, 26, 50  # pixels of a map, between maps, above them
+EDGE, GAP, TOP = 236, 26, 50  # pixels of a map, between maps, above them
 LEVEL_COLOURS = {1: COLOURS["1"], 2: COLOURS["2"], 4: COLOURS["4"], 8: COLOURS["8"], 0: COLOURS["skipped"]}
 
 
@@ -213,7 +213,7 @@ def draw_steps(seen: Seen, heads: dict, words: dict) -> str:
 
 def draw_map(seen: Seen, heads: dict, words: dict) -> str:
     """The sample's level map, the times of its frames along the keys: ``balanced``, and upstream's ratios."""
-    length, edge = len(seen.vision), 400
+    length, edge = len(seen.vision), 330
     balanced = heads[LAYER, HEAD]
     valid = balanced.valid
     parts = [text(GAP, 24, words["map"].format(length, int(seen.vision.sum())), 14, "bold")]

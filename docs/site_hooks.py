@@ -7,6 +7,7 @@ import logging
 import posixpath
 import re
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -25,6 +26,8 @@ PAGES = {file: page for page, file in SHOWN.items()} | {"README.md": "index.md",
 FILES = ("benchmarks/results/*", "demo/sample_frames.jpg")  # what pages link to outside docs/
 FENCED = re.compile(r"(?ms)^```.*?^```$")
 LINK = re.compile(r"(!?\[)([^\[\]]*)\]\(([^)\s]+)\)")
+WIDE = "\u3001-\u9fff\uff00-\uffef“”"
+CHINESE_LINES = re.compile(rf"(?<=[{WIDE}])\n *(?=[{WIDE}])")
 LOADS = re.compile(
     r"""<(?:script|img|iframe|audio|video|source|embed|object)\b[^>]*\b(?:src|srcset|data)=["']?(?:https?:)?//"""
     r"""|<link\b(?![^>]*\brel=["']?(?:canonical|alternate|next|prev))[^>]*\bhref=["']?(?:https?:)?//"""
@@ -58,11 +61,21 @@ def with_links(markdown: str, file: str) -> str:
             return link[0]
         return f"{link[1]}{link[2]}]({found}{mark}{anchor})"
 
+    return outside_code(markdown, lambda text: LINK.sub(lead, text))
+
+
+def joined(markdown: str) -> str:
+    """The text without line ends between Chinese characters, which a browser would show as spaces."""
+    return outside_code(markdown, lambda text: CHINESE_LINES.sub("", text))
+
+
+def outside_code(markdown: str, change: Callable[[str], str]) -> str:
+    """The text with everything but its code changed."""
     parts, start = [], 0
     for code in FENCED.finditer(markdown):
-        parts += [LINK.sub(lead, markdown[start : code.start()]), code[0]]
+        parts += [change(markdown[start : code.start()]), code[0]]
         start = code.end()
-    return "".join([*parts, LINK.sub(lead, markdown[start:])])
+    return "".join([*parts, change(markdown[start:])])
 
 
 def loaded_from_elsewhere(html: str) -> list[str]:
@@ -82,9 +95,10 @@ def on_files(files, config):
 def on_page_markdown(markdown, page, config, files):
     """Links, and the text of a page that shows a file."""
     file = page.meta.get("shows")
-    if file is None:
-        return with_links(markdown, f"docs/{page.file.src_uri}")
-    return with_links((ROOT / file).read_text(encoding="utf-8"), file)
+    if file is not None:
+        return with_links((ROOT / file).read_text(encoding="utf-8"), file)
+    text = with_links(markdown, f"docs/{page.file.src_uri}")
+    return joined(text) if page.file.src_uri.endswith(".zh.md") else text
 
 
 def on_post_page(output, page, config):

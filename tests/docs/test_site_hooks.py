@@ -45,6 +45,11 @@ def test_code_keeps_its_brackets():
     assert site_hooks.with_links(code, "docs/how.md") == code
 
 
+def test_lines_of_chinese_are_joined():
+    text = "稀疏\n   注意力，\n每 8 个\nquery 取\n一个。\n\n# 标题\n\n```bash\n# 一\n# 二\n```\n| 表 |\n"
+    assert site_hooks.joined(text) == text.replace("稀疏\n   ", "稀疏").replace("，\n", "，").replace("取\n", "取")
+
+
 def test_a_file_that_the_site_lacks_stays_a_dead_link_for_strict_to_find():
     assert "(../setup.py)" in site_hooks.with_links("[x](../setup.py)", "docs/how.md")
 
