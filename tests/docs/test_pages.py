@@ -25,8 +25,9 @@ PAIRS = [page for page in ENGLISH if page.name not in RECORDS and not site_hooks
 PAGES = [ROOT / "README.md", ROOT / "README_zh.md", ROOT / "qwen2.5-vl/README.md", ROOT / "demo/README.md"]
 PAGES += [page for page in sorted(DOCS.glob("*.md")) if page.name not in RECORDS]
 SCRIPTS = {"infer_qwen2_5_vl_psa.py": "ask", "calibrate_psa.py": "calibrate"}
-# Flags of other programs that the pages name: of pip, modelscope, make and git.
-OTHERS = {"--no-deps", "--local_dir", "--dist", "--help", "--version"}
+# Flags of other programs that the pages name: of pip, modelscope and Paddle's launcher; and those of every parser.
+OTHERS = {"--no-deps", "--local_dir", "--gpus", "--log_dir", "--help", "--version"}
+LAUNCHER = "paddle.distributed.launch"
 
 
 def translated(page: Path) -> Path:
@@ -62,6 +63,9 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
             words = words[1:]
         stop = next((i for i, word in enumerate(words) if word in ("|", "&&") or word[0] in "<>"), len(words))
         words = words[:stop]
+        if LAUNCHER in words:  # it takes a number of flags, then what to run
+            ours = [i for i, word in enumerate(words) if word.endswith(("psa-paddle", *SCRIPTS))]
+            words = [*(["python"] if words[ours[0]].endswith(".py") else []), *words[ours[0] :]] if ours else []
         if not words:
             continue
         if words[0].endswith("psa-paddle"):
@@ -71,6 +75,11 @@ def commands(text: str) -> list[tuple[str, list[str]]]:
         elif words[0].startswith("python") and words[1] == "examples/video_generation.py":
             found.append(("video", words[2:]))
     return found
+
+
+def as_on_any_machine(args) -> bool:
+    """Whether settings need no file of budgets, no PaddleMIX and no second process."""
+    return args.budgets is None and args.library == "auto" and args.tensor_parallel is None
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
@@ -86,7 +95,7 @@ def test_command_lines_are_taken(page, capsys):
             args = parser.parse_args(words)
         except SystemExit:
             pytest.fail(f"{command} {shlex.join(words)}: {capsys.readouterr().err}")
-        if command in ("ask", "chat") and args.budgets is None and args.library == "auto":
+        if command in ("ask", "chat") and as_on_any_machine(args):
             model_settings(args)
 
 
