@@ -23,7 +23,7 @@ from ..integrations.language.families import check
 from ..integrations.language.paddleformers.pruner import pruner_of
 from ..integrations.language.plugs import bare_model
 from ..integrations.language.request import whole_number
-from ..integrations.language.team import Team
+from ..integrations.language.team import ALONE, Team
 from ..stats import CallStats, read_calls, work_of
 
 CELLS = 256  # most cells of a map on a side
@@ -100,10 +100,8 @@ class Recorder:
     which is part of the request's time to the first token.
     """
 
-    def __init__(
-        self, plug, layers: list[int], vision_ids: list[int], streamer=None, staying=None, team: Team | None = None
-    ):
-        self.layers, self.seconds, self._team = layers, 0.0, team or Team()
+    def __init__(self, plug, layers: list[int], vision_ids: list[int], streamer=None, staying=None, team: Team = ALONE):
+        self.layers, self.seconds, self._team = layers, 0.0, team
         self._staying: Callable[[np.ndarray], np.ndarray] = staying or (lambda ids: np.ones(ids.shape, bool))
         self._maps: dict[int, list[LevelMap]] = {}
         self._ran_sparse: set[int] = set()
@@ -230,7 +228,7 @@ def recording(model, layers: list[int] | None = None, streamer=None) -> Iterator
         return stay
 
     recorder = Recorder(
-        plug, check_layers(layers, plug.layers), vision_ids, streamer, staying, getattr(model, "team", None)
+        plug, check_layers(layers, plug.layers), vision_ids, streamer, staying, getattr(model, "team", ALONE)
     )
     before, plug.recorder = plug.recorder, recorder
     try:
