@@ -58,14 +58,14 @@ class FakeModel:
 def ask(monkeypatch):
     """Run the command line; returns the model that it made."""
 
-    def clip(source, progress, **given):
+    def clip(source, progress, downloading, **given):
         found = Clip(np.zeros((2, 28, 28, 3), np.uint8), 1.0)
         found.source = source, given
         return found
 
     monkeypatch.setattr(script, "QwenVLInference", FakeModel)
     monkeypatch.setattr(ask_requests, "load_video", clip)
-    monkeypatch.setattr(ask_requests, "load_image", Path)
+    monkeypatch.setattr(ask_requests, "load_image", lambda source, downloading: Path(source))
     monkeypatch.setattr(script, "checkpoint_family", lambda name, *rest: FAMILIES[name == "a Qwen3-VL"])
 
     def run(*flags):

@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from ..integrations.language.answering.reports import STAGES
 from ..integrations.language.inference import QwenVLInference
@@ -15,9 +15,10 @@ from ..integrations.language.loading import checkpoint_family
 from ..stats import format_stats
 from ..utils.command import NotWritten, keeping_sigterm, run_command
 from ..utils.files import check_file, check_folder, write_text
+from ..utils.language import say, say_lines
 from ..utils.media import Clip
 from ..utils.progress import TerminalProgress
-from ..utils.quiet import quiet_libraries
+from ..utils.quiet import no_download_bars, quiet_libraries
 from . import ask_report
 from .ask_flags import add_arguments
 from .ask_many import answer_many, details, identity
@@ -81,7 +82,7 @@ def answer(
     sys.stdout.flush()
     if model.team.leads and (args.stats == "stderr" or (args.stats == "after" and not args.json)):
         where = sys.stderr if args.stats == "stderr" else sys.stdout
-        print(f"\n{format_stats(stats)}", file=where, flush=True)
+        print(f"\n{say_lines(format_stats(stats))}", file=where, flush=True)
     shown = loaded.shown[0] if isinstance(loaded.shown[0], Clip) else loaded.shown
     asked = ask_report.Asked(request.question, text, shown, stats, record)
     again = (lambda: ask()[0]) if args.compare_dense else None
@@ -146,15 +147,24 @@ def ask(args: argparse.Namespace) -> None:
         progress.close()
 
 
+class _Spoken(logging.Formatter):
+    """A line of the log in the language of the process."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return say(super().format(record))
+
+
 @contextmanager
 def logged(quiet: bool):
-    """While the package's warnings, or its errors alone, go to stderr as they are."""
+    """While the package's warnings go to stderr; quiet: its errors alone, and no bars of the hub's client."""
     log, handler = logging.getLogger("psa_paddle"), logging.StreamHandler()
+    handler.setFormatter(_Spoken())
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     propagate, log.propagate = log.propagate, False  # PaddleFormers formats the root logger's lines its own way
     log.addHandler(handler)
     try:
-        yield
+        with no_download_bars() if quiet else nullcontext():
+            yield
     finally:
         log.removeHandler(handler)
         log.propagate = propagate

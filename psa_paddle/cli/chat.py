@@ -8,12 +8,14 @@ from collections.abc import Callable
 
 from ..config import PRESETS, AttentionConfig
 from ..integrations.language.answering.messages import Looking, read_message
+from ..integrations.language.answering.reports import STAGES
 from ..integrations.language.answering.session import Session
 from ..integrations.language.attention import replace_attention, restore_attention
 from ..integrations.language.choice import AttentionChoice
 from ..integrations.language.inference import QwenVLInference
 from ..stats import format_stats
 from ..utils.command import EXIT_CODES, run_command
+from ..utils.language import say, say_lines
 from ..utils.progress import TerminalProgress
 from ..utils.quiet import quiet_libraries
 from .ask import MEMORY_ADVICE, logged, text_streamer
@@ -36,7 +38,6 @@ HELP = f"""/add FILE      show an image or a video with the next question
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.description, parser.epilog = DESCRIPTION, f"in the conversation:\n{HELP}\n\n{EXIT_CODES}"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--input", nargs="+", default=[], metavar="FILE", help="shown with the first question")
     parser.add_argument("--system", help="what the model is told before the conversation")
     parser.add_argument("--quiet", action="store_true", help="print answers alone: no progress, no warnings")
@@ -94,7 +95,7 @@ class Conversation:
 
     def _stats(self, _: str) -> None:
         try:
-            print(format_stats(self._model.stats()))
+            print(say_lines(format_stats(self._model.stats())))
         except RuntimeError as error:
             raise ValueError(str(error)) from None
 
@@ -102,7 +103,7 @@ class Conversation:
         self._session, self._waiting = self._begin(), []
 
     def _help(self, _: str) -> None:
-        print(HELP)
+        print(say(HELP))
 
 
 def converse(conversation: Conversation, read: Callable[[], str]) -> None:
@@ -118,11 +119,11 @@ def converse(conversation: Conversation, read: Callable[[], str]) -> None:
         try:
             conversation.say(line)
         except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
+            print(f"\n{say('interrupted')}", file=sys.stderr)
         except (OSError, TypeError, ValueError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(say(f"error: {error}"), file=sys.stderr)
         sys.stdout.flush()
 
 
@@ -132,7 +133,7 @@ def chat(args: argparse.Namespace) -> None:
     given = given_flags(args, VIDEO_FLAGS)
     if args.max_pixels is not None:
         given |= {"frame_pixels": args.max_pixels, "image_pixels": args.max_pixels}
-    progress = TerminalProgress(*["load", "media", "vision", "prefill"] * args.quiet, "decode")
+    progress = TerminalProgress(*(STAGES if args.quiet else ["decode"]))
     with quiet_libraries(settings["library"]):
         model = QwenVLInference(args.model, args.dtype, progress=progress, **settings)
         looking = Looking(**given, factor=model.family.pixel_factor)

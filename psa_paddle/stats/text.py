@@ -31,8 +31,8 @@ def _video_lines(video: dict) -> list[str]:
     """How many video tokens were dropped, and a bar a frame (or a few of them) as high as what stayed of it."""
     if not video["tokens"]:
         return [f"Video       no video tokens to drop (video_tokens {video['setting']})"]
-    counts, share = f"{video['dropped']} of {video['tokens']}", video["dropped"] / video["tokens"]
-    lines = [f"Video       {counts} video tokens dropped, {share:.1%} ({video['setting']})"]
+    dropped, tokens = video["dropped"], video["tokens"]
+    lines = [f"Video       {dropped} of {tokens} video tokens dropped, {dropped / tokens:.1%} ({video['setting']})"]
     for clip in video["clips"]:
         kept = 1 - np.array(clip["dropped_of_frames"]) / clip["tokens_of_a_frame"]
         parts = np.array_split(kept, min(len(kept), MOST_BARS))

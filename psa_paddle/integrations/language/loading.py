@@ -15,9 +15,11 @@ import paddle
 from safetensors import SafetensorError
 
 from ...config import AttentionConfig
+from ...utils.cpu import use_fastest_products
 from ...utils.files import as_path
 from ...utils.quiet import quiet_libraries
 from . import families
+from .answering.sampling import own_sampling
 from .families import Family
 from .hub import HubError, folder_of, load_by_name
 from .paddleformers import loading as paddleformers_loading
@@ -95,10 +97,11 @@ def check_cache(cache_dir) -> str:
 
 
 def check_model_folder(name: str) -> None:
-    """Refuse a local folder without a configuration or weights; names of a model hub pass.
+    """Refuse a local folder without a configuration or weights, or with a generation_config.json that says nothing
+    sensible; names of a model hub pass.
 
     Raises:
-        ValueError: the folder is missing or incomplete.
+        ValueError: the folder is missing or incomplete, or see ``own_sampling``.
     """
     path = Path(name)
     if path.is_dir():
@@ -106,6 +109,7 @@ def check_model_folder(name: str) -> None:
             raise ValueError(f"model folder '{name}' has no config.json; is it the folder of a checkpoint?")
         if not any(file for pattern in WEIGHTS for file in path.glob(pattern)):
             raise ValueError(f"model folder '{name}' has no weights ({' or '.join(WEIGHTS)}); download them into it.")
+        own_sampling(name)
     elif path.is_file() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ValueError(f"model '{name}' is neither a folder here nor a hub name such as Qwen/Qwen2.5-VL-7B-Instruct.")
 
@@ -148,6 +152,7 @@ def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddl
     Raises:
         ValueError: no such folder, an incomplete one, another kind of model, or a hub that cannot be reached.
     """
+    use_fastest_products()
     check_model_folder(name)
     if library == "paddlemix":
         load = paddlemix_loading.load

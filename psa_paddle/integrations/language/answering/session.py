@@ -21,6 +21,10 @@ MARK = "\ue000"  # of a private use area: stands for an answer in a chat templat
 class Session:
     """A conversation with a ``QwenVLInference``; make one with its ``session()``.
 
+    Each turn answers as one long prompt would. With sparse attention that holds for questions about what is there; a
+    later picture or clip finds the turns before as they were answered, their questions at full resolution, where one
+    long prompt keeps its last question alone, so that its answer may be another one.
+
     The cache holds everything said but the last token. A turn that fails, or is interrupted, is forgotten whole. The
     model may be asked other things between the turns, and be plugged in otherwise.
 
