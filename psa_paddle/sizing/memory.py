@@ -93,10 +93,11 @@ def layer_bytes(
     shape: ModelShape, request: Request, config: AttentionConfig | None, mlp_tensors: int = MLP_TENSORS
 ) -> int:
     """What a layer holds at most while it works: in attention or in the MLP. Of the tokens of one forward their hidden
-    states twice (what goes past the layer's half, and what is normalised for it), and beside them the half's own."""
+    states three times (the layer's input, what goes past its half, what is normalised for it) and sines and cosines of
+    three axes; beside them the half's own."""
     rows, item, gpus = request.rows, request.item, request.gpus
     heads, kv_heads = shape.heads // gpus, shape.kv_heads // gpus
-    passing = 2 * rows * shape.hidden
+    passing = rows * (3 * shape.hidden + 2 * 3 * shape.head_dim)
     mlp = passing + mlp_tensors * rows * ceil_div(shape.intermediate, gpus)
     # q, k, v as projected and once more after the rotary embedding, and the output.
     own = (3 * heads + 4 * kv_heads) * rows * shape.head_dim

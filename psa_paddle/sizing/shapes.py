@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -85,12 +84,17 @@ class ModelShape:
         return self.matrices + self.embeddings + self.vectors + (self.tower.parameters if self.tower else 0)
 
 
-def _qwen2_5_vl(name: str, *sizes: int, tower: int = 3420, tied: bool = False) -> ModelShape:
+Sizes = tuple[int, int, int, int, int, int, int]
+
+
+def _qwen2_5_vl(name: str, sizes: Sizes, tower: int = 3420, tied: bool = False) -> ModelShape:
     shape = ModelShape(f"Qwen2.5-VL-{name}", *sizes, tied=tied, qkv_bias=True)
     return replace(shape, tower=TowerShape(1280, tower, 32, shape.hidden, 14, True))
 
 
-def _qwen3_vl(name: str, *sizes: int, tower: tuple[int, int, int] = (1152, 4304, 27), tied: bool = False) -> ModelShape:
+def _qwen3_vl(
+    name: str, sizes: Sizes, tower: tuple[int, int, int] = (1152, 4304, 27), tied: bool = False
+) -> ModelShape:
     shape = ModelShape(f"Qwen3-VL-{name}", *sizes, tied=tied, qk_norm=True)
     return replace(shape, tower=TowerShape(*tower, shape.hidden, 16, False, positions=2304, branches=3))
 
@@ -99,14 +103,14 @@ def _qwen3_vl(name: str, *sizes: int, tower: tuple[int, int, int] = (1152, 4304,
 KNOWN = {
     shape.name: shape
     for shape in (
-        _qwen2_5_vl("3B", 2048, 11008, 36, 16, 2, 128, 151936, tied=True),
-        _qwen2_5_vl("7B", 3584, 18944, 28, 28, 4, 128, 152064),
-        _qwen2_5_vl("32B", 5120, 27648, 64, 40, 8, 128, 152064, tower=3456),
-        _qwen2_5_vl("72B", 8192, 29568, 80, 64, 8, 128, 152064, tower=3456),
-        _qwen3_vl("2B", 2048, 6144, 28, 16, 8, 128, 151936, tower=(1024, 4096, 24), tied=True),
-        _qwen3_vl("4B", 2560, 9728, 36, 32, 8, 128, 151936, tower=(1024, 4096, 24), tied=True),
-        _qwen3_vl("8B", 4096, 12288, 36, 32, 8, 128, 151936),
-        _qwen3_vl("32B", 5120, 25600, 64, 64, 8, 128, 151936),
+        _qwen2_5_vl("3B", (2048, 11008, 36, 16, 2, 128, 151936), tied=True),
+        _qwen2_5_vl("7B", (3584, 18944, 28, 28, 4, 128, 152064)),
+        _qwen2_5_vl("32B", (5120, 27648, 64, 40, 8, 128, 152064), tower=3456),
+        _qwen2_5_vl("72B", (8192, 29568, 80, 64, 8, 128, 152064), tower=3456),
+        _qwen3_vl("2B", (2048, 6144, 28, 16, 8, 128, 151936), tower=(1024, 4096, 24), tied=True),
+        _qwen3_vl("4B", (2560, 9728, 36, 32, 8, 128, 151936), tower=(1024, 4096, 24), tied=True),
+        _qwen3_vl("8B", (4096, 12288, 36, 32, 8, 128, 151936)),
+        _qwen3_vl("32B", (5120, 25600, 64, 64, 8, 128, 151936)),
     )
 }
 # config.json's model_type -> (a bias on q, k and v, norms of queries and keys)
@@ -134,8 +138,8 @@ def shape_of(model: str) -> ModelShape:
     for known, shape in KNOWN.items():
         if name.lower() == known.lower():
             return shape
-    what = "is no folder, and" if os.sep in model else "is neither a folder nor"
-    raise ValueError(f"{model} {what} no size that is known: {', '.join(['demo', *KNOWN])}; or name a model's folder.")
+    known = ", ".join(["demo", *KNOWN])
+    raise ValueError(f"{model} is neither a folder nor a size that is known: {known}.")
 
 
 def shape_of_config(config: dict, name: str) -> ModelShape:
