@@ -25,14 +25,15 @@ def test_json_has_what_the_text_says(capsys):
     assert {time["basis"] for time in found["prefill"].values()} == {"measured"}
     text = said(capsys, *words)
     assert f"{memory['total'] / 2**30:.2f}  together, of {found['room'] / 2**30:.1f}" in text and "It fits." in text
-    assert f"{found['prefill']['balanced']['seconds']:.3g}  balanced" in text and "the sum of measured rows" in text
+    assert f"{found['prefill']['balanced']['seconds']:.3g}  balanced (attention" in text
+    assert "Seconds of the prefill, the sum of rows measured on an H200" in text
     assert all(note in text for note in found["notes"])
 
 
 def test_what_does_not_fit_says_what_would(capsys):
     text = said(capsys, "--model", "Qwen2.5-VL-72B", "--tokens", "262144", "--gpus", "4")
-    assert "It does not fit; it does with --prefill-chunk 65536 on as many GPUs or --gpus 8." in text
-    assert "derived from measured rows" in text
+    assert "It does not fit; it does with --prefill-chunk 65536 on as many GPUs, or with --gpus 8." in text
+    assert "derived from rows measured on an H200" in text
     text = said(capsys, "--model", "Qwen2.5-VL-72B", "--tokens", "65536")
     assert "It does not fit; it does with --gpus 4." in text
     text = said(capsys, "--model", "Qwen2.5-VL-72B", "--tokens", "9999999", "--gpus", "8")

@@ -25,6 +25,7 @@ from ..sizing import (
     shape_of,
 )
 from ..utils.command import EXIT_CODES, run_command
+from ..utils.language import say
 
 DESCRIPTION = """Say whether a prompt fits, and how long its prefill takes; nothing is loaded or downloaded.
 
@@ -43,14 +44,13 @@ PARTS = {
 }
 NOTES = (
     "Memory is computed, not measured; a tenth of each GPU is left free for the CUDA context and the allocator.",
-    "Times are of the text model's prefill: the vision tower and what GPUs send each other are not in them.",
+    "Times are of the text model's prefill; GPUs are joined by NVLink; the vision tower's time is not in them.",
 )
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.description, parser.epilog = DESCRIPTION, EXIT_CODES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--model", required=True, help="a folder with config.json, 'demo', or a size: Qwen2.5-VL-7B")
     parser.add_argument("--tokens", type=int, required=True, help="length of the prompt, vision tokens included")
     parser.add_argument("--gpus", type=int, default=1, help="GPUs that tensor parallel splits it over (default: 1)")
@@ -58,7 +58,12 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--prefill-chunk", type=int, metavar="N", help="read the prompt N tokens at a time")
     attention = ("dense", *PRESETS)
     parser.add_argument("--preset", choices=attention, default="balanced", help="attention (default: %(default)s)")
-    parser.add_argument("--dtype", choices=tuple(ITEM_SIZES), default="bfloat16", help="(default: %(default)s)")
+    parser.add_argument(
+        "--dtype",
+        choices=tuple(ITEM_SIZES),
+        default="bfloat16",
+        help="of weights and activations (default: %(default)s)",
+    )
     parser.add_argument("--json", action="store_true", help="print one JSON object, bytes and seconds")
 
 
@@ -130,41 +135,48 @@ def _times(shape: ModelShape, request: Request) -> dict:
         found[preset] = {
             "seconds": seconds.total,
             "attention_seconds": seconds.attention,
+            "sums_seconds": seconds.sums,
             "basis": "measured" if seconds.measured else "derived",
         }
     return found
 
 
 def text_of(found: dict) -> str:
-    """A plan in words, sizes in GiB."""
-    chunk = f", {found['prefill_chunk']:,} tokens at a time" if found["prefill_chunk"] else ""
+    """A plan in words, in the language of the process; sizes in GiB."""
     lines = [
-        f"{found['model']}: {found['parameters'] / 1e9:,.2f} billion weights, {found['dtype']}",
-        f"{found['tokens']:,} tokens on {found['gpus']} x {found['gpu']}, attention {found['preset']}{chunk}",
-        "",
-        "Memory of each GPU, GiB (computed)",
+        say(f"{found['model']}: {found['parameters']:,} weights, {found['dtype']}"),
+        say(f"{found['tokens']:,} tokens on {found['gpus']} x {found['gpu']}, attention: {found['preset']}"),
     ]
-    lines += [f"  {found['memory'][part] / 2**30:9.2f}  {words}" for part, words in PARTS.items()]
-    lines.append(
-        f"  {found['memory']['total'] / 2**30:9.2f}  together, of {found['room'] / 2**30:.1f} that may be filled"
-    )
-    lines += ["", _verdict(found), "", f"Prefill in seconds, on GPUs as fast as an H200 ({_basis(found)})"]
+    if found["prefill_chunk"]:
+        lines.append(say(f"{found['prefill_chunk']:,} tokens at a time"))
+    lines += ["", say("Memory of each GPU in GiB, computed")]
+    lines += [f"  {found['memory'][part] / 2**30:9.2f}  {say(words)}" for part, words in PARTS.items()]
+    may_fill = say(f"together, of {found['room'] / 2**30:.1f} that may be filled")
+    lines += [
+        f"  {found['memory']['total'] / 2**30:9.2f}  {may_fill}",
+        "",
+        say(_verdict(found)),
+        "",
+        say(_basis(found)),
+    ]
     for preset, time in found["prefill"].items():
-        lines.append(f"  {time['seconds']:9.3g}  {preset}, attention {time['attention_seconds']:.3g}")
-    return "\n".join([*lines, "", *found["notes"]])
+        part = say(f"attention {time['attention_seconds']:.3g}, between GPUs {time['sums_seconds']:.3g}")
+        lines.append(f"  {time['seconds']:9.3g}  {preset} ({part})")
+    return "\n".join([*lines, "", *map(say, found["notes"])])
 
 
 def _verdict(found: dict) -> str:
+    chunk, gpus = found["largest_chunk"], found["fewest_gpus"]
     if found["fits"]:
         return "It fits."
-    ways = []
-    if found["largest_chunk"]:
-        ways.append(f"--prefill-chunk {found['largest_chunk']} on as many GPUs")
-    if found["fewest_gpus"]:
-        ways.append(f"--gpus {found['fewest_gpus']}")
-    return f"It does not fit; it does with {' or '.join(ways)}." if ways else "It does not fit, on 8 GPUs neither."
+    if chunk and gpus:
+        return f"It does not fit; it does with --prefill-chunk {chunk} on as many GPUs, or with --gpus {gpus}."
+    if chunk:
+        return f"It does not fit; it does with --prefill-chunk {chunk} on as many GPUs."
+    return f"It does not fit; it does with --gpus {gpus}." if gpus else "It does not fit, on 8 GPUs neither."
 
 
 def _basis(found: dict) -> str:
-    kinds = {time["basis"] for time in found["prefill"].values()}
-    return "the sum of measured rows" if kinds == {"measured"} else "derived from measured rows"
+    if {time["basis"] for time in found["prefill"].values()} == {"measured"}:
+        return "Seconds of the prefill, the sum of rows measured on an H200"
+    return "Seconds of the prefill, derived from rows measured on an H200"

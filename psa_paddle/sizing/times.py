@@ -6,23 +6,24 @@ import math
 from typing import NamedTuple
 
 from ..plan import DENSE_BELOW
-from .measured import FLOOR_MODEL, FLOOR_MS, FLOOR_TOKENS, HEAD_DIM, HEADS, OPERATOR, Operator
+from .measured import FLOOR_MODEL, FLOOR_MS, FLOOR_TOKENS, HEAD_DIM, HEADS, OPERATOR, SUM_BYTES, SUM_MS, Operator
 from .memory import Request
 from .shapes import KNOWN, ModelShape
 
 
 class Seconds(NamedTuple):
-    """Seconds of a prefill: of attention and of everything else in the text model. measured: whether both lengths and
-    shapes are a row's; if not, they are derived from rows."""
+    """Seconds of a prefill: of attention, of everything else in the text model, and of what GPUs send each other.
+    measured: whether lengths and shapes are those of rows; if not, they are derived from rows."""
 
     attention: float
     rest: float
+    sums: float
     measured: bool
 
     @property
     def total(self) -> float:
-        """Their sum."""
-        return self.attention + self.rest
+        """Together: nothing overlaps."""
+        return self.attention + self.rest + self.sums
 
 
 def prefill_seconds(shape: ModelShape, request: Request, preset: str) -> Seconds:
@@ -31,7 +32,8 @@ def prefill_seconds(shape: ModelShape, request: Request, preset: str) -> Seconds
     Attention grows with a GPU's query heads and the head dimension; between measured lengths it is read off a line in
     logarithms, past the longest its estimate grows with the square of the length, dense attention too, and attention
     over kept blocks with the power 1.5, as shares by rank do. Everything else grows with the products of the matrices
-    per GPU. What GPUs send each other, and the vision tower, are not in it.
+    per GPU. Each layer sums its output over the GPUs twice, by NVLink, where a ring sends 2 (N - 1) / N of it. The
+    vision tower is not in it.
     """
     own = OPERATOR["dense"] if preset != "dense" and request.tokens < DENSE_BELOW["triton"] else OPERATOR[preset]
     share = shape.heads * shape.head_dim / (HEADS * HEAD_DIM) / request.gpus
@@ -39,7 +41,8 @@ def prefill_seconds(shape: ModelShape, request: Request, preset: str) -> Seconds
     model = KNOWN[FLOOR_MODEL]
     rest = FLOOR_MS / 1e3 * shape.matrices / model.matrices * request.tokens / FLOOR_TOKENS / request.gpus
     known = shape.matrices == model.matrices and request.gpus == 1 and request.tokens == FLOOR_TOKENS
-    return Seconds(attention, rest, known)
+    sent = 2 * (request.gpus - 1) / request.gpus * request.tokens * shape.hidden * request.item
+    return Seconds(attention, rest, 2 * shape.layers * SUM_MS / 1e3 * sent / SUM_BYTES, known)
 
 
 def operator_ms(own: Operator, tokens: int, power: float) -> float:

@@ -4,7 +4,7 @@ import pytest
 from shared_results import rows_of
 
 from psa_paddle.sizing import KNOWN, OPERATOR, Request, prefill_seconds
-from psa_paddle.sizing.measured import FLOOR_MS, FLOOR_TOKENS, HEADS
+from psa_paddle.sizing.measured import FLOOR_MS, FLOOR_TOKENS, HEADS, SUM_BYTES, SUM_MS
 from psa_paddle.sizing.times import operator_ms
 
 SEVEN = KNOWN["Qwen2.5-VL-7B"]
@@ -22,6 +22,8 @@ def test_the_figures_are_those_of_the_rows():
     assert OPERATOR["dense"].attend == OPERATOR["dense"].by_tokens[131072]
     (floor,) = {float(row["floor_ms"]) for row in rows_of("prefill.csv") if int(row["L"]) == FLOOR_TOKENS}
     assert floor == FLOOR_MS
+    (row,) = [row for row in rows_of("tensor_parallel.csv") if row["L"] == "131072"]
+    assert float(row["reduce_ms"]) == SUM_MS and SUM_BYTES == 131072 * int(row["heads"]) * int(row["D"]) * 2
 
 
 @pytest.mark.parametrize("row", rows_of("prefill.csv"), ids=lambda row: f"{row['case']}-{row['L']}")
@@ -49,7 +51,10 @@ def test_between_and_before_the_lengths():
 def test_how_time_follows_the_model_and_the_gpus():
     request = Request(131072)
     one, two = (prefill_seconds(SEVEN, Request(131072, gpus=n), "fast") for n in (1, 2))
-    assert two.total == pytest.approx(one.total / 2) and not two.measured and not one.measured
+    assert (two.attention, two.rest) == pytest.approx((one.attention / 2, one.rest / 2))
+    assert one.sums == 0 and two.sums == pytest.approx(2 * 28 * SUM_MS / 1e3)
+    assert prefill_seconds(SEVEN, Request(131072, gpus=4), "fast").sums == pytest.approx(1.5 * two.sums)
+    assert two.total == two.attention + two.rest + two.sums and not two.measured and not one.measured
     large = prefill_seconds(KNOWN["Qwen2.5-VL-72B"], request, "fast")
     assert large.attention / one.attention == pytest.approx(80 * 64 / (28 * 28))
     assert large.rest / one.rest == pytest.approx(KNOWN["Qwen2.5-VL-72B"].matrices / SEVEN.matrices)
