@@ -61,7 +61,7 @@ def test_flags_reach_the_figures(capsys):
         ("--model demo --tokens 0", "--tokens must be at least 1, got 0."),
         ("--model demo --tokens 9 --gpus 0", "--gpus must be at least 1, got 0."),
         ("--model demo --tokens -4", "--tokens must not be negative, got -4."),
-        ("--model Qwen2.5-VL-7B --tokens 9 --gpus 8", "--gpus must be one of 1, 2, 4 for Qwen2.5-VL-7B, whose 28 que"),
+        ("--model Qwen2.5-VL-7B --tokens 9 --gpus 8", "--gpus must be one of 1, 2, 4 for Qwen2.5-VL-7B, which divide"),
         ("--model demo --tokens 9 --prefill-chunk 100", "--prefill-chunk must be a multiple of 128, got 100."),
     ],
 )

@@ -116,8 +116,8 @@ def _request(shape: ModelShape, args: argparse.Namespace) -> Request:
     possible = possible_gpus(shape)
     if args.gpus not in possible:
         raise ValueError(
-            f"--gpus must be one of {', '.join(map(str, possible))} for {shape.name}, whose {shape.heads} query and "
-            f"{shape.kv_heads} kv heads are split, got {args.gpus}."
+            f"--gpus must be one of {', '.join(map(str, possible))} for {shape.name}, which divide its heads, "
+            f"kv heads, MLP and vocabulary; got {args.gpus}."
         )
     return Request(args.tokens, args.gpus, args.prefill_chunk, args.dtype)
 

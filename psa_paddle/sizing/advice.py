@@ -15,9 +15,10 @@ SPARE = 0.1  # of a GPU, for the CUDA context, the allocator's gaps and what els
 
 
 def possible_gpus(shape: ModelShape) -> list[int]:
-    """Numbers of GPUs, powers of two, that query and kv heads can be split over."""
+    """Numbers of GPUs, powers of two, that heads, kv heads, the MLP's width and the vocabulary can be split over."""
+    split = (shape.heads, shape.kv_heads, shape.intermediate, shape.vocabulary)
     counts = (1 << power for power in range(MOST_GPUS.bit_length()))
-    return [n for n in counts if n <= MOST_GPUS and shape.heads % n == 0 and shape.kv_heads % n == 0]
+    return [n for n in counts if n <= MOST_GPUS and not any(size % n for size in split)]
 
 
 def room(gpu: str) -> int:

@@ -11,6 +11,7 @@ SEVEN, LARGE, CONFIG = KNOWN["Qwen2.5-VL-7B"], KNOWN["Qwen2.5-VL-72B"], Attentio
 def test_gpus_that_heads_can_be_split_over():
     assert possible_gpus(SEVEN) == [1, 2, 4] and possible_gpus(LARGE) == [1, 2, 4, 8]
     assert possible_gpus(KNOWN["Qwen2.5-VL-3B"]) == [1, 2]
+    assert possible_gpus(replace(LARGE, vocabulary=152066)) == [1, 2] == possible_gpus(replace(LARGE, intermediate=6))
 
 
 def test_a_tenth_is_left():
