@@ -1,0 +1,153 @@
+"""The 8-bit attention of attend_8bit.py beside the product's bfloat16 kernel, on the same lists: times and errors.
+
+    python benchmarks/prototypes/bench_8bit.py --parts bound fp8 fp8-one int8
+
+bound: the whole operator and its stages in bfloat16, with pooled levels and without, and what quantising would add.
+A variant's name: its times beside bfloat16's at Wan2.1-14B's shape and at 65,536 tokens (levels 1 and 0), and its
+error against float64 at 8,192 tokens with every block kept. Needs torch and Triton, no Paddle.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+import torch
+
+sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (1, 2)]
+
+import attend_8bit as proto
+import quantise_8bit
+from attention_cases import by_density
+from common import facts, gpu_name, machine_line, time_ms
+from gpu_inputs import structured, uniform
+from gpu_rows import dense_rows
+
+from psa_paddle import kernels
+from psa_paddle.config import AttentionConfig
+from psa_paddle.plan import Plan
+
+SHAPES = {"wan": (75600, 40, 40, False, 0.15), "64k": (65536, 28, 4, True, 0.25)}  # L, heads, kv heads, causal, density
+WIDE = dict(CONSUMER_REGISTERS=224, PRODUCER_REGISTERS=40)
+NARROW = dict(CONSUMER_REGISTERS=208, PRODUCER_REGISTERS=72)
+VARIANTS = {
+    "fp8-one": ("e4m3", "e4m3", dict(TWO_LEVEL=False, STAGES_K=4, STAGES_V=4, **NARROW)),
+    "fp8": ("e4m3", "e4m3", dict(TWO_LEVEL=True, STAGES_K=4, STAGES_V=4, **WIDE)),
+    "int8": ("int8", "bf16", dict(TWO_LEVEL=False, STAGES_K=4, STAGES_V=2, **NARROW)),
+    "fp8-bf16": ("e4m3", "bf16", dict(TWO_LEVEL=False, STAGES_K=4, STAGES_V=2, **NARROW)),
+}
+
+
+def plan_of(shape: str, flat: bool) -> Plan:
+    _, _, _, causal, density = SHAPES[shape]
+    config = AttentionConfig(
+        key_block=64, text_length=0, causal=causal, block_means=False, importance_method="xattn",
+        xattn_query_stride=16, xattn_stride=4, **by_density(density, flat),
+    )  # fmt: skip
+    return Plan.of(config, 128**-0.5)
+
+
+def launch(kernel, grid, arguments):
+    return kernel[grid](**arguments)
+
+
+def outlier(length, heads, kv_heads, dim, dtype, seed=0):
+    """``structured`` with what language models show: key channels with a large mean, others with a large variance that
+    queries hardly use, a few large value channels."""
+    q, k, v = (x.float() for x in structured(length, heads, kv_heads, dim, dtype, seed))
+    k[..., [3, 40]] += torch.tensor([12.0, -12.0], device="cuda")
+    k[..., [77, 120]] *= 6
+    q[..., [77, 120]] *= 0.4
+    v[..., [5, 60]] *= 8
+    return tuple(x.to(dtype).contiguous() for x in (q, k, v))
+
+
+def bound(shape: str) -> None:
+    length, heads, kv_heads, causal, _ = SHAPES[shape]
+    q, k, v = structured(length, heads, kv_heads, 128, torch.bfloat16)
+    for flat in (False, True):
+        plan = plan_of(shape, flat)
+        whole = time_ms(lambda: kernels.psa_fwd(q, k, v, plan))
+        pooled = kernels.pyramid_fwd(k, v, plan)[:2] if plan.pools else (None, None)
+        pyramid = time_ms(lambda: kernels.pyramid_fwd(k, v, plan)) if plan.pools else 0.0
+        choose = time_ms(lambda: kernels.select_blocks(q, k, plan))
+        found = kernels.select_blocks(q, k, plan)
+        attend = time_ms(lambda: kernels.attend_fwd(q, k, v, found, plan, kernels.Pooled(*pooled)))
+        q_ms = time_ms(lambda: quantise_8bit.queries(q))
+        kv_ms = time_ms(lambda: quantise_8bit.keys_and_values(k, v))
+        rest = whole - attend + q_ms + kv_ms - pyramid  # the pyramid's pass would quantise, too
+        rest += pyramid
+        print(
+            f"{shape} {'flat' if flat else 'mix'}: whole {whole:.2f} pyramid {pyramid:.2f} estimate+select {choose:.2f} "
+            f"attend {attend:.2f} quantise q {q_ms:.2f} k, v {kv_ms:.2f}; attend must gain {attend / (whole / 1.25 - rest):.2f}x",
+            flush=True,
+        )
+
+
+def timed(name: str, shape: str) -> None:
+    qk, pv, options = VARIANTS[name]
+    length, heads, kv_heads, causal, _ = SHAPES[shape]
+    q, k, v = structured(length, heads, kv_heads, 128, torch.bfloat16)
+    plan = plan_of(shape, True)
+    found = kernels.select_blocks(q, k, plan)
+    operands = proto.quantise(q, k, v, 128**-0.5, qk, pv)
+    sizes = (1, heads, kv_heads, length, length)
+
+    def run():
+        return proto.attend_8bit(operands, found, sizes, causal, 0, 132, launch, **options)[1]
+
+    out, want = run(), kernels.attend_fwd(q, k, v, found, plan)
+    torch.cuda.synchronize()
+    same = bool((run() == out).all())
+    off = float((out.float() - want.float()).norm() / want.float().norm())
+    bf16, ours = time_ms(lambda: kernels.attend_fwd(q, k, v, found, plan)), time_ms(run)
+    again = time_ms(lambda: kernels.attend_fwd(q, k, v, found, plan))
+    print(
+        f"{name} {shape}: bf16 {bf16:.2f} and {again:.2f}, 8 bits {ours:.2f}, {bf16 / ours:.2f}x; differs by {off:.4f}, "
+        f"repeats {same}", flush=True,
+    )  # fmt: skip
+
+
+def errors(name: str) -> None:
+    qk, pv, options = VARIANTS[name]
+    length, heads, kv_heads = 8192, 7, 1
+    shown = []
+    for inputs in (structured, outlier, uniform):
+        q, k, v = inputs(length, heads, kv_heads, 128, torch.bfloat16)
+        for causal in (True, False):
+            plan = Plan.of(
+                AttentionConfig(key_block=64, causal=causal, mask_mode="topk", mask_ratios={1: (0.0, 1.0)}), 128**-0.5
+            )
+            found = kernels.select_blocks(q, k, plan)
+            rows = torch.arange(5, length, 61, device="cuda")
+            exact = dense_rows(q[0], k[0], v[0], rows, 128**-0.5, causal)
+            base = kernels.attend_fwd(q, k, v, found, plan)[0, :, rows].double()
+            found8 = []
+            for smooth in (True, False):
+                operands = proto.quantise(q, k, v, 128**-0.5, qk, pv, smooth=smooth)
+                out = proto.attend_8bit(
+                    operands, found, (1, heads, kv_heads, length, length), causal, 0, 132, launch, **options
+                )[1]
+                found8.append(float((out[0, :, rows].double() - exact).norm() / exact.norm()))
+            own = float((base - exact).norm() / exact.norm())
+            shown.append(
+                f"{inputs.__name__} {'causal' if causal else 'full'}: bf16 {own:.4f} 8 bits {found8[0]:.4f}, keys not centred {found8[1]:.4f}"
+            )
+    print(name, "; ".join(shown), flush=True)
+
+
+def main():
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--parts", nargs="+", choices=("bound", *VARIANTS), default=["bound", *VARIANTS])
+    parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
+    args = parser.parse_args()
+    print(machine_line(facts(gpu_name(), "torch", "triton")), flush=True)
+    for part in args.parts:
+        if part != "bound":
+            errors(part)
+        for shape in args.shapes:
+            bound(shape) if part == "bound" else timed(part, shape)
+            torch.cuda.empty_cache()
+
+
+if __name__ == "__main__":
+    main()
