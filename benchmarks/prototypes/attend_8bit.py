@@ -6,8 +6,8 @@ tiles, two consumers of half a query block each. What differs:
 - Q K^T in e4m3 or int8. The factor of a query row (its scale, that of its head's keys, the softmax's) comes with the
   query block; int8 keys have a scale a block, which the producer leaves beside the tile.
 - P V in e4m3 or in bfloat16. The 8-bit product wants both operands with their keys contiguous, so values lie as
-  [blocks, D, N]. A thread holds columns 2 q, 2 q + 1 of each 8 of S, and must hold slots 4 q .. 4 q + 3 of each 16 of P:
-  so S's column 8 e + 2 q + b is called slot 4 q + 2 e + b, and the values' tokens are stored in that order. Nothing moves.
+  [blocks, D, N]. A thread holds columns 2 q, 2 q + 1 of each 8 of S, and must hold slots 4 q .. 4 q + 3 of each 16 of
+  P: so S's column 8 e + 2 q + b is called slot 4 q + 2 e + b, and values are stored in that order. Nothing moves.
 - Two levels: the tensor cores add up one tile, the sum goes to float32 registers (``TWO_LEVEL``).
 """
 
@@ -450,7 +450,9 @@ def attend_8bit_kernel(
             (idle, ()),
             (consumer8, (o_desc, row_scale, v_scale, shared, lq, heads, 0, M, D, T, INT, PV8, SCALES, TWO_LEVEL)),
             (consumer8, (o_desc, row_scale, v_scale, shared, lq, heads, 1, M, D, T, INT, PV8, SCALES, TWO_LEVEL)),
-            (producer8, (q_desc, k_desc, v_desc, k_scale, lists, counts, turns, shared, sizes, M, N, D, T, CAUSAL, PV8, SCALES)),
+            (producer8, (
+                q_desc, k_desc, v_desc, k_scale, lists, counts, turns, shared, sizes, M, N, D, T, CAUSAL, PV8, SCALES,
+            )),
         ],
         [4, 4, 4],
         [CONSUMER_REGISTERS, CONSUMER_REGISTERS, PRODUCER_REGISTERS],

@@ -15,16 +15,16 @@ import torch
 
 sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (1, 2)]
 
-import attend_8bit as proto
-import quantise_8bit
-from attention_cases import by_density
-from common import facts, gpu_name, machine_line, time_ms
-from gpu_inputs import structured, uniform
-from gpu_rows import dense_rows
+import attend_8bit as proto  # noqa: E402
+import quantise_8bit  # noqa: E402
+from attention_cases import CASES, by_density  # noqa: E402
+from common import facts, gpu_name, machine_line, time_ms  # noqa: E402
+from gpu_inputs import structured, uniform  # noqa: E402
+from gpu_rows import dense_rows  # noqa: E402
 
-from psa_paddle import kernels
-from psa_paddle.config import AttentionConfig
-from psa_paddle.plan import Plan
+from psa_paddle import kernels  # noqa: E402
+from psa_paddle.config import AttentionConfig  # noqa: E402
+from psa_paddle.plan import Plan  # noqa: E402
 
 SHAPES = {"wan": (75600, 40, 40, False, 0.15), "64k": (65536, 28, 4, True, 0.25)}  # L, heads, kv heads, causal, density
 WIDE = dict(CONSUMER_REGISTERS=224, PRODUCER_REGISTERS=40)
@@ -62,25 +62,29 @@ def outlier(length, heads, kv_heads, dim, dtype, seed=0):
 
 
 def bound(shape: str) -> None:
+    for flat in (False, True):
+        bound_of(shape, flat)
+
+
+def bound_of(shape: str, flat: bool) -> None:
     length, heads, kv_heads, causal, _ = SHAPES[shape]
     q, k, v = structured(length, heads, kv_heads, 128, torch.bfloat16)
-    for flat in (False, True):
-        plan = plan_of(shape, flat)
-        whole = time_ms(lambda: kernels.psa_fwd(q, k, v, plan))
-        pooled = kernels.pyramid_fwd(k, v, plan)[:2] if plan.pools else (None, None)
-        pyramid = time_ms(lambda: kernels.pyramid_fwd(k, v, plan)) if plan.pools else 0.0
-        choose = time_ms(lambda: kernels.select_blocks(q, k, plan))
-        found = kernels.select_blocks(q, k, plan)
-        attend = time_ms(lambda: kernels.attend_fwd(q, k, v, found, plan, kernels.Pooled(*pooled)))
-        q_ms = time_ms(lambda: quantise_8bit.queries(q))
-        kv_ms = time_ms(lambda: quantise_8bit.keys_and_values(k, v))
-        rest = whole - attend + q_ms + kv_ms - pyramid  # the pyramid's pass would quantise, too
-        rest += pyramid
-        print(
-            f"{shape} {'flat' if flat else 'mix'}: whole {whole:.2f} pyramid {pyramid:.2f} estimate+select {choose:.2f} "
-            f"attend {attend:.2f} quantise q {q_ms:.2f} k, v {kv_ms:.2f}; attend must gain {attend / (whole / 1.25 - rest):.2f}x",
-            flush=True,
-        )
+    plan = plan_of(shape, flat)
+    whole = time_ms(lambda: kernels.psa_fwd(q, k, v, plan))
+    pooled = kernels.pyramid_fwd(k, v, plan)[:2] if plan.pools else (None, None)
+    pyramid = time_ms(lambda: kernels.pyramid_fwd(k, v, plan)) if plan.pools else 0.0
+    choose = time_ms(lambda: kernels.select_blocks(q, k, plan))
+    found = kernels.select_blocks(q, k, plan)
+    attend = time_ms(lambda: kernels.attend_fwd(q, k, v, found, plan, kernels.Pooled(*pooled)))
+    q_ms = time_ms(lambda: quantise_8bit.queries(q))
+    kv_ms = time_ms(lambda: quantise_8bit.keys_and_values(k, v))
+    rest = whole - attend + q_ms + kv_ms
+    print(
+        f"{shape} {'flat' if flat else 'mix'}: whole {whole:.2f} pyramid {pyramid:.2f} estimate, select {choose:.2f} "
+        f"attend {attend:.2f}, quantise q {q_ms:.2f} k, v {kv_ms:.2f}; "
+        f"attend must gain {attend / (whole / 1.25 - rest):.2f}x",
+        flush=True,
+    )
 
 
 def timed(name: str, shape: str) -> None:
@@ -102,8 +106,8 @@ def timed(name: str, shape: str) -> None:
     bf16, ours = time_ms(lambda: kernels.attend_fwd(q, k, v, found, plan)), time_ms(run)
     again = time_ms(lambda: kernels.attend_fwd(q, k, v, found, plan))
     print(
-        f"{name} {shape}: bf16 {bf16:.2f} and {again:.2f}, 8 bits {ours:.2f}, {bf16 / ours:.2f}x; differs by {off:.4f}, "
-        f"repeats {same}", flush=True,
+        f"{name} {shape}: bf16 {bf16:.2f} and {again:.2f}, 8 bits {ours:.2f}, {bf16 / ours:.2f}x; "
+        f"differs by {off:.4f}, repeats {same}", flush=True,
     )  # fmt: skip
 
 
@@ -114,9 +118,7 @@ def errors(name: str) -> None:
     for inputs in (structured, outlier, uniform):
         q, k, v = inputs(length, heads, kv_heads, 128, torch.bfloat16)
         for causal in (True, False):
-            plan = Plan.of(
-                AttentionConfig(key_block=64, causal=causal, mask_mode="topk", mask_ratios={1: (0.0, 1.0)}), 128**-0.5
-            )
+            plan = Plan.of(AttentionConfig(key_block=64, causal=causal, **CASES["level1"]), 128**-0.5)
             found = kernels.select_blocks(q, k, plan)
             rows = torch.arange(5, length, 61, device="cuda")
             exact = dense_rows(q[0], k[0], v[0], rows, 128**-0.5, causal)
@@ -130,7 +132,8 @@ def errors(name: str) -> None:
                 found8.append(float((out[0, :, rows].double() - exact).norm() / exact.norm()))
             own = float((base - exact).norm() / exact.norm())
             shown.append(
-                f"{inputs.__name__} {'causal' if causal else 'full'}: bf16 {own:.4f} 8 bits {found8[0]:.4f}, keys not centred {found8[1]:.4f}"
+                f"{inputs.__name__} {'causal' if causal else 'full'}: bf16 {own:.4f}, 8 bits {found8[0]:.4f}, "
+                f"keys not centred {found8[1]:.4f}"
             )
     print(name, "; ".join(shown), flush=True)
 
@@ -142,11 +145,11 @@ def main():
     args = parser.parse_args()
     print(machine_line(facts(gpu_name(), "torch", "triton")), flush=True)
     for part in args.parts:
-        if part != "bound":
-            errors(part)
         for shape in args.shapes:
             bound(shape) if part == "bound" else timed(part, shape)
             torch.cuda.empty_cache()
+        if part != "bound":
+            errors(part)
 
 
 if __name__ == "__main__":
