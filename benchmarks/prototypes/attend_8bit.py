@@ -72,6 +72,7 @@ class Shared8(NamedTuple):
     tickets: gl.shared_memory_descriptor
     full: tuple
     empty: tuple
+    order: tuple  # 2 barriers, 1 arrival: a consumer's, which has started its products, for the other
 
 
 class Sizes8(NamedTuple):
@@ -226,6 +227,19 @@ def _scores8(q_h, ring, i_tile, none, INT: gl.constexpr):
 
 
 @gluon.jit
+def _my_turn(shared, i_tile, HALF: gl.constexpr, PING_PONG: gl.constexpr):
+    """Let the consumers start their products in turns, so that one multiplies during the other's softmax."""
+    if PING_PONG:
+        mbarrier.wait(shared.order[HALF], i_tile & 1 ^ (1 - HALF))
+
+
+@gluon.jit
+def _your_turn(shared, HALF: gl.constexpr, PING_PONG: gl.constexpr):
+    if PING_PONG:
+        mbarrier.arrive(shared.order[1 - HALF], count=1)
+
+
+@gluon.jit
 def _halves(x):
     """Columns [0, T / 2) and [T / 2, T) of [H, T]; registers get new names, nothing moves."""
     H: gl.constexpr = x.shape[0]
@@ -261,10 +275,13 @@ def _softmax8(
         f_1 = f_0 * gl.max(shared.scales.index(st).slice(N, 1).load(LINE), 0)
         f_0 = f_0 * gl.max(shared.scales.index(st).slice(0, 1).load(LINE), 0)
     mbarrier.arrive(at(shared.k.empty, st), count=1)
-    top_0, top_1 = gl.max(b_0, 1), gl.max(b_1, 1)
-    if INT:
-        top_0, top_1 = top_0 - OFFSET, top_1 - OFFSET
-    b_top = gl.maximum(b_m, gl.maximum(top_0 * f_0, top_1 * f_1))
+    if SCALES:
+        top_0, top_1 = gl.max(b_0, 1), gl.max(b_1, 1)
+        if INT:
+            top_0, top_1 = top_0 - OFFSET, top_1 - OFFSET
+        b_top = gl.maximum(b_m, gl.maximum(top_0 * f_0, top_1 * f_1))
+    else:
+        b_top = gl.maximum(b_m, gl.max(gl.maximum(b_0, b_1), 1) * f_0)
     from_0, from_1 = b_top, b_top
     if PV8:
         from_0, from_1 = from_0 - P_SHIFT, from_1 - P_SHIFT
@@ -273,7 +290,7 @@ def _softmax8(
     b_0 = gl.exp2(b_0 * f_0[:, None] - from_0[:, None])
     b_1 = gl.exp2(b_1 * f_1[:, None] - from_1[:, None])
     b_alpha = gl.exp2(b_m - b_top)
-    return b_0, b_1, b_top, b_l * b_alpha + gl.sum(b_0, 1) + gl.sum(b_1, 1), b_alpha
+    return b_0, b_1, b_top, b_l * b_alpha + gl.sum(b_0 + b_1, 1), b_alpha
 
 
 @gluon.jit
@@ -322,7 +339,7 @@ def _values8(ring, st, w_0, w_1, acc, layout: gl.constexpr, USE: gl.constexpr, N
 def consumer8(
     o_desc, row_scale, v_scale, shared, lq, heads,
     HALF: gl.constexpr, M: gl.constexpr, D: gl.constexpr, T: gl.constexpr, INT: gl.constexpr, PV8: gl.constexpr,
-    SCALES: gl.constexpr, TWO_LEVEL: gl.constexpr,
+    SCALES: gl.constexpr, TWO_LEVEL: gl.constexpr, PING_PONG: gl.constexpr,
 ):  # fmt: skip
     H: gl.constexpr = M // 2
     N: gl.constexpr = T // 2
@@ -356,7 +373,9 @@ def consumer8(
             _hand_back8(shared, turn)
             b_l = gl.full([H], 1.0, gl.float32, o_rows)
         else:
+            _my_turn(shared, done, HALF, PING_PONG)
             s_token = _scores8(q_h, shared.k, done, none, INT)
+            _your_turn(shared, HALF, PING_PONG)
             _hand_back8(shared, turn)
             b_s = warpgroup_mma_wait(0, deps=[s_token])
             r: gl.constexpr = gl.SliceLayout(1, _halves(b_s)[0].type.layout)
@@ -369,12 +388,14 @@ def consumer8(
             for t in range(1, n_tiles):
                 i_tile = done + t
                 st = place_in(shared.v, i_tile - 1)
+                _my_turn(shared, i_tile, HALF, PING_PONG)
                 s_token = _scores8(q_h, shared.k, i_tile, none, INT)
                 wait_full(shared.v, st, i_tile - 1)
                 if TWO_LEVEL:
                     o_token = _values8(shared.v, st, p_0, p_1, zero, p_layout, False, N, PV8)
                 else:
                     o_token = _values8(shared.v, st, p_0, p_1, b_o, p_layout, True, N, PV8)
+                _your_turn(shared, HALF, PING_PONG)
                 b_s = warpgroup_mma_wait(2, deps=[s_token])
                 old = b_alpha
                 b_0, b_1, b_m, b_l, b_alpha = _softmax8(
@@ -419,7 +440,7 @@ def attend_8bit_kernel(
     lq, lk, n_i, n_first, n_j, hkv, group, heads, n_places,
     M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr, STAGES_K: gl.constexpr, STAGES_V: gl.constexpr,
     CAUSAL: gl.constexpr, INT: gl.constexpr, PV8: gl.constexpr, SCALES: gl.constexpr, TWO_LEVEL: gl.constexpr,
-    CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
+    PING_PONG: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     line: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     dtype: gl.constexpr = o_desc.dtype
@@ -442,14 +463,18 @@ def attend_8bit_kernel(
     shared = Shared8(
         queries=q_s, out=o_s, k=Ring(tiles=k_s, full=full_k, empty=empty_k),
         v=Ring(tiles=v_s, full=full_v, empty=empty_v), positions=position_s, scales=scale_s, tickets=ticket_s,
-        full=full_t, empty=empty_t,
+        full=full_t, empty=empty_t, order=barriers(2, 1),
     )  # fmt: skip
     sizes = Sizes8(lq=lq, lk=lk, n_i=n_i, n_first=n_first, n_j=n_j, hkv=hkv, group=group, n_places=n_places)
     gl.warp_specialize(
         [
             (idle, ()),
-            (consumer8, (o_desc, row_scale, v_scale, shared, lq, heads, 0, M, D, T, INT, PV8, SCALES, TWO_LEVEL)),
-            (consumer8, (o_desc, row_scale, v_scale, shared, lq, heads, 1, M, D, T, INT, PV8, SCALES, TWO_LEVEL)),
+            (consumer8, (
+                o_desc, row_scale, v_scale, shared, lq, heads, 0, M, D, T, INT, PV8, SCALES, TWO_LEVEL, PING_PONG,
+            )),
+            (consumer8, (
+                o_desc, row_scale, v_scale, shared, lq, heads, 1, M, D, T, INT, PV8, SCALES, TWO_LEVEL, PING_PONG,
+            )),
             (producer8, (
                 q_desc, k_desc, v_desc, k_scale, lists, counts, turns, shared, sizes, M, N, D, T, CAUSAL, PV8, SCALES,
             )),
