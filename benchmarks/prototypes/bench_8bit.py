@@ -39,6 +39,7 @@ VARIANTS = {
     "fp8-turns": ("e4m3", "e4m3", {**TWO, "PING_PONG": True}),
     "int8": ("int8", "bf16", MIXED),
     "int8-turns": ("int8", "bf16", {**MIXED, "PING_PONG": True}),
+    "int8-fp8": ("int8", "e4m3", ONE),
     "fp8-bf16": ("e4m3", "bf16", MIXED),
 }
 
