@@ -8,7 +8,8 @@ tiles, two consumers of half a query block each. What differs:
 - P V in e4m3 or in bfloat16. The 8-bit product wants both operands with their keys contiguous, so values lie as
   [blocks, D, N]. A thread holds columns 2 q, 2 q + 1 of each 8 of S, and must hold slots 4 q .. 4 q + 3 of each 16 of
   P: so S's column 8 e + 2 q + b is called slot 4 q + 2 e + b, and values are stored in that order. Nothing moves.
-- Two levels: the tensor cores add up one tile, the sum goes to float32 registers (``TWO_LEVEL``).
+- Two levels: the tensor cores, whose 8-bit sums have some 14 bits, add up WINDOW tiles; the sums go to float32
+  registers (WINDOW 1) or to shared memory. WINDOW 0: one level.
 """
 
 from __future__ import annotations
@@ -336,10 +337,18 @@ def _values8(ring, st, w_0, w_1, acc, layout: gl.constexpr, USE: gl.constexpr, N
 
 
 @gluon.jit
+def _flush(total, b_o, b_beta, old):
+    """total * beta + O to shared memory, or O alone where nothing is there yet."""
+    if old:
+        b_o += total.load(b_o.type.layout) * b_beta[:, None]
+    total.store(b_o)
+
+
+@gluon.jit
 def consumer8(
     o_desc, row_scale, v_scale, shared, lq, heads,
     HALF: gl.constexpr, M: gl.constexpr, D: gl.constexpr, T: gl.constexpr, INT: gl.constexpr, PV8: gl.constexpr,
-    SCALES: gl.constexpr, TWO_LEVEL: gl.constexpr, PING_PONG: gl.constexpr,
+    SCALES: gl.constexpr, WINDOW: gl.constexpr, PING_PONG: gl.constexpr,
 ):  # fmt: skip
     H: gl.constexpr = M // 2
     N: gl.constexpr = T // 2
@@ -348,12 +357,14 @@ def consumer8(
     p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 4 if PV8 else 2)
     rows: gl.constexpr = gl.SliceLayout(1, s_layout)
     o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
-    dtype: gl.constexpr = shared.out.dtype
+    dtype: gl.constexpr = o_desc.dtype
+    OUT: gl.constexpr = HALF * (2 if WINDOW > 1 else 1)  # sums in float32 and outputs share their place
     if INT:
         none = gl.full([H, T], MAGIC, gl.int32, s_layout)
     else:
         none = gl.zeros([H, T], gl.float32, s_layout)
     zero = gl.zeros([H, D], gl.float32, o_layout)
+    ones = gl.full([H], 1.0, gl.float32, o_rows)
     turn = 0
     mbarrier.wait(shared.full[0], 0)
     n_tiles = read(shared.tickets, 0, N_TILES)
@@ -371,7 +382,7 @@ def consumer8(
         b_o = zero
         if n_tiles == 0:
             _hand_back8(shared, turn)
-            b_l = gl.full([H], 1.0, gl.float32, o_rows)
+            b_l = ones
         else:
             _my_turn(shared, done, HALF, PING_PONG)
             s_token = _scores8(q_h, shared.k, done, none, INT)
@@ -384,50 +395,71 @@ def consumer8(
             b_0, b_1, b_m, b_l, b_alpha = _softmax8(
                 b_s, b_m, b_l, row, factor, shared, done, masked <= 0, INT, PV8, SCALES
             )
+            b_alpha = gl.convert_layout(b_alpha, o_rows)
             p_0, p_1 = _pack(b_0, dtype, p_layout, PV8), _pack(b_1, dtype, p_layout, PV8)
+            b_then = b_alpha  # WINDOW 1: of the tile whose values come next
+            b_beta = ones  # WINDOW > 1: what the sums in shared memory have shrunk by
             for t in range(1, n_tiles):
                 i_tile = done + t
                 st = place_in(shared.v, i_tile - 1)
+                more = True
+                if WINDOW > 1:
+                    more = (t - 1) % WINDOW > 0
+                    if (t > 1) & (not more):
+                        _flush(shared.out.index(HALF), b_o, b_beta, t - 1 > WINDOW)
+                        b_beta = ones
                 _my_turn(shared, i_tile, HALF, PING_PONG)
                 s_token = _scores8(q_h, shared.k, i_tile, none, INT)
+                if WINDOW != 1:
+                    b_o = b_o * b_alpha[:, None]
+                    b_beta = b_beta * b_alpha
                 wait_full(shared.v, st, i_tile - 1)
-                if TWO_LEVEL:
+                if WINDOW == 1:
                     o_token = _values8(shared.v, st, p_0, p_1, zero, p_layout, False, N, PV8)
                 else:
-                    o_token = _values8(shared.v, st, p_0, p_1, b_o, p_layout, True, N, PV8)
+                    o_token = _values8(shared.v, st, p_0, p_1, b_o, p_layout, more, N, PV8)
                 _your_turn(shared, HALF, PING_PONG)
                 b_s = warpgroup_mma_wait(2, deps=[s_token])
-                old = b_alpha
                 b_0, b_1, b_m, b_l, b_alpha = _softmax8(
                     b_s, b_m, b_l, row, factor, shared, i_tile, t >= masked, INT, PV8, SCALES
                 )  # fmt: skip
-                b_part = warpgroup_mma_wait(0, deps=[o_token])
-                mbarrier.arrive(at(shared.v.empty, st), count=1)
-                if TWO_LEVEL:
-                    b_o = b_o * gl.convert_layout(old, o_rows)[:, None] + b_part
+                b_alpha = gl.convert_layout(b_alpha, o_rows)
+                if WINDOW == 1:
+                    b_o = b_o * b_then[:, None] + warpgroup_mma_wait(0, deps=[o_token])
+                    b_then = b_alpha
                 else:
-                    b_o = b_part * gl.convert_layout(b_alpha, o_rows)[:, None]
+                    b_o = warpgroup_mma_wait(0, deps=[o_token])
+                mbarrier.arrive(at(shared.v.empty, st), count=1)
                 p_0, p_1 = _pack(b_0, dtype, p_layout, PV8), _pack(b_1, dtype, p_layout, PV8)
             last = done + n_tiles - 1
             st = place_in(shared.v, last)
+            b_o = b_o * b_alpha[:, None]
+            b_beta = b_beta * b_alpha
             wait_full(shared.v, st, last)
-            if TWO_LEVEL:
+            if WINDOW == 1:
                 o_token = _values8(shared.v, st, p_0, p_1, zero, p_layout, False, N, PV8)
-                b_part = warpgroup_mma_wait(0, deps=[o_token])
-                b_o = b_o * gl.convert_layout(b_alpha, o_rows)[:, None] + b_part
+                b_o = b_o + warpgroup_mma_wait(0, deps=[o_token])
             else:
                 o_token = _values8(shared.v, st, p_0, p_1, b_o, p_layout, True, N, PV8)
                 b_o = warpgroup_mma_wait(0, deps=[o_token])
             mbarrier.arrive(at(shared.v.empty, st), count=1)
             b_l = gl.convert_layout(b_l, o_rows)
+            if WINDOW > 1:
+                if n_tiles - 1 > WINDOW:
+                    b_o += shared.out.index(HALF).load(o_layout) * b_beta[:, None]
 
         b_o = b_o / gl.where(b_l == 0.0, 1.0, b_l)[:, None]
         if PV8:
             o_d = gl.arange(0, D, gl.SliceLayout(0, o_layout))
             b_o = b_o * gl.load(v_scale + (i_b * heads + i_h) * D + o_d)[None, :]
-        shared.out.index(HALF).store(b_o.to(dtype))
+        if WINDOW > 1:
+            layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+            out = shared.out._reinterpret(dtype, [4, H, D], layout)
+        else:
+            out = shared.out
+        out.index(OUT).store(b_o.to(dtype))
         fence_async_shared()
-        tma.async_copy_shared_to_global(o_desc, [i_b, i_h, 0, first, 0], whole(shared.out, HALF))
+        tma.async_copy_shared_to_global(o_desc, [i_b, i_h, 0, first, 0], whole(out, OUT))
         turn += 1
         mbarrier.wait(at(shared.full, turn & 1), (turn >> 1) & 1)
         n_tiles = read(shared.tickets, turn & 1, N_TILES)
@@ -439,13 +471,16 @@ def attend_8bit_kernel(
     q_desc, k_desc, v_desc, o_desc, row_scale, k_scale, v_scale, lists, counts, turns,
     lq, lk, n_i, n_first, n_j, hkv, group, heads, n_places,
     M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr, STAGES_K: gl.constexpr, STAGES_V: gl.constexpr,
-    CAUSAL: gl.constexpr, INT: gl.constexpr, PV8: gl.constexpr, SCALES: gl.constexpr, TWO_LEVEL: gl.constexpr,
+    CAUSAL: gl.constexpr, INT: gl.constexpr, PV8: gl.constexpr, SCALES: gl.constexpr, WINDOW: gl.constexpr,
     PING_PONG: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     line: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     dtype: gl.constexpr = o_desc.dtype
     q_s = gl.allocate_shared_memory(q_desc.dtype, [4, M // 2, D], gl.NVMMASharedLayout(128, 8, 2))
-    o_s = gl.allocate_shared_memory(dtype, [2, M // 2, D], gl.NVMMASharedLayout(128, 16, 2))
+    if WINDOW > 1:
+        o_s = gl.allocate_shared_memory(gl.float32, [2, M // 2, D], gl.SwizzledSharedLayout(4, 1, 8, [1, 0]))
+    else:
+        o_s = gl.allocate_shared_memory(dtype, [2, M // 2, D], gl.NVMMASharedLayout(128, 16, 2))
     k_s = gl.allocate_shared_memory(k_desc.dtype, [STAGES_K, T, D], gl.NVMMASharedLayout(128, 8, 2))
     if PV8:
         v_s = gl.allocate_shared_memory(v_desc.dtype, [STAGES_V * (T // N), D, N], gl.NVMMASharedLayout(64, 8, 2))
@@ -470,10 +505,10 @@ def attend_8bit_kernel(
         [
             (idle, ()),
             (consumer8, (
-                o_desc, row_scale, v_scale, shared, lq, heads, 0, M, D, T, INT, PV8, SCALES, TWO_LEVEL, PING_PONG,
+                o_desc, row_scale, v_scale, shared, lq, heads, 0, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG,
             )),
             (consumer8, (
-                o_desc, row_scale, v_scale, shared, lq, heads, 1, M, D, T, INT, PV8, SCALES, TWO_LEVEL, PING_PONG,
+                o_desc, row_scale, v_scale, shared, lq, heads, 1, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG,
             )),
             (producer8, (
                 q_desc, k_desc, v_desc, k_scale, lists, counts, turns, shared, sizes, M, N, D, T, CAUSAL, PV8, SCALES,
