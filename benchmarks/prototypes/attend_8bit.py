@@ -24,6 +24,7 @@ from triton.experimental.gluon.language.nvidia.hopper import (
     mbarrier,
     tma,
     warpgroup_mma,
+    warpgroup_mma_init,
     warpgroup_mma_wait,
 )
 
@@ -467,12 +468,211 @@ def consumer8(
 
 
 @gluon.jit
+def _half_scores(q_r, ring, i_tile, PART: gl.constexpr, none, N: gl.constexpr):
+    """Start Q K^T of rows PART * N .. of the tile, which is there; Q in registers, so that the tensor cores read no
+    more of shared memory than for a whole tile."""
+    keys = ring.tiles.index(place_in(ring, i_tile)).slice(PART * N, N)
+    return warpgroup_mma(q_r, keys.permute((1, 0)), none, use_acc=False, is_async=True)
+
+
+@gluon.jit
+def _tile_softmax(b_0, b_1, b_m, factor, row, shared, i_tile, masked):
+    """Masks, hands the keys back; the halves' rows, their maximum and what the sums so far shrink by."""
+    st = place_in(shared.k, i_tile)
+    N: gl.constexpr = b_0.shape[1]
+    if masked:
+        b_0 = _seen(b_0, shared.positions.index(st), 0, row)
+        b_1 = _seen(b_1, shared.positions.index(st), N, row)
+    mbarrier.arrive(at(shared.k.empty, st), count=1)
+    b_top = gl.maximum(b_m, gl.max(gl.maximum(b_0, b_1), 1) * factor)
+    return b_0, b_1, b_top, gl.exp2(b_m - b_top)
+
+
+@gluon.jit
+def _weights(b_s, b_m, factor):
+    return gl.exp2(b_s * factor[:, None] - (b_m - P_SHIFT)[:, None])
+
+
+@gluon.jit
+def _add_to(total, b_o, b_beta, old, FIRST: gl.constexpr):
+    """``_flush`` of some columns, few at a time, as the registers are full."""
+    C: gl.constexpr = b_o.shape[1]
+    if C > 32:
+        b_0, b_1 = _halves(b_o)
+        _add_to(total, b_0, b_beta, old, FIRST)
+        _add_to(total, b_1, b_beta, old, FIRST + C // 2)
+    else:
+        part = total.slice(FIRST, C, 1)
+        if old:
+            b_o += part.load(b_o.type.layout) * gl.convert_layout(b_beta, gl.SliceLayout(1, b_o.type.layout))[:, None]
+        part.store(b_o)
+
+
+@gluon.jit
+def consumer_halves(
+    o_desc, row_scale, v_scale, shared, lq, heads,
+    HALF: gl.constexpr, M: gl.constexpr, D: gl.constexpr, T: gl.constexpr, WINDOW: gl.constexpr,
+):  # fmt: skip
+    """``consumer8`` for e4m3, whose scores come in two halves: the first half of the next tile's is multiplied during
+    the second half's exponentials, and the second during the outputs' rescaling, so that little is waited for."""
+    H: gl.constexpr = M // 2
+    N: gl.constexpr = T // 2
+    s_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, N, 32])
+    o_layout: gl.constexpr = gl.NVMMADistributedLayout([3, 0], [4, 1], [16, D, 32])
+    q_layout: gl.constexpr = gl.DotOperandLayout(0, s_layout, 4)
+    p_layout: gl.constexpr = gl.DotOperandLayout(0, o_layout, 4)
+    rows: gl.constexpr = gl.SliceLayout(1, s_layout)
+    o_rows: gl.constexpr = gl.SliceLayout(1, o_layout)
+    dtype: gl.constexpr = o_desc.dtype
+    OUT: gl.constexpr = HALF * (2 if WINDOW > 1 else 1)
+    none = gl.zeros([H, N], gl.float32, s_layout)
+    zero = gl.zeros([H, D], gl.float32, o_layout)
+    ones = gl.full([H], 1.0, gl.float32, o_rows)
+    turn = 0
+    mbarrier.wait(shared.full[0], 0)
+    n_tiles = read(shared.tickets, 0, N_TILES)
+    while n_tiles >= 0:
+        slot = turn & 1
+        masked = read(shared.tickets, slot, MASKED)
+        done = read(shared.tickets, slot, DONE)
+        i_b = read(shared.tickets, slot, SAMPLE)
+        i_h = read(shared.tickets, slot, HEAD)
+        first = read(shared.tickets, slot, FIRST_ROW) + HALF * H
+        row = read(shared.tickets, slot, POSITION) + HALF * H + gl.arange(0, H, rows)
+        o_m = first + gl.arange(0, H, rows)
+        factor = gl.load(row_scale + (i_b * heads + i_h).to(gl.int64) * lq + o_m, mask=o_m < lq, other=1.0)
+        b_o = zero
+        b_l = gl.full([H], 0.0, gl.float32, rows)
+        if n_tiles == 0:
+            _hand_back8(shared, turn)
+        else:
+            q_r = shared.queries.index(slot * 2 + HALF).load(q_layout)
+            wait_full(shared.k, place_in(shared.k, done), done)
+            s_0 = _half_scores(q_r, shared.k, done, 0, none, N)
+            s_1 = _half_scores(q_r, shared.k, done, 1, none, N)
+            _hand_back8(shared, turn)
+            b_0, b_1 = warpgroup_mma_wait(0, deps=[s_0, s_1])
+            b_m = gl.full([H], LOWEST, gl.float32, rows)
+            b_0, b_1, b_m, b_alpha = _tile_softmax(b_0, b_1, b_m, factor, row, shared, done, masked <= 0)
+            b_0, b_1 = _weights(b_0, b_m, factor), _weights(b_1, b_m, factor)
+            b_l = gl.sum(b_0 + b_1, 1)
+            p_0, p_1 = _pack(b_0, dtype, p_layout, True), _pack(b_1, dtype, p_layout, True)
+            b_beta = ones
+            for t in range(1, n_tiles - 1, 2):  # tiles t and t + 1, values of t - 1 and t
+                i_tile = done + t
+                more = True
+                if WINDOW > 1:
+                    more = (t - 1) % WINDOW > 0
+                    if (t > 1) & (not more):
+                        _add_to(shared.out.index(HALF), b_o, b_beta, t - 1 > WINDOW, 0)
+                        b_beta = ones
+                wait_full(shared.k, place_in(shared.k, i_tile), i_tile)
+                s_0 = _half_scores(q_r, shared.k, i_tile, 0, none, N)
+                s_1 = _half_scores(q_r, shared.k, i_tile, 1, none, N)
+                b_alpha = gl.convert_layout(b_alpha, o_rows)
+                b_beta = b_beta * b_alpha
+                b_o = b_o * b_alpha[:, None]
+                st = place_in(shared.v, i_tile - 1)
+                wait_full(shared.v, st, i_tile - 1)
+                o_token = _values8(shared.v, st, p_0, p_1, b_o, p_layout, more, N, True)
+
+                b_0, b_1 = warpgroup_mma_wait(2, deps=[s_0, s_1])
+                b_0, b_1, b_m, b_alpha = _tile_softmax(b_0, b_1, b_m, factor, row, shared, i_tile, t >= masked)
+                wait_full(shared.k, place_in(shared.k, i_tile + 1), i_tile + 1)
+                b_0 = _weights(b_0, b_m, factor)
+                b_l = b_l * b_alpha + gl.sum(b_0, 1)
+                p_0 = _pack(b_0, dtype, p_layout, True)
+                s_0 = _half_scores(q_r, shared.k, i_tile + 1, 0, none, N)
+                b_1 = _weights(b_1, b_m, factor)
+                b_l += gl.sum(b_1, 1)
+                p_1 = _pack(b_1, dtype, p_layout, True)
+                s_1 = _half_scores(q_r, shared.k, i_tile + 1, 1, none, N)
+                b_o = warpgroup_mma_wait(2, deps=[o_token])
+                mbarrier.arrive(at(shared.v.empty, st), count=1)
+                b_alpha = gl.convert_layout(b_alpha, o_rows)
+                b_beta = b_beta * b_alpha
+                b_o = b_o * b_alpha[:, None]
+                st = place_in(shared.v, i_tile)
+                wait_full(shared.v, st, i_tile)
+                o_token = _values8(shared.v, st, p_0, p_1, b_o, p_layout, True, N, True)
+
+                b_0, b_1 = warpgroup_mma_wait(2, deps=[s_0, s_1])
+                b_0, b_1, b_m, b_alpha = _tile_softmax(b_0, b_1, b_m, factor, row, shared, i_tile + 1, t + 1 >= masked)
+                b_0, b_1 = _weights(b_0, b_m, factor), _weights(b_1, b_m, factor)
+                b_l = b_l * b_alpha + gl.sum(b_0 + b_1, 1)
+                b_o = warpgroup_mma_wait(0, deps=[o_token])
+                mbarrier.arrive(at(shared.v.empty, st), count=1)
+                p_0, p_1 = _pack(b_0, dtype, p_layout, True), _pack(b_1, dtype, p_layout, True)
+            last = done + n_tiles - 1
+            if n_tiles % 2 == 0:  # one tile more
+                wait_full(shared.k, place_in(shared.k, last), last)
+                s_0 = _half_scores(q_r, shared.k, last, 0, none, N)
+                s_1 = _half_scores(q_r, shared.k, last, 1, none, N)
+                b_alpha = gl.convert_layout(b_alpha, o_rows)
+                b_beta = b_beta * b_alpha
+                b_o = b_o * b_alpha[:, None]
+                st = place_in(shared.v, last - 1)
+                wait_full(shared.v, st, last - 1)
+                o_token = _values8(shared.v, st, p_0, p_1, b_o, p_layout, True, N, True)
+                b_0, b_1 = warpgroup_mma_wait(2, deps=[s_0, s_1])
+                b_0, b_1, b_m, b_alpha = _tile_softmax(
+                    b_0, b_1, b_m, factor, row, shared, last, n_tiles - 1 >= masked
+                )  # fmt: skip
+                b_0, b_1 = _weights(b_0, b_m, factor), _weights(b_1, b_m, factor)
+                b_l = b_l * b_alpha + gl.sum(b_0 + b_1, 1)
+                b_o = warpgroup_mma_wait(0, deps=[o_token])
+                mbarrier.arrive(at(shared.v.empty, st), count=1)
+                p_0, p_1 = _pack(b_0, dtype, p_layout, True), _pack(b_1, dtype, p_layout, True)
+            b_alpha = gl.convert_layout(b_alpha, o_rows)
+            b_beta = b_beta * b_alpha
+            st = place_in(shared.v, last)
+            wait_full(shared.v, st, last)
+            o_token = _values8(shared.v, st, p_0, p_1, b_o * b_alpha[:, None], p_layout, True, N, True)
+            b_o = warpgroup_mma_wait(0, deps=[o_token])
+            mbarrier.arrive(at(shared.v.empty, st), count=1)
+            if WINDOW > 1:
+                if n_tiles - 2 > WINDOW:
+                    b_o += shared.out.index(HALF).load(o_layout) * b_beta[:, None]
+
+        b_sum = gl.convert_layout(b_l, o_rows)
+        b_o = b_o / gl.where(b_sum == 0.0, 1.0, b_sum)[:, None]
+        o_d = gl.arange(0, D, gl.SliceLayout(0, o_layout))
+        b_o = b_o * gl.load(v_scale + (i_b * heads + i_h) * D + o_d)[None, :]
+        if WINDOW > 1:
+            layout: gl.constexpr = gl.NVMMASharedLayout(128, 16, 2)
+            out = shared.out._reinterpret(dtype, [4, H, D], layout)
+        else:
+            out = shared.out
+        out.index(OUT).store(b_o.to(dtype))
+        fence_async_shared()
+        tma.async_copy_shared_to_global(o_desc, [i_b, i_h, 0, first, 0], whole(out, OUT))
+        turn += 1
+        mbarrier.wait(at(shared.full, turn & 1), (turn >> 1) & 1)
+        n_tiles = read(shared.tickets, turn & 1, N_TILES)
+    tma.store_wait(0)
+
+
+@gluon.jit
+def consumer(
+    o_desc, row_scale, v_scale, shared, lq, heads,
+    HALF: gl.constexpr, M: gl.constexpr, D: gl.constexpr, T: gl.constexpr, INT: gl.constexpr, PV8: gl.constexpr,
+    SCALES: gl.constexpr, WINDOW: gl.constexpr, PING_PONG: gl.constexpr, HALVES: gl.constexpr,
+):  # fmt: skip
+    if HALVES:
+        consumer_halves(o_desc, row_scale, v_scale, shared, lq, heads, HALF, M, D, T, WINDOW)
+    else:
+        consumer8(
+            o_desc, row_scale, v_scale, shared, lq, heads, HALF, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG
+        )  # fmt: skip
+
+
+@gluon.jit
 def attend_8bit_kernel(
     q_desc, k_desc, v_desc, o_desc, row_scale, k_scale, v_scale, lists, counts, turns,
     lq, lk, n_i, n_first, n_j, hkv, group, heads, n_places,
     M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr, STAGES_K: gl.constexpr, STAGES_V: gl.constexpr,
     CAUSAL: gl.constexpr, INT: gl.constexpr, PV8: gl.constexpr, SCALES: gl.constexpr, WINDOW: gl.constexpr,
-    PING_PONG: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
+    PING_PONG: gl.constexpr, HALVES: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     line: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     dtype: gl.constexpr = o_desc.dtype
@@ -504,11 +704,11 @@ def attend_8bit_kernel(
     gl.warp_specialize(
         [
             (idle, ()),
-            (consumer8, (
-                o_desc, row_scale, v_scale, shared, lq, heads, 0, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG,
+            (consumer, (
+                o_desc, row_scale, v_scale, shared, lq, heads, 0, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG, HALVES,
             )),
-            (consumer8, (
-                o_desc, row_scale, v_scale, shared, lq, heads, 1, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG,
+            (consumer, (
+                o_desc, row_scale, v_scale, shared, lq, heads, 1, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG, HALVES,
             )),
             (producer8, (
                 q_desc, k_desc, v_desc, k_scale, lists, counts, turns, shared, sizes, M, N, D, T, CAUSAL, PV8, SCALES,

@@ -31,15 +31,17 @@ from psa_paddle.plan import Plan  # noqa: E402
 SHAPES = {"wan": (75600, 40, 40, False, 0.15), "64k": (65536, 28, 4, True, 0.25)}  # L, heads, kv heads, causal, density
 NARROW = dict(CONSUMER_REGISTERS=208, PRODUCER_REGISTERS=72)
 WIDE = dict(CONSUMER_REGISTERS=224, PRODUCER_REGISTERS=40)
-ONE = dict(WINDOW=0, PING_PONG=False, STAGES_K=4, STAGES_V=4, **NARROW)
-TWO = dict(WINDOW=1, PING_PONG=False, STAGES_K=4, STAGES_V=4, **WIDE)
-MIXED = dict(WINDOW=0, PING_PONG=False, STAGES_K=4, STAGES_V=2, **NARROW)
-SHARED = dict(WINDOW=16, PING_PONG=False, STAGES_K=3, STAGES_V=3, **NARROW)
+ONE = dict(HALVES=False, WINDOW=0, PING_PONG=False, STAGES_K=4, STAGES_V=4, **NARROW)
+TWO = dict(HALVES=False, WINDOW=1, PING_PONG=False, STAGES_K=4, STAGES_V=4, **WIDE)
+MIXED = dict(HALVES=False, WINDOW=0, PING_PONG=False, STAGES_K=4, STAGES_V=2, **NARROW)
+SHARED = dict(HALVES=False, WINDOW=16, PING_PONG=False, STAGES_K=3, STAGES_V=3, **NARROW)
 VARIANTS = {
     "fp8-one": ("e4m3", "e4m3", ONE),
     "fp8-one-turns": ("e4m3", "e4m3", {**ONE, "PING_PONG": True}),
     "fp8-16": ("e4m3", "e4m3", SHARED),
     "fp8-16-turns": ("e4m3", "e4m3", {**SHARED, "PING_PONG": True}),
+    "fp8-halves": ("e4m3", "e4m3", {**ONE, "HALVES": True}),
+    "fp8-halves-16": ("e4m3", "e4m3", {**SHARED, "HALVES": True}),
     "fp8-two": ("e4m3", "e4m3", TWO),
     "fp8-two-turns": ("e4m3", "e4m3", {**TWO, "PING_PONG": True}),
     "int8": ("int8", "bf16", MIXED),
@@ -170,26 +172,26 @@ def timed(name: str, shape: str) -> None:
 
 
 def errors(name: str) -> None:
-    """Against float64, all blocks kept; then long rows of nearly equal weights over values that are not centred, which
-    is where sums of few bits show."""
+    """Against float64, all blocks kept and a quarter; then long rows of nearly equal weights over values that are not
+    centred, which is where sums of few bits show."""
     qk, pv, options = VARIANTS[name]
-    for inputs, length in ((structured, 8192), (outlier, 8192), (uniform, 8192), (even, 65536)):
+    level1, quarter = CASES["level1"], by_density(0.25, True)
+    cases = [(inputs, 8192, fields) for inputs in (structured, outlier, uniform) for fields in (level1, quarter)]
+    for inputs, length, fields in (*cases, (even, 65536, level1)):
         heads, kv_heads = 28, 4
         q, k, v = inputs(length, heads, kv_heads, 128, torch.bfloat16)
-        plan = Plan.of(AttentionConfig(key_block=64, **CASES["level1"]), 128**-0.5)
+        config = AttentionConfig(
+            key_block=64, text_length=0, block_means=False, importance_method="xattn", xattn_query_stride=16,
+            xattn_stride=4, **fields,
+        )  # fmt: skip
+        plan = Plan.of(config, 128**-0.5)
         rows = torch.arange(length - 4096, length, 61, device="cuda")
         found = kernels.select_blocks(q, k, plan)
-        exact = torch.cat(
-            [
-                dense_rows(
-                    *(x[0, i : i + n] for x, n, i in zip((q, k, v), (7, 1, 1), (7 * j, j, j), strict=True)),
-                    rows,
-                    128**-0.5,
-                    True,
-                )
-                for j in range(kv_heads)
-            ]
-        )
+        group = heads // kv_heads
+        exact = torch.cat([
+            dense_rows(q[0, h * group : (h + 1) * group], k[0, h : h + 1], v[0, h : h + 1], rows, 128**-0.5, True)
+            for h in range(kv_heads)
+        ])  # fmt: skip
         outs = {"bf16": kernels.attend_fwd(q, k, v, found, plan)}
         for smooth in (True, False):
             operands = proto.quantise(q, k, v, 128**-0.5, qk, pv, smooth=smooth)
@@ -197,7 +199,9 @@ def errors(name: str) -> None:
             out = proto.attend_8bit(operands, found, sizes, True, 0, 132, launch, **options)[1]
             outs["8 bits" if smooth else "keys not centred"] = out
         off = {key: float((x[0, :, rows].double() - exact).norm() / exact.norm()) for key, x in outs.items()}
-        print(f"{name} error {inputs.__name__}: " + ", ".join(f"{key} {x:.4f}" for key, x in off.items()), flush=True)
+        kept = "all" if fields is level1 else "density .25"
+        print(f"{name} error {inputs.__name__} {length}, {kept}: " + ", ".join(f"{key} {x:.4f}" for key, x in off.items()),
+              flush=True)  # fmt: skip
 
 
 def main():
