@@ -200,8 +200,8 @@ def errors(name: str) -> None:
             outs["8 bits" if smooth else "keys not centred"] = out
         off = {key: float((x[0, :, rows].double() - exact).norm() / exact.norm()) for key, x in outs.items()}
         kept = "all" if fields is level1 else "density .25"
-        print(f"{name} error {inputs.__name__} {length}, {kept}: " + ", ".join(f"{key} {x:.4f}" for key, x in off.items()),
-              flush=True)  # fmt: skip
+        shown = ", ".join(f"{key} {x:.4f}" for key, x in off.items())
+        print(f"{name} error {inputs.__name__} {length}, {kept}: {shown}", flush=True)
 
 
 def main():
