@@ -348,7 +348,7 @@ def _flush(total, b_o, b_beta, old):
 def consumer8(
     o_desc, row_scale, v_scale, shared, lq, heads,
     HALF: gl.constexpr, M: gl.constexpr, D: gl.constexpr, T: gl.constexpr, INT: gl.constexpr, PV8: gl.constexpr,
-    SCALES: gl.constexpr, WINDOW: gl.constexpr, PING_PONG: gl.constexpr,
+    SCALES: gl.constexpr, WINDOW: gl.constexpr, PING_PONG: gl.constexpr, LATE: gl.constexpr,
 ):  # fmt: skip
     H: gl.constexpr = M // 2
     N: gl.constexpr = T // 2
@@ -410,7 +410,7 @@ def consumer8(
                         b_beta = ones
                 _my_turn(shared, i_tile, HALF, PING_PONG)
                 s_token = _scores8(q_h, shared.k, i_tile, none, INT)
-                if WINDOW != 1:
+                if LATE:
                     b_o = b_o * b_alpha[:, None]
                     b_beta = b_beta * b_alpha
                 wait_full(shared.v, st, i_tile - 1)
@@ -430,11 +430,15 @@ def consumer8(
                 else:
                     b_o = warpgroup_mma_wait(0, deps=[o_token])
                 mbarrier.arrive(at(shared.v.empty, st), count=1)
+                if WINDOW != 1 and not LATE:
+                    b_o = b_o * b_alpha[:, None]
+                    b_beta = b_beta * b_alpha
                 p_0, p_1 = _pack(b_0, dtype, p_layout, PV8), _pack(b_1, dtype, p_layout, PV8)
             last = done + n_tiles - 1
             st = place_in(shared.v, last)
-            b_o = b_o * b_alpha[:, None]
-            b_beta = b_beta * b_alpha
+            if LATE or WINDOW == 1:
+                b_o = b_o * b_alpha[:, None]
+                b_beta = b_beta * b_alpha
             wait_full(shared.v, st, last)
             if WINDOW == 1:
                 o_token = _values8(shared.v, st, p_0, p_1, zero, p_layout, False, N, PV8)
@@ -655,13 +659,13 @@ def consumer_halves(
 def consumer(
     o_desc, row_scale, v_scale, shared, lq, heads,
     HALF: gl.constexpr, M: gl.constexpr, D: gl.constexpr, T: gl.constexpr, INT: gl.constexpr, PV8: gl.constexpr,
-    SCALES: gl.constexpr, WINDOW: gl.constexpr, PING_PONG: gl.constexpr, HALVES: gl.constexpr,
+    SCALES: gl.constexpr, WINDOW: gl.constexpr, PING_PONG: gl.constexpr, LATE: gl.constexpr, HALVES: gl.constexpr,
 ):  # fmt: skip
     if HALVES:
         consumer_halves(o_desc, row_scale, v_scale, shared, lq, heads, HALF, M, D, T, WINDOW)
     else:
         consumer8(
-            o_desc, row_scale, v_scale, shared, lq, heads, HALF, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG
+            o_desc, row_scale, v_scale, shared, lq, heads, HALF, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG, LATE
         )  # fmt: skip
 
 
@@ -671,7 +675,8 @@ def attend_8bit_kernel(
     lq, lk, n_i, n_first, n_j, hkv, group, heads, n_places,
     M: gl.constexpr, N: gl.constexpr, D: gl.constexpr, T: gl.constexpr, STAGES_K: gl.constexpr, STAGES_V: gl.constexpr,
     CAUSAL: gl.constexpr, INT: gl.constexpr, PV8: gl.constexpr, SCALES: gl.constexpr, WINDOW: gl.constexpr,
-    PING_PONG: gl.constexpr, HALVES: gl.constexpr, CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
+    PING_PONG: gl.constexpr, LATE: gl.constexpr, HALVES: gl.constexpr,
+    CONSUMER_REGISTERS: gl.constexpr, PRODUCER_REGISTERS: gl.constexpr,
 ):  # fmt: skip
     line: gl.constexpr = gl.SwizzledSharedLayout(1, 1, 1, [0])
     dtype: gl.constexpr = o_desc.dtype
@@ -704,10 +709,12 @@ def attend_8bit_kernel(
         [
             (idle, ()),
             (consumer, (
-                o_desc, row_scale, v_scale, shared, lq, heads, 0, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG, HALVES,
+                o_desc, row_scale, v_scale, shared, lq, heads, 0, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG, LATE,
+                HALVES,
             )),
             (consumer, (
-                o_desc, row_scale, v_scale, shared, lq, heads, 1, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG, HALVES,
+                o_desc, row_scale, v_scale, shared, lq, heads, 1, M, D, T, INT, PV8, SCALES, WINDOW, PING_PONG, LATE,
+                HALVES,
             )),
             (producer8, (
                 q_desc, k_desc, v_desc, k_scale, lists, counts, turns, shared, sizes, M, N, D, T, CAUSAL, PV8, SCALES,
