@@ -1,13 +1,14 @@
 """The 8-bit attention of attend_8bit.py beside the product's bfloat16 kernel, on the same lists: times and errors.
 
-    python benchmarks/prototypes/bench_8bit.py --parts bound fp8 fp8-one int8
+    python benchmarks/prototypes/bench_8bit.py --parts bound fp8-16 int8 --errors fp8-16 int8
 
 bound: the whole operator and its stages in bfloat16, with pooled levels and without, and what quantising would add.
-A variant's name: its times beside bfloat16's at Wan2.1-14B's shape and at 65,536 tokens (levels 1 and 0), and its
-error against float64 at 8,192 tokens with every block kept. Needs torch and Triton, no Paddle.
+A variant's name: its times beside bfloat16's at Wan2.1-14B's shape and at 65,536 tokens (levels 1 and 0). Errors are
+against float64. Needs torch and Triton, no Paddle.
 """
 
 import argparse
+import itertools
 import statistics
 import sys
 from pathlib import Path
@@ -19,7 +20,7 @@ sys.path[:0] = [str(Path(__file__).resolve().parents[i]) for i in (1, 2)]
 import attend_8bit as proto  # noqa: E402
 import quantise_8bit  # noqa: E402
 from attention_cases import CASES, by_density  # noqa: E402
-from common import facts, gpu_name, machine_line  # noqa: E402
+from common import facts, gpu_name, header, line, machine_line, write_csv  # noqa: E402
 from gpu_inputs import structured, uniform  # noqa: E402
 from gpu_rows import dense_rows  # noqa: E402
 
@@ -50,6 +51,13 @@ VARIANTS = {
     "int8-fp8-16": ("int8", "e4m3", SHARED),
     "fp8-bf16": ("e4m3", "bf16", MIXED),
 }
+
+
+TIMES = (
+    "variant", "shape", "L", "density", "levels", "attend_bf16_ms", "attend_8bit_ms", "attend_gain", "whole_bf16_ms",
+    "whole_8bit_ms", "whole_gain", "select_ms", "quantise_ms", "needed_gain", "differs", "whole_differs", "repeats",
+)  # fmt: skip
+ERRORS = ("variant", "inputs", "L", "density", "error_bf16", "error_8bit", "error_centred")
 
 
 def plan_of(shape: str, flat: bool) -> Plan:
@@ -121,13 +129,9 @@ def turns(*runs, rounds: int = 3, period_ms: float = 240.0) -> list[float]:
     return [statistics.median(found) for found in times]
 
 
-def bound(shape: str) -> None:
-    for flat in (False, True):
-        bound_of(shape, flat)
-
-
-def bound_of(shape: str, flat: bool) -> None:
-    length, heads, kv_heads, causal, _ = SHAPES[shape]
+def bound(shape: str, flat: bool) -> dict:
+    """The whole operator in bfloat16, its stages, and what the attention would have to gain for 1.25x of the whole."""
+    length, heads, kv_heads, causal, density = SHAPES[shape]
     q, k, v = structured(length, heads, kv_heads, 128, torch.bfloat16)
     plan = plan_of(shape, flat)
     pooled = kernels.pyramid_fwd(k, v, plan)[:2] if plan.pools else (None, None)
@@ -138,17 +142,17 @@ def bound_of(shape: str, flat: bool) -> None:
         lambda: kernels.attend_fwd(q, k, v, found, plan, kernels.Pooled(*pooled)),
         lambda: quantise_8bit.e4m3(q, k, v, 128**-0.5 * LOG2E),
     )
-    needed = attend / (whole / 1.25 - (whole - attend + quantised))
-    print(
-        f"{shape} {'flat' if flat else 'mix'}: whole {whole:.2f}, estimate and selection {choose:.2f}, "
-        f"attend {attend:.2f}, quantise {quantised:.2f}; attend must gain {needed:.2f}x",
-        flush=True,
-    )
+    return dict(
+        variant="bf16", shape=shape, L=length, density=density, levels="1, 0" if flat else "1, 2, 4, 8, 0",
+        attend_bf16_ms=attend, whole_bf16_ms=whole, select_ms=choose, quantise_ms=quantised,
+        needed_gain=attend / (whole / 1.25 - (whole - attend + quantised)),
+    )  # fmt: skip
 
 
-def timed(name: str, shape: str) -> None:
+def timed(name: str, shape: str) -> dict:
+    """A variant beside bfloat16 on the same lists; the whole operator where the quantising passes can feed it."""
     qk, pv, options = VARIANTS[name]
-    length, heads, kv_heads, causal, _ = SHAPES[shape]
+    length, heads, kv_heads, causal, density = SHAPES[shape]
     q, k, v = structured(length, heads, kv_heads, 128, torch.bfloat16)
     plan = plan_of(shape, True)
     found = kernels.select_blocks(q, k, plan)
@@ -163,26 +167,29 @@ def timed(name: str, shape: str) -> None:
         return attend(x, kernels.select_blocks(q, k, plan))
 
     out, want = attend(operands, found), kernels.attend_fwd(q, k, v, found, plan)
-    same = bool((attend(operands, found) == out).all())
-    off = float((out.float() - want.float()).norm() / want.float().norm())
-    runs = [lambda: kernels.attend_fwd(q, k, v, found, plan), lambda: attend(operands, found)]
+    row = dict(variant=name, shape=shape, L=length, density=density, levels="1, 0")
+    row["repeats"] = bool((attend(operands, found) == out).all())
+    row["differs"] = float((out.float() - want.float()).norm() / want.float().norm())
+    runs = {
+        "attend_bf16_ms": lambda: kernels.attend_fwd(q, k, v, found, plan),
+        "attend_8bit_ms": lambda: attend(operands, found),
+    }
     if (qk, pv) == ("e4m3", "e4m3"):
-        runs += [lambda: kernels.psa_fwd(q, k, v, plan), whole]
-        off_whole = float((whole().float() - want.float()).norm() / want.float().norm())
-    ms = turns(*runs)
-    line = (
-        f"{name} {shape}: attend {ms[0]:.2f} -> {ms[1]:.2f}, {ms[0] / ms[1]:.3f}x, differs by {off:.4f}, repeats {same}"
-    )
-    if len(ms) > 2:
-        line += f"; whole {ms[2]:.2f} -> {ms[3]:.2f}, {ms[2] / ms[3]:.3f}x, differs by {off_whole:.4f}"
-    print(line, flush=True)
+        runs |= {"whole_bf16_ms": lambda: kernels.psa_fwd(q, k, v, plan), "whole_8bit_ms": whole}
+        row["whole_differs"] = float((whole().float() - want.float()).norm() / want.float().norm())
+    row |= dict(zip(runs, turns(*runs.values()), strict=True))
+    for part in ("attend", "whole"):
+        if f"{part}_8bit_ms" in row:
+            row[f"{part}_gain"] = row[f"{part}_bf16_ms"] / row[f"{part}_8bit_ms"]
+    return row
 
 
-def errors(name: str) -> None:
+def errors(name: str) -> list[dict]:
     """Against float64, all blocks kept and a quarter; then long rows of nearly equal weights over values that are not
     centred, which is where sums of few bits show."""
     qk, pv, options = VARIANTS[name]
     level1, quarter = CASES["level1"], by_density(0.25, True)
+    found_rows = []
     cases = [(inputs, 8192, fields) for inputs in (structured, outlier, uniform) for fields in (level1, quarter)]
     for inputs, length, fields in (*cases, (even, 65536, level1)):
         heads, kv_heads = 28, 4
@@ -199,16 +206,16 @@ def errors(name: str) -> None:
             dense_rows(q[0, h * group : (h + 1) * group], k[0, h : h + 1], v[0, h : h + 1], rows, 128**-0.5, True)
             for h in range(kv_heads)
         ])  # fmt: skip
-        outs = {"bf16": kernels.attend_fwd(q, k, v, found, plan)}
+        outs = {"error_bf16": kernels.attend_fwd(q, k, v, found, plan)}
         for smooth in (True, False):
             operands = proto.quantise(q, k, v, 128**-0.5, qk, pv, smooth=smooth)
             sizes = (1, heads, kv_heads, length, length)
             out = proto.attend_8bit(operands, found, sizes, True, 0, 132, launch, **options)[1]
-            outs["8 bits" if smooth else "keys not centred"] = out
-        off = {key: float((x[0, :, rows].double() - exact).norm() / exact.norm()) for key, x in outs.items()}
-        kept = "all" if fields is level1 else "density .25"
-        shown = ", ".join(f"{key} {x:.4f}" for key, x in off.items())
-        print(f"{name} error {inputs.__name__} {length}, {kept}: {shown}", flush=True)
+            outs["error_centred" if smooth else "error_8bit"] = out
+        row = dict(variant=name, inputs=inputs.__name__, L=length, density=1.0 if fields is level1 else 0.25)
+        row |= {key: float((x[0, :, rows].double() - exact).norm() / exact.norm()) for key, x in outs.items()}
+        found_rows.append(row)
+    return found_rows
 
 
 def main():
@@ -216,6 +223,8 @@ def main():
     parser.add_argument("--parts", nargs="+", choices=("bound", *VARIANTS), default=["bound", *VARIANTS])
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--errors", nargs="*", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--csv", help="also write the times there")
+    parser.add_argument("--errors-csv", help="also write the errors there")
     parser.add_argument("--compile", action="store_true", help="only fill Triton's cache")
     args = parser.parse_args()
     if args.compile:
@@ -223,13 +232,22 @@ def main():
             for shape in args.shapes:
                 compiled(part, shape)
         return
-    print(machine_line(facts(gpu_name(), "torch", "triton")), flush=True)
-    for part in args.parts:
-        for shape in args.shapes:
-            bound(shape) if part == "bound" else timed(part, shape)
-            torch.cuda.empty_cache()
+    found = facts(gpu_name(), "torch", "triton")
+    print(machine_line(found), header(TIMES), sep="\n", flush=True)
+    rows = []
+    for part, shape in itertools.product(args.parts, args.shapes):
+        rows += [bound(shape, flat) for flat in (False, True)] if part == "bound" else [timed(part, shape)]
+        torch.cuda.empty_cache()
+        for row in rows[-2:] if part == "bound" else rows[-1:]:
+            print(line(row.get(f) for f in TIMES), flush=True)
+    write_csv(args.csv, found, TIMES, rows)
+    print(header(ERRORS))
+    rows = []
     for part in args.errors:
-        errors(part)
+        rows += errors(part)
+        for row in rows[-7:]:
+            print(line(row.get(f) for f in ERRORS), flush=True)
+    write_csv(args.errors_csv, found, ERRORS, rows)
 
 
 if __name__ == "__main__":
