@@ -10,6 +10,7 @@ import numpy as np
 
 from .animations import Animation, is_animation
 from .complete import refuse_cut_off
+from .downloads import Progress
 from .errors import MediaError, refusal, shown
 from .films import Film
 from .kinds import HEAD_BYTES, kind_of
@@ -72,20 +73,21 @@ def load_video(
     factor: int = FACTOR,
     max_seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    downloading: Progress | None = None,
 ) -> Clip:
     """Sample a video or an animated picture, a file or an http(s) URL, evenly in time: ``fps`` frames a second, at most
     ``max_frames``, each scaled so that it has at most ``max_pixels`` pixels and sides that are multiples
     of ``factor``, the pixels a side of one vision token of the model.
 
     max_seconds: the longest that is taken; progress: called with how many of these frames are read, and how many there
-    are.
+    are; downloading: with the bytes of a download that have come, and how many there will be, 0 where nobody knows.
 
     Raises:
         MediaError: settings that make no sense, or a file that is not a video, has no frames, is damaged, truncated or
             too long.
     """
     check_sampling(fps, max_frames, max_pixels, factor)
-    with open_source(source, "video", max_bytes) as file:
+    with open_source(source, "video", max_bytes, downloading) as file:
         name = f"video '{shown(source)}'"
         kind = kind_of(file.read(HEAD_BYTES))
         file.seek(0)
