@@ -13,10 +13,10 @@ from PIL import Image
 
 from ..report.figures import data_uri
 from ..utils.media import Clip
+from .conversations import NoRoom
 from .site import Site, View
 from .uploads import Medium
 from .words import WORDS, language_of, say
-from .worker import Full
 
 FILE_TYPES = ["video", "image"]
 FONTS = ["system-ui", "Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "sans-serif"]
@@ -199,7 +199,7 @@ class Page:
     async def _renew(self, language: str, request: gr.Request) -> list:
         try:
             return self.update(self._site.renew(visitor_of(request)), language)
-        except Full:
+        except NoRoom:
             return self.update(View(status=say(language, "no_room"), refused=True), language)
 
     async def _remove(self, language: str, request: gr.Request) -> list:

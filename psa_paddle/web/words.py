@@ -37,6 +37,7 @@ WORDS = {
         "waits": "Waiting: {ahead} before you.",
         "waits_first": "Waiting: you are next.",
         "media": "Reading the file: {done} of {total} frames",
+        "download": "Downloading the weights: {part}",
         "load": "Loading the model",
         "vision": "Looking at the frames: {part}",
         "prefill": "Reading the prompt: {part}",
@@ -60,6 +61,8 @@ WORDS = {
         "wrong": "The question cannot be answered: {why}",
         "no_memory": "There is not enough memory for this. Show something shorter or smaller.",
         "failed": "Something went wrong here; it is in the server's log.",
+        "upload_too_large": "A file may have {mib} MiB at most.",
+        "uploads_busy": "Many files come in just now; please try again in a minute.",
         "language": "中文",
     },
     "zh": {
@@ -94,6 +97,7 @@ WORDS = {
         "waits": "排队中：前面还有 {ahead} 个。",
         "waits_first": "排队中：下一个就是您。",
         "media": "正在读取文件：第 {done} / {total} 帧",
+        "download": "正在下载权重：{part}",
         "load": "正在加载模型",
         "vision": "正在看画面：{part}",
         "prefill": "正在读提示：{part}",
@@ -116,6 +120,8 @@ WORDS = {
         "wrong": "这个问题无法回答：{why}",
         "no_memory": "内存不足。请展示更短或更小的内容。",
         "failed": "这里出了错，详情见服务器日志。",
+        "upload_too_large": "文件最大 {mib} MiB。",
+        "uploads_busy": "现在上传的文件很多，请稍后再试。",
         "language": "English",
     },
 }
