@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -163,35 +162,27 @@ class Page:
     def _begin(self, language: str) -> list:
         return [strip_html([], language), report_html("", language)]
 
-    async def _updates(self, views: AsyncGenerator[View, None], language: str):
-        async with aclosing(views) as each:
-            async for view in each:
-                yield self.update(view, language)
-
     async def _upload(self, language: str, file: dict | list | None, request: gr.Request):
         if not isinstance(file, dict):
             yield self.update(View(status=say(language, "one_at_a_time"), refused=True), language)
             return
         name = Path(str(file.get("orig_name") or "file")).name[:80]
-        views = self._site.show(visitor_of(request), language, file.get("path"), name)
-        async with aclosing(self._updates(views, language)) as updates:
-            async for update in updates:
-                yield update
+        async with aclosing(self._site.show(visitor_of(request), language, file.get("path"), name)) as views:
+            async for view in views:
+                yield self.update(view, language)
 
     def _sample(self, name: str):
         async def show(language: str, request: gr.Request):
-            views = self._site.show(visitor_of(request), language, name, name)
-            async with aclosing(self._updates(views, language)) as updates:
-                async for update in updates:
-                    yield update
+            async with aclosing(self._site.show(visitor_of(request), language, name, name)) as views:
+                async for view in views:
+                    yield self.update(view, language)
 
         return show
 
     async def _ask(self, language: str, text: str, attention: str, key: str, request: gr.Request):
-        views = self._site.ask(visitor_of(request), language, text, attention, key)
-        async with aclosing(self._updates(views, language)) as updates:
-            async for update in updates:
-                yield update
+        async with aclosing(self._site.ask(visitor_of(request), language, text, attention, key)) as views:
+            async for view in views:
+                yield self.update(view, language)
 
     async def _stop(self, request: gr.Request) -> None:
         self._site.stop(visitor_of(request))

@@ -129,7 +129,7 @@ WORDS = {
 
 def language_of(asked: str | None) -> str:
     """``"zh"`` for a language tag such as zh-CN, else ``"en"``."""
-    return "zh" if (asked or "").lower().startswith("zh") else "en"
+    return "zh" if str(asked).lower().startswith("zh") else "en"
 
 
 def say(language: str, key: str, **values) -> str:
