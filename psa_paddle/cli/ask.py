@@ -24,6 +24,7 @@ from .ask_flags import add_arguments
 from .ask_many import answer_many, details, identity
 from .ask_requests import Loaded, Request, ask_model, requests_of
 from .model_flags import attention_of, model_settings, parse_layers
+from .ranks import printing
 
 __all__ = ["add_arguments", "run"]
 
@@ -79,7 +80,7 @@ def answer(
     elif not args.stream:
         print(text)
     sys.stdout.flush()
-    if args.stats == "stderr" or (args.stats == "after" and not args.json):
+    if model.team.leads and (args.stats == "stderr" or (args.stats == "after" and not args.json)):
         where = sys.stderr if args.stats == "stderr" else sys.stdout
         print(f"\n{say_lines(format_stats(stats))}", file=where, flush=True)
     shown = loaded.shown[0] if isinstance(loaded.shown[0], Clip) else loaded.shown
@@ -89,13 +90,13 @@ def answer(
 
 
 def write_extras(model: QwenVLInference, stats: dict, args, page: Callable[[], str]) -> None:
-    """Write every file that was asked for beside the answer; page: makes the report's text.
+    """Write every file that was asked for beside the answer; page: makes the report's text, on every rank.
 
     Raises:
         NotWritten: at the end, when some of them could not be written.
     """
     failures = []
-    if args.stats_json is not None:
+    if args.stats_json is not None and model.team.leads:
         try:
             write_text(args.stats_json, json.dumps(stats, indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
@@ -108,7 +109,8 @@ def write_extras(model: QwenVLInference, stats: dict, args, page: Callable[[], s
     if args.report is not None:
         text = page()
         try:
-            write_text(args.report, text)
+            if model.team.leads:
+                write_text(args.report, text)
         except OSError as error:
             failures.append(f"--report could not be written: {error}.")
     if failures:
@@ -170,5 +172,5 @@ def logged(quiet: bool):
 
 def run(args: argparse.Namespace) -> int:
     """Answer what the flags ask; returns the exit status."""
-    with logged(args.quiet):
+    with logged(args.quiet), printing():
         return run_command(lambda: ask(args), MEMORY_ADVICE)

@@ -21,6 +21,7 @@ from ..utils.quiet import quiet_libraries
 from .ask import MEMORY_ADVICE, logged, text_streamer
 from .ask_flags import VIDEO_FLAGS, add_looking_arguments, kind_of
 from .model_flags import add_model_arguments, given_flags, model_settings
+from .ranks import printing, reading
 
 DESCRIPTION = """Talk with a model about images and videos: each question pays for its own tokens only.
 
@@ -81,8 +82,9 @@ class Conversation:
         """Show a file with the next question; it is read now."""
         if not source:
             raise ValueError("/add needs a file, for example /add a.jpg.")
-        kind = kind_of(source, None)
-        message = read_message("user", [{"type": kind, kind: source}], self._looking, self._model.report)
+        with self._model.team.agreeing():
+            kind = kind_of(source, None)
+            message = read_message("user", [{"type": kind, kind: source}], self._looking, self._model.report)
         self._waiting.append({"type": kind, kind: message.shown[0][0]})
 
     def _preset(self, name: str) -> None:
@@ -139,12 +141,12 @@ def chat(args: argparse.Namespace) -> None:
         for source in args.input:
             conversation.add(source)
         try:
-            converse(conversation, lambda: input("> " if sys.stdin.isatty() else ""))
+            converse(conversation, reading(model.team, lambda: input("> " if sys.stdin.isatty() else "")))
         finally:
             progress.close()
 
 
 def run(args: argparse.Namespace) -> int:
     """Talk as the flags ask; returns the exit status."""
-    with logged(args.quiet):
+    with logged(args.quiet), printing():
         return run_command(lambda: chat(args), MEMORY_ADVICE)

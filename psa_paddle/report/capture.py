@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import paddle
@@ -23,6 +23,7 @@ from ..integrations.language.families import check
 from ..integrations.language.paddleformers.pruner import pruner_of
 from ..integrations.language.plugs import bare_model
 from ..integrations.language.request import whole_number
+from ..integrations.language.team import Team
 from ..stats import CallStats, read_calls, work_of
 
 CELLS = 256  # most cells of a map on a side
@@ -82,17 +83,27 @@ def _condense(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return x.astype(np.float32)
 
 
+def merge_maps(parts: list[LevelMap]) -> LevelMap:
+    """The map of one call whose heads were split evenly over ``parts``."""
+    cells = np.mean([part.cells for part in parts], 0, dtype=np.float32)
+    shares = np.mean([part.shares for part in parts], 0).tolist()
+    return replace(parts[0], cells=cells, shares=shares, per_head_density=sum((p.per_head_density for p in parts), []))
+
+
 class Recorder:
     """Sees the prefill of one request; ``recording`` makes one. It is a streamer: it hears the prompt's tokens, and
     hands them on to another streamer, if any.
 
     layers: whose levels are kept; mass: by layer, the share of the question's attention that each key has, float64
-    [Lk]; ids: the prompt's tokens, int64 [L]; stay: which of them the layers read, bool [L], all but dropped video
-    tokens; seconds: what recording took, which is part of the request's time to the first token.
+    [Lk]; it and the maps are those of all ranks' heads once the answer is complete; ids: the prompt's tokens, int64
+    [L]; stay: which of them the layers read, bool [L], all but dropped video tokens; seconds: what recording took,
+    which is part of the request's time to the first token.
     """
 
-    def __init__(self, plug, layers: list[int], vision_ids: list[int], streamer=None, staying=None):
-        self.layers, self.seconds = layers, 0.0
+    def __init__(
+        self, plug, layers: list[int], vision_ids: list[int], streamer=None, staying=None, team: Team | None = None
+    ):
+        self.layers, self.seconds, self._team = layers, 0.0, team or Team()
         self._staying: Callable[[np.ndarray], np.ndarray] = staying or (lambda ids: np.ones(ids.shape, bool))
         self._maps: dict[int, list[LevelMap]] = {}
         self._ran_sparse: set[int] = set()
@@ -118,6 +129,12 @@ class Recorder:
 
     def end(self) -> None:
         """The answer is complete."""
+        ranks = self._team.gather((self.mass, self._maps))
+        self.mass = {layer: np.mean([mass[layer] for mass, _ in ranks], 0) for layer in self.mass}
+        self._maps = {
+            layer: [merge_maps(list(parts)) for parts in zip(*(maps[layer] for _, maps in ranks), strict=True)]
+            for layer in self._maps
+        }
         if self._streamer is not None:
             self._streamer.end()
 
@@ -212,7 +229,9 @@ def recording(model, layers: list[int] | None = None, streamer=None) -> Iterator
             stay[ids == bare_model(model).config.video_token_id] = np.concatenate([c.ravel() for c in pruner.clips])
         return stay
 
-    recorder = Recorder(plug, check_layers(layers, plug.layers), vision_ids, streamer, staying)
+    recorder = Recorder(
+        plug, check_layers(layers, plug.layers), vision_ids, streamer, staying, getattr(model, "team", None)
+    )
     before, plug.recorder = plug.recorder, recorder
     try:
         yield recorder

@@ -15,9 +15,10 @@ def format_stats(s: dict) -> str:
 
 def _request_lines(s: dict) -> list[str]:
     speed = "-" if s["decode_tokens_per_s"] is None else f"{s['decode_tokens_per_s']:.1f} tokens/s"
+    ranks = f" x {s['tensor_parallel']}" if "tensor_parallel" in s else ""
     end = ", cut off at max_tokens" if s["finish_reason"] == "length" else ""
     return [
-        f"Model       {s['model']}  ({s['library']}, {s['device']}, {s['dtype']})",
+        f"Model       {s['model']}  ({s['library']}, {s['device']}{ranks}, {s['dtype']})",
         f"Prompt      {s['sequence_length']} tokens: {s['vision_tokens']} vision, {s['text_tokens']} text",
         *(_video_lines(s["video_tokens"]) if "video_tokens" in s else []),
         f"Prefill     {s['ttft_s']:.2f} s to the first token",

@@ -6,7 +6,14 @@ import re
 import pytest
 from shared_demo import ROOT
 
-PAGES = ["README.md", "README_zh.md", "qwen2.5-vl/README.md", "demo/README.md", "docs/paddlemix.md"]
+PAGES = [
+    "README.md",
+    "README_zh.md",
+    "qwen2.5-vl/README.md",
+    "demo/README.md",
+    "docs/paddlemix.md",
+    "docs/several-gpus.md",
+]
 DOORS = {
     "calibration": ["calibrate_budgets"],
     "inference": ["DEFAULT_MODEL", "QwenVLInference", "check_request"],

@@ -121,12 +121,14 @@ class Sampler:
     """Chooses the next token of each sample, given settings of which none is left to the model.
 
     Every sample draws from a stream of its own that starts at the seed, so that a sample of a batch gets the answer
-    that it gets alone.
+    that it gets alone; without a seed, the streams follow from ``chance``.
     """
 
-    def __init__(self, settings: Sampling, prompts: list[list[int]]):
+    def __init__(self, settings: Sampling, prompts: list[list[int]], chance: int | None = None):
         self.settings = settings
-        self._draws = [np.random.default_rng(settings.seed) for _ in prompts]
+        spawned = np.random.SeedSequence(chance).spawn(len(prompts))
+        starts = spawned if settings.seed is None else [settings.seed] * len(prompts)
+        self._draws = [np.random.default_rng(start) for start in starts]
         self._seen = [np.unique(np.array(ids, np.int64)) for ids in prompts]
 
     def choose(self, logits: paddle.Tensor) -> np.ndarray:

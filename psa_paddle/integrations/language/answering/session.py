@@ -71,7 +71,7 @@ class Session:
         if self.messages and messages[0]["role"] == "system":
             raise ValueError("a system message comes first; this conversation has begun.")
         watch, report = Stopwatch(), self._inference.report
-        with watch.stage("media"):
+        with watch.stage("media"), self._inference.team.agreeing():
             said = [read_message(m["role"], m["content"], self._looking, report) for m in messages]
         with self._inference.one_request:
             return self._turn(said, max_tokens, streamer, watch)
