@@ -16,6 +16,7 @@ import sys
 from collections.abc import Callable, Sequence
 
 from .. import __version__
+from ..utils.cpu import use_fastest_products
 from ..utils.language import say
 from ..utils.terminal import printable
 from .parser import Parser
@@ -23,6 +24,7 @@ from .parser import Parser
 COMMANDS = {  # name: module, and what it does in a line
     "ask": ("psa_paddle.cli.ask", "ask a model about images, videos or texts"),
     "chat": ("psa_paddle.cli.chat", "talk with a model about images and videos"),
+    "web": ("psa_paddle.cli.web", "serve a page for a browser to ask on"),
     "calibrate": ("psa_paddle.cli.calibrate", "measure what each layer and head has to keep"),
     "doctor": ("psa_paddle.doctor", "examine this machine: what it has, and whether attention computes right on it"),
 }
@@ -74,6 +76,7 @@ def run_process(parse: Callable[[], argparse.Namespace] = parse) -> None:
     said = f"{say('interrupted')}\n".encode(sys.stderr.encoding, "backslashreplace")
     # The imports take seconds, and Ctrl-C there would show their insides.
     signal.signal(signal.SIGINT, lambda *_: (os.write(2, said), os._exit(128 + signal.SIGINT)))
+    use_fastest_products()
     args = parse()
     signal.signal(signal.SIGINT, signal.default_int_handler)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))  # so that downloads are removed

@@ -97,8 +97,8 @@ def features(q, k, plan: Plan):
     return xattn_features(q, k, plan)
 
 
-def blocks_per_span(geo: Geometry, heads: int, plan: Plan, budget: int = 1 << 24) -> int:
-    """Query blocks to score at once, so that the logits stay below ``budget`` numbers."""
+def blocks_per_span(geo: Geometry, heads: int, plan: Plan, budget: int = 1 << 22) -> int:
+    """Query blocks to score at once, so that the logits stay below ``budget`` numbers, 16 MiB."""
     r, s = plan.strides
     per_block = heads * (geo.query_block // r) * ceil_div(geo.lk, s)
     return max(1, min(geo.n_i, budget // max(1, per_block)))

@@ -7,7 +7,7 @@ attended with, so that the operator itself keeps nothing; what it keeps is bound
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 
@@ -96,14 +96,16 @@ class Recorder:
 
     layers: whose levels are kept; mass: by layer, the share of the question's attention that each key has, float64
     [Lk]; it and the maps are those of all ranks' heads once the answer is complete; ids: the prompt's tokens, int64
-    [L]; stay: which of them the layers read, bool [L], all but dropped video tokens; seconds: what recording took,
-    which is part of the request's time to the first token.
+    [L], those before it that a KV cache holds included; stay: which of them the layers read, bool [L], all but dropped
+    video tokens; seconds: what recording took, which is part of the request's time to the first token.
     """
 
     def __init__(
-        self, plug, layers: list[int], vision_ids: list[int], streamer=None, staying=None, team: Team | None = None
-    ):
+        self, plug, layers: list[int], vision_ids: list[int], streamer=None, staying=None, before=(),
+        team: Team | None = None,
+    ):  # fmt: skip
         self.layers, self.seconds, self._team = layers, 0.0, team or Team()
+        self._before, self._new = np.array(before, np.int64), 0
         self._staying: Callable[[np.ndarray], np.ndarray] = staying or (lambda ids: np.ones(ids.shape, bool))
         self._maps: dict[int, list[LevelMap]] = {}
         self._ran_sparse: set[int] = set()
@@ -122,8 +124,10 @@ class Recorder:
             ids = np.asarray(value).astype(np.int64)
             if ids.ndim == 2 and len(ids) != 1:
                 raise ValueError("a report shows one request; ask one at a time.")
-            self.ids = ids.reshape(-1)
-            self.stay = self._staying(self.ids)
+            new = ids.reshape(-1)
+            self._new = len(new)
+            self.ids = np.concatenate([self._before, new])
+            self.stay = np.concatenate([np.ones(self._before.shape, bool), self._staying(new)])
         if self._streamer is not None:
             self._streamer.put(value)
 
@@ -157,7 +161,7 @@ class Recorder:
     @property
     def question_rows(self) -> int:
         """Last rows of the prompt whose attention is recorded: those after the last vision token, a few at most."""
-        return max(1, min(QUESTION_ROWS, int(np.argmax(self.vision[::-1]) or QUESTION_ROWS)))
+        return max(1, min(QUESTION_ROWS, self._new, int(np.argmax(self.vision[::-1]) or QUESTION_ROWS)))
 
     def see(self, layer: int, query, key, scale: float | None, config: AttentionConfig | None, call: CallStats) -> None:
         """A prefill call of a layer: query [1, H, Lq, D], key [1, Hkv, Lk, D]; config: PSA's, None for a layer of
@@ -192,14 +196,15 @@ class Recorder:
     def mass_of_frames(self, parts: int) -> np.ndarray | None:
         """Share of the question's attention that falls on each of ``parts`` equal parts of the vision tokens (the
         pairs of frames of a clip), by layer in ascending order: float64 [layers, parts]; of pictures, whose sizes
-        differ, ``parts`` runs of vision tokens. None where no layer was recorded or the tokens fall apart otherwise."""
+        differ, ``parts`` runs of vision tokens. None where no layer was recorded, the tokens fall apart otherwise, or
+        video tokens were dropped in an earlier turn of the conversation."""
         places = np.flatnonzero(self.vision)
         runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
         if len(runs) != parts:
             if len(places) % parts:
                 return None
             runs = np.split(places, parts)
-        if not self.mass:
+        if not self.mass or any(len(mass) != self.stay.sum() for mass in self.mass.values()):
             return None
         whole = np.zeros((len(self.mass), len(self.stay)))
         whole[:, self.stay] = [self.mass[layer] for layer in sorted(self.mass)]
@@ -207,13 +212,14 @@ class Recorder:
 
 
 @contextmanager
-def recording(model, layers: list[int] | None = None, streamer=None) -> Iterator[Recorder]:
+def recording(model, layers: list[int] | None = None, streamer=None, before: Sequence[int] = ()) -> Iterator[Recorder]:
     """``with recording(model) as record: model.inference_video(path, prompt, streamer=record)``.
 
     Args:
         model: a ``QwenVLInference`` with sparse attention.
         layers: whose levels are kept; by default four, evenly spread.
         streamer: who else hears the tokens.
+        before: the tokens of a conversation that its KV cache holds, all of ``Session.ids`` but the last.
 
     Raises:
         ValueError: dense attention, or layers that the model does not have.
@@ -229,9 +235,8 @@ def recording(model, layers: list[int] | None = None, streamer=None) -> Iterator
             stay[ids == bare_model(model).config.video_token_id] = np.concatenate([c.ravel() for c in pruner.clips])
         return stay
 
-    recorder = Recorder(
-        plug, check_layers(layers, plug.layers), vision_ids, streamer, staying, getattr(model, "team", None)
-    )
+    team = getattr(model, "team", None)
+    recorder = Recorder(plug, check_layers(layers, plug.layers), vision_ids, streamer, staying, before, team)
     before, plug.recorder = plug.recorder, recorder
     try:
         yield recorder

@@ -18,7 +18,7 @@ def dense_in(model: QwenVLInference):
     with ExitStack() as stack:
         stack.enter_context(suspended(model))
         if model.library == "paddleformers":
-            stack.enter_context(linear_memory_in(model.model, text=True))
+            stack.enter_context(linear_memory_in(model.model))
         yield model
 
 

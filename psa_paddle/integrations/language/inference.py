@@ -28,9 +28,10 @@ from .answering.sampling import Sampling, own_sampling
 from .answering.session import Session
 from .answering.turn import Answer, Asked, Settings, answer
 from .attention import plug_of, replace_attention
-from .choice import wanted_attention, wanted_choice
+from .choice import AttentionChoice, wanted_attention, wanted_choice
 from .generated import check_for_paddlemix, generated_answer
 from .loading import check_backend, check_cache, check_library, load_qwen2_5_vl, model_place, usable_dtype
+from .paddleformers.fast import use_fast_layers
 from .paddleformers.linear_memory import aligned_in, use_linear_memory
 from .paddleformers.pruner import prune_video_tokens, pruner_of
 from .request import check_images, check_max_tokens, check_request
@@ -115,15 +116,21 @@ class QwenVLInference:
         self.report("load", 1, 1)
         self._load_s = watch.seconds["load"]
         self.sampling = sampling.over(own_sampling(folder, cache_dir))
-        if self.library == "paddleformers":
-            use_linear_memory(self.model, text=choice is None)
         self.family = families.check(self.model).family
+        self._plug_in(choice, video_tokens)
+        self._last: dict | None = None
+        self.one_request = threading.RLock()  # the model and the tokenizer keep state while they answer
+
+    def _plug_in(self, choice: AttentionChoice | None, video_tokens: float | str | None) -> None:
+        """What stands in the model for as long as it lives."""
+        if self.library == "paddleformers":
+            use_fast_layers(self.model)
+            if choice is None:
+                use_linear_memory(self.model)
         if choice is not None:
             replace_attention(self.model, choice)
         if video_tokens is not None:
             prune_video_tokens(self.model, video_tokens)
-        self._last: dict | None = None
-        self.one_request = threading.RLock()  # the model and the tokenizer keep state while they answer
 
     @property
     def use_psa(self) -> bool:

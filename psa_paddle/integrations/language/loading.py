@@ -15,6 +15,7 @@ import paddle
 from safetensors import SafetensorError
 
 from ...config import AttentionConfig
+from ...utils.cpu import use_fastest_products
 from ...utils.files import as_path
 from ...utils.quiet import quiet_libraries
 from . import families
@@ -151,6 +152,7 @@ def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddl
     Raises:
         ValueError: no such folder, an incomplete one, another kind of model, or a hub that cannot be reached.
     """
+    use_fastest_products()
     check_model_folder(name)
     if library == "paddlemix":
         load = paddlemix_loading.load

@@ -125,7 +125,7 @@ def test_the_tower_in_portions(model, clip, monkeypatch):
     with paddle.no_grad():
         want = parts.look([medium], silent).numpy()
         reports = []
-        monkeypatch.setattr(media_module, "PORTION", 2 * 432)
+        monkeypatch.setitem(media_module.PORTIONS, "cpu", 2 * 432)
         got = parts.look([medium, medium], lambda *r: reports.append(r)).numpy()
     assert got.shape == (2 * len(want), want.shape[1])
     assert_close(got[: len(want)], want)
@@ -135,10 +135,28 @@ def test_the_tower_in_portions(model, clip, monkeypatch):
 
 
 def test_a_frame_larger_than_a_portion_is_seen_whole(model, clip, monkeypatch):
-    monkeypatch.setattr(media_module, "PORTION", 1)
+    monkeypatch.setitem(media_module.PORTIONS, "cpu", 1)
     found = list(media_module.portions(model.processor, medium_of(model.processor, clip)))
     assert [grid for _, grid in found] == [[1, 18, 24]] * 4
     assert all(list(pixels.shape) == [432, 1176] for pixels, _ in found)
+
+
+@pytest.mark.parametrize(
+    "change", [{}, {"rescale_factor": 1 / 127, "image_std": [0.1, 0.2, 3.0]}], ids=["as it is", "other"]
+)
+def test_patches_are_the_processors_to_the_last_bit(model, clip, monkeypatch, change):
+    video = model.processor.video_processor
+    for name, value in change.items():
+        monkeypatch.setattr(video, name, value)
+    made = video(videos=[clip.frames], do_resize=False, do_sample_frames=False, return_tensors="pd")
+    assert np.array_equal(media_module.patches_of(video, clip.frames), made["pixel_values_videos"].numpy())
+
+
+def test_a_processor_that_does_less_is_asked(model, clip, monkeypatch):
+    video = model.processor.video_processor
+    monkeypatch.setattr(video, "do_normalize", False)
+    (pixels, _), *_ = media_module.portions(model.processor, medium_of(model.processor, clip))
+    assert 0.9 < float(pixels.max()) <= 1 and float(pixels.min()) >= 0
 
 
 def test_prefill_reports_every_layer_of_every_chunk(model, asked):

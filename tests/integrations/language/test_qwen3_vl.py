@@ -5,7 +5,6 @@ import json
 import numpy as np
 import paddle
 import pytest
-from paddleformers.nn.attention.interface import AttentionInterface
 from shared_checkpoints import CASES, DEPTH, LAYERS, STEP, pictures_of, video_of, write_qwen3_vl
 from shared_demo import ROOT, greedy
 from shared_tiny import TINY_ONE, TINY_SPARSE, closeness, tiny_prompts
@@ -16,8 +15,9 @@ from psa_paddle.integrations.language.families import check, find
 from psa_paddle.integrations.language.generation import cached_generation
 from psa_paddle.integrations.language.inference import QwenVLInference
 from psa_paddle.integrations.language.loading import load_qwen2_5_vl
-from psa_paddle.integrations.language.paddleformers import linear_memory
-from psa_paddle.integrations.language.paddleformers.linear_memory import frame_lengths, linear_memory_in
+from psa_paddle.integrations.language.paddleformers import tower
+from psa_paddle.integrations.language.paddleformers.fast import fast_layers_in
+from psa_paddle.integrations.language.paddleformers.linear_memory import linear_memory_in
 from psa_paddle.integrations.language.request import chat
 from psa_paddle.integrations.language.samples import clip_times
 from psa_paddle.utils.media import Clip
@@ -64,7 +64,7 @@ def test_logits_and_answers_agree_with_transformers(loaded, golden, case):
     inputs = inputs_of(loaded, case)
     assert np.array_equal(inputs["input_ids"].numpy(), golden[f"{case}.input_ids"])
     want, tokens = golden[f"{case}.logits"], [golden[f"{case}.tokens"].tolist()]
-    with linear_memory_in(model, text=True):
+    with linear_memory_in(model), fast_layers_in(model):
         assert closeness(logits_of(model, inputs)[::-1][::STEP], want) < 1e-4
     with cached_generation(model):
         assert greedy(model, inputs, 6) == tokens
@@ -86,37 +86,26 @@ def see(model, *grids):
 @pytest.mark.parametrize(
     "grids,rows",
     [
-        ([(4, 8, 12)], [96] * 4),
-        ([(1, 8, 8), (1, 8, 12), (2, 4, 6)], [64, 96, 24, 24]),
-        ([(2, 28, 40)], [1120] * 2),
+        ([(4, 8, 12)], [(4, 96)]),
+        ([(1, 8, 8), (1, 8, 12), (2, 4, 6)], [(2, 24), (1, 64), (1, 96)]),
+        ([(2, 28, 40)], [(2, 1120)]),
     ],
     ids=["a clip", "pictures and a clip", "large frames"],
 )
 def test_tower_sees_frame_by_frame(loaded, grids, rows, monkeypatch):
-    """No frame meets another one, which the library masks among all patches of all frames."""
-    model, seen = loaded[0], []
+    """No frame meets another one, which the library masks among all patches of all frames; all of a length at once."""
+    model, seen, whole = loaded[0], [], tower.attend
     own = see(model, *grids)
-    for place, name in ((AttentionInterface._global_mapping, "sdpa"), (vars(linear_memory), "dense_attention")):
 
-        def noting(*args, whole=place[name], **how):
-            seen.append(max(args, key=lambda x: getattr(x, "ndim", 0)).shape[2])
-            return whole(*args, **how)
+    def noting(q, *rest):
+        seen.append(tuple(q.shape[1:3]))
+        return whole(q, *rest)
 
-        monkeypatch.setitem(place, name, noting)
-    with linear_memory_in(model):
-        linear = see(model, *grids)
+    monkeypatch.setattr(tower, "attend", noting)
+    with fast_layers_in(model):
+        fast = see(model, *grids)
     assert seen == rows * DEPTH
-    assert closeness(linear, own) < 1e-5
-
-
-@pytest.mark.parametrize("change", ["none", "overlap", "causal", "two samples"])
-def test_other_masks_are_no_frames(change):
-    indices = np.repeat(np.array([[3, 8, 0, 0], [8, 8, 0, 3]], np.int32), [3, 5], 0)[None, None]
-    if change == "overlap":
-        indices[0, 0, 0, 0] = 5
-    shaped = {"causal": indices[..., :1], "two samples": indices.repeat(2, 0)}.get(change, indices)
-    assert frame_lengths(paddle.to_tensor(shaped)) == ([3, 5] if change == "none" else None)
-    assert frame_lengths(None) is None
+    assert closeness(fast, own) < 1e-5 and np.array_equal(see(model, *grids), own)
 
 
 def state_of(model) -> dict:

@@ -37,7 +37,7 @@ def test_a_long_prompt(model):
     else."""
     inputs = tiny_prompts([LONG], mask=False)
     want = logits_of(model, inputs)
-    with linear_memory_in(model, text=True):
+    with linear_memory_in(model):
         assert closeness(logits_of(model, inputs), want) < 1e-5
     triangle = TriangleMixInferenceConfig.for_qwen3("14B", num_triangle_layers=1).to_trianglemix_config()
     choices = {"trianglemix": AttentionChoice("trianglemix", None, triangle)}
@@ -162,6 +162,6 @@ def test_names_are_put_back():
     layer = model.model.layers[0].self_attn
     with psa_attention_in(model):
         assert layer.attn_implementation == layer.config._attn_implementation == "psa+sdpa"
-    with linear_memory_in(model, text=True):
+    with linear_memory_in(model):
         assert layer.attn_implementation == "linear_memory_or_sdpa"
     assert layer.attn_implementation == layer.config._attn_implementation == "sdpa"
