@@ -23,7 +23,7 @@ from ..integrations.language.families import check
 from ..integrations.language.paddleformers.pruner import pruner_of
 from ..integrations.language.plugs import bare_model
 from ..integrations.language.request import whole_number
-from ..integrations.language.team import Team
+from ..integrations.language.team import ALONE, Team
 from ..stats import CallStats, read_calls, work_of
 
 CELLS = 256  # most cells of a map on a side
@@ -102,9 +102,9 @@ class Recorder:
 
     def __init__(
         self, plug, layers: list[int], vision_ids: list[int], streamer=None, staying=None, before=(),
-        team: Team | None = None,
+        team: Team = ALONE,
     ):  # fmt: skip
-        self.layers, self.seconds, self._team = layers, 0.0, team or Team()
+        self.layers, self.seconds, self._team = layers, 0.0, team
         self._before, self._new = np.array(before, np.int64), 0
         self._staying: Callable[[np.ndarray], np.ndarray] = staying or (lambda ids: np.ones(ids.shape, bool))
         self._maps: dict[int, list[LevelMap]] = {}
@@ -235,7 +235,7 @@ def recording(model, layers: list[int] | None = None, streamer=None, before: Seq
             stay[ids == bare_model(model).config.video_token_id] = np.concatenate([c.ravel() for c in pruner.clips])
         return stay
 
-    team = getattr(model, "team", None)
+    team = getattr(model, "team", ALONE)
     recorder = Recorder(plug, check_layers(layers, plug.layers), vision_ids, streamer, staying, before, team)
     before, plug.recorder = plug.recorder, recorder
     try:

@@ -24,7 +24,7 @@ from .families import Family
 from .hub import HubError, folder_of, load_by_name
 from .paddleformers import loading as paddleformers_loading
 from .paddlemix import loading as paddlemix_loading
-from .team import Team
+from .team import ALONE, Team
 
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
 DTYPES = ("bfloat16", "float16", "float32")
@@ -145,7 +145,7 @@ def _in_one_sentence(name: str) -> Iterator[None]:
         raise ValueError(f"model '{name}' could not be loaded: {reason}.") from error
 
 
-def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddleformers", team: Team | None = None):
+def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddleformers", team: Team = ALONE):
     """Return ``(model, processor)`` in evaluation mode; ``name`` is a folder or a hub name; team: PaddleFormers' text
     model is split over it, and all its ranks have to load.
 
@@ -159,7 +159,7 @@ def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddl
     else:
         load = partial(load_by_name, partial(paddleformers_loading.load, team=team))
     with _in_one_sentence(name), _LOADING:
-        if team is not None and team.size > 1:
+        if team.size > 1:
             name = load_by_name(folder_of, name, dtype, cache_dir)
         model, processor = load(name, dtype, cache_dir)
     model.eval()

@@ -113,6 +113,9 @@ class Team:
         return [(same[0][0], merge_heads([call for _, call in same])) for same in zip(*ranks, strict=True)]
 
 
+ALONE = Team()
+
+
 def _leave() -> None:
     """Collectives that nobody answers any more would keep the process from ending, and so its launcher from seeing."""
     sys.stdout.flush()
@@ -151,7 +154,7 @@ def join(size: int) -> Team:
         ValueError: fleet was initialised otherwise before.
     """
     if size == 1:
-        return Team()
+        return ALONE
     from paddle.distributed import fleet
 
     strategy = fleet.DistributedStrategy()

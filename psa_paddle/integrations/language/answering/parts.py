@@ -9,7 +9,7 @@ import paddle
 import paddle.nn.functional as F
 
 from ..families import Match
-from ..team import Team
+from ..team import ALONE, Team
 from .media import Medium, portions
 from .prompt import expand
 from .reports import Report
@@ -26,8 +26,8 @@ class Parts:
     layers to add (Qwen3-VL's deepstack), [layers x hidden], zeros for text; nothing where no tower gives any.
     """
 
-    def __init__(self, model, processor, match: Match, team: Team | None = None):
-        self.model, self.processor, self.family, self._team = model, processor, match.family, team or Team()
+    def __init__(self, model, processor, match: Match, team: Team = ALONE):
+        self.model, self.processor, self.family, self._team = model, processor, match.family, team
         self.tower, self.text, self.head = match.layout.tower_of(model), match.layout.text_of(model), model.lm_head
         names = match.family.vision_tokens
         self.vision_tokens = {name.removesuffix("_token_id"): getattr(model.config, name) for name in names}
