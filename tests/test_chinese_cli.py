@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -181,6 +183,13 @@ def test_the_doctor(monkeypatch, capsys):
     assert main(["doctor", "--json"]) == 6
     report = json.loads(capsys.readouterr().out)
     assert report["checks"][1]["status"] == "FAILED" and "1 of 3 checks FAILED" in report["verdict"]
+
+
+def test_help_on_a_terminal_that_knows_no_chinese():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "psa_paddle", "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("\\u7528\\u6cd5")
 
 
 def test_the_catalogue_is_where_the_package_is():
