@@ -28,7 +28,7 @@ from psa_paddle.integrations.language.families import FAMILIES
 from psa_paddle.plan import DenseReason
 from psa_paddle.stats import format_stats
 from psa_paddle.utils import progress
-from psa_paddle.utils.command import run_command
+from psa_paddle.utils.command import NotWritten, run_command
 from psa_paddle.utils.language import say, say_lines
 from psa_paddle.utils.media import load_image
 
@@ -156,8 +156,13 @@ def test_memory_and_ctrl_c(capsys):
     def stopped():
         raise KeyboardInterrupt
 
-    assert (run_command(full, "look at less."), run_command(stopped, "")) == (3, 130)
-    assert capsys.readouterr().err == "错误：内存不足；look at less.\n已中断\n"
+    def unwritten():
+        raise NotWritten("--report could not be written: disk quota.", "--log-dir could not be written: disk quota.")
+
+    assert [run_command(run, "look at less.") for run in (full, stopped, unwritten)] == [3, 130, 5]
+    assert capsys.readouterr().err == (
+        "错误：内存不足；look at less.\n已中断\n错误：--report 无法写入：disk quota。 --log-dir 无法写入：disk quota。\n"
+    )
 
 
 def test_the_doctor(monkeypatch, capsys):
