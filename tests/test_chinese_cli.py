@@ -160,9 +160,11 @@ def test_memory_and_ctrl_c(capsys):
         raise NotWritten("--report could not be written: disk quota.", "--log-dir could not be written: disk quota.")
 
     assert [run_command(run, "look at less.") for run in (full, stopped, unwritten)] == [3, 130, 5]
-    assert capsys.readouterr().err == (
-        "错误：内存不足；look at less.\n已中断\n错误：--report 无法写入：disk quota。 --log-dir 无法写入：disk quota。\n"
-    )
+    assert capsys.readouterr().err.splitlines() == [
+        "错误：内存不足；look at less.",
+        "已中断",
+        "错误：--report 无法写入：disk quota。 --log-dir 无法写入：disk quota。",
+    ]
 
 
 def test_the_doctor(monkeypatch, capsys):
