@@ -8,13 +8,15 @@ prefill (the language model, and the first token). The model is loaded and has a
 seconds of the process, as a machine may have other work; on a GPU of the clock. Medians; each row comes of a process
 of its own, whose peak memory it has. share is that of the whole, in percent.
 
-Settings are an attention, and after a comma the video tokens that stay.
+Settings are an attention, and after a comma the video tokens that stay. mkl is the number of the instructions that MKL
+was told to take, see psa_paddle/utils/cpu.py.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import statistics
 import subprocess
 import sys
@@ -28,7 +30,7 @@ SETTINGS = ("dense", "balanced", "balanced,0.5")
 STAGES = ("decode", "preprocess", "vision", "prefill")
 FIELDS = (
     "tokens", "prefilled", "setting", "first_token_s", *(f"{name}_s" for name in STAGES),
-    *(f"{name}_share" for name in STAGES), "peak_mib",
+    *(f"{name}_share" for name in STAGES), "peak_mib", "mkl",
 )  # fmt: skip
 SAMPLE = Path(__file__).parents[1] / "demo" / "sample.mp4"
 PROMPT = "Describe this video."
@@ -88,6 +90,7 @@ def measure(model: str, setting: str, video: str, fps: float, repeats: int) -> d
     stats, whole = inference.stats(), sum(taken.values())
     return {
         "tokens": stats["sequence_length"], "prefilled": stats["prefill_tokens"], "setting": setting,
+        "mkl": os.environ.get("MKL_DEBUG_CPU_TYPE", ""),
         "first_token_s": f"{whole:.3f}", "peak_mib": round(stats["peak_memory_bytes"] / 2**20),
         **{f"{name}_s": f"{seconds:.3f}" for name, seconds in taken.items()},
         **{f"{name}_share": f"{100 * seconds / whole:.0f}" for name, seconds in taken.items()},

@@ -77,16 +77,17 @@ class Gather:
             self.own[1, :, :, first : first + stop - start] = v[:, :, start:stop]
             first += stop - start
         self.gathered = torch.empty((ranks * 2, *self.own.shape[1:]), dtype=k.dtype, device=k.device)
-        self.whole = torch.empty((2, *k.shape), dtype=k.dtype, device=k.device)
 
     def run(self):
         dist.all_gather_into_tensor(self.gathered, self.own)
+        parts = {}
         for part, spans in zip(self.gathered.unflatten(0, (-1, 2)), self.of, strict=True):
             first = 0
             for start, stop in spans:
-                self.whole[:, :, :, start:stop] = part[:, :, :, first : first + stop - start]
+                parts[start] = part[:, :, :, first : first + stop - start]
                 first += stop - start
-        return self.whole[0], self.whole[1]
+        whole = torch.cat([parts[start] for start in sorted(parts)], 3)
+        return whole[0], whole[1]
 
 
 def parts_ms(calls) -> dict:

@@ -28,7 +28,7 @@ from psa_paddle.bridge import driver, replay
 from psa_paddle.config import AttentionConfig
 from psa_paddle.plan import Plan
 
-CALLS, HOLD_NS, ROUNDS, ATTEMPTS = 100, 100_000_000, 7, 3
+CALLS, HOLD_NS, WARM_UP, ROUNDS, ATTEMPTS = 100, 100_000_000, 5, 7, 3
 FRAMEWORKS = ("torch", "paddle")
 FIELDS = (
     "tensors", "call", "L", "case", "launches", "kernels_ms", "device_ms", "loop_ms", "host_ms", "loop_vs_device",
@@ -164,7 +164,8 @@ def measure(framework: str, args) -> None:
         for case in args.cases:
             for name, run in calls(framework, q, k, v, case).items():
                 row = dict(tensors=framework, call=name, L=length, case=case, launches=count_launches(run))
-                clock.loop(run)
+                for _ in range(WARM_UP):
+                    clock.loop(run)
                 pairs = [clock.held(run) for _ in range(ROUNDS)]
                 row["device_ms"], row["host_ms"] = (statistics.median(x) for x in zip(*pairs, strict=True))
                 row["loop_ms"] = statistics.median(clock.loop(run) for _ in range(ROUNDS))

@@ -1,7 +1,7 @@
 """Attention of Qwen2.5-VL-7B's vision tower in the forms that it can take on one GPU, with torch tensors.
 
     python benchmarks/bench_vision_tower.py --csv vision_tower.csv
-    python benchmarks/bench_vision_tower.py --frames 64x48 --heads 16 --dim 80
+    python benchmarks/bench_vision_tower.py --whole --frames 36x36 --csv vision_tower_whole.csv
 
 A stand-in for PaddleFormers' tower (16 heads of 80, windows of 64 patches, full attention in a frame; random bfloat16
 tensors): each row is one layer's attention over one portion of a video, 16,384 patches at most, as the tower is handed
@@ -18,11 +18,18 @@ Batched forms gather the segments of a length and put their rows back, which is 
 linear projections, and the patch embedding as a convolution and as a product. error is the relative error against
 "each" in float32. video_ms is for 262,144 patches (65,536 tokens): the portion's time for each of its portions. Needs
 torch and Triton, no Paddle.
+
+--whole times all portions of such a video through Hugging Face's tower of that shape with random weights, whose
+attention calls SDPA for each segment as PaddleFormers' does: so, batched, and batched with patches embedded by a
+product. Needs transformers.
 """
 
 from __future__ import annotations
 
 import argparse
+import statistics
+import time
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -183,22 +190,96 @@ def bench(frame: str, args):
     yield from (dict(row, frame=frame, patches=patches) for row in other_rows(patches, args))
 
 
+class Batched:
+    """Stands in the attention layers of Hugging Face's tower: segments of a length in one call."""
+
+    NAME = "bench_batched"
+
+    def __init__(self, tower):
+        from transformers import AttentionInterface
+
+        AttentionInterface.register(self.NAME, self.attend)
+        self.known: dict = {}
+        for block in tower.blocks:
+            block.attn.forward = partial(self.see, block.attn.forward)
+
+    def see(self, own, x, cu_seqlens, **how):
+        if id(cu_seqlens) not in self.known:
+            self.known[id(cu_seqlens)] = cu_seqlens, Segments(cu_seqlens.diff().tolist(), "cuda")
+        whole = torch.tensor([0, x.shape[0]], device=x.device, dtype=cu_seqlens.dtype)
+        return own(x, cu_seqlens=whole, segments=self.known[id(cu_seqlens)][1], **how)
+
+    @staticmethod
+    def attend(layer, q, k, v, attention_mask, segments, **how):
+        out = segments.batched(*(x[0].transpose(0, 1) for x in (q, k, v)), sdpa(None))
+        return out.unsqueeze(0), None
+
+
+def make_tower(args):
+    from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as library
+    from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
+
+    shape = dict(depth=args.layers, hidden_size=args.heads * args.dim, intermediate_size=args.inner)
+    full = [i for i in range(args.layers) if i % 8 == 7]
+    config = Qwen2_5_VLVisionConfig(num_heads=args.heads, out_hidden_size=3584, fullatt_block_indexes=full, **shape)
+    config._attn_implementation = "sdpa"
+    with torch.device("cuda"):
+        tower = library.Qwen2_5_VisionTransformerPretrainedModel(config).to(torch.bfloat16).eval()
+    return tower
+
+
+def whole(frame: str, args):
+    """Rows of a whole video's way through the tower."""
+    height, width = map(int, frame.split("x"))
+    frames = max(1, PORTION // (height * width))
+    count, patches = -(-VIDEO // (frames * height * width)), frames * height * width
+    tower, grid = make_tower(args), torch.tensor([[frames, height, width]], device="cuda")
+    pixels, taken, wanted = torch.randn((patches, 1176), device="cuda", dtype=torch.bfloat16), None, None
+
+    def see():
+        if taken is not None:
+            taken.known.clear()
+        return tower(pixels, grid)[0]
+
+    for form in ("each", "batched", "batched, product"):
+        if form == "batched":
+            taken = Batched(tower)
+            tower.config._attn_implementation = Batched.NAME
+        elif form != "each":
+            embed = tower.patch_embed
+            embed.forward = lambda x, weight=embed.proj.weight: F.linear(x, weight.flatten(1))
+        out, times = see().float(), []
+        wanted = out if wanted is None else wanted
+        for _ in range(3):
+            torch.cuda.synchronize()
+            start = time.perf_counter()
+            for _ in range(count):
+                see()
+            torch.cuda.synchronize()
+            times.append((time.perf_counter() - start) * 1e3)
+        error = float((out - wanted).norm() / wanted.norm())
+        ms = statistics.median(times)
+        yield dict(frame=frame, patches=patches, layer="all", form=form, ms=ms / count, video_ms=ms, error=error)
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--frames", nargs="+", default=["18x24", "36x36", "48x64"], help="in patches (%(default)s)")
     parser.add_argument("--heads", type=int, default=16)
     parser.add_argument("--dim", type=int, default=80)
     parser.add_argument("--inner", type=int, default=3420, help="width of the MLP (%(default)s)")
+    parser.add_argument("--whole", action="store_true", help="Hugging Face's tower instead of single layers")
+    parser.add_argument("--layers", type=int, default=32, help="with --whole (%(default)s)")
     parser.add_argument("--csv", help="write the rows there")
     args = parser.parse_args()
     torch.manual_seed(0)
-    found, rows = facts(gpu_name(), "torch", "triton"), []
+    found, rows = facts(gpu_name(), "torch", "triton", *(["transformers"] if args.whole else [])), []
     print(machine_line(found))
     print(header(FIELDS))
     with torch.inference_mode():
         for frame in args.frames:
-            for row in bench(frame, args):
-                rows.append(dict(row, video_ms=row["ms"] * VIDEO / row["patches"]))
+            for row in whole(frame, args) if args.whole else bench(frame, args):
+                rows.append(dict(video_ms=row["ms"] * VIDEO / row["patches"]) | row)
                 print(line(rows[-1].get(name) for name in FIELDS), flush=True)
             torch.cuda.empty_cache()
     write_csv(args.csv, found, FIELDS, rows)

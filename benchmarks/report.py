@@ -68,6 +68,24 @@ def operator_table() -> str:
     return "\n".join(lines)
 
 
+def calls_table() -> str:
+    fields = (
+        "tokens", "its kernels, ms", "torch, ms", "Paddle, ms", "before, torch, ms", "every block at level 1, ms",
+        "cuDNN dense, ms",
+    )  # fmt: skip
+    before, *_, now = values("calls", "commit")
+    lines = [header(fields)]
+    for length in values("calls", "L", commit=now, tensors="torch"):
+        (row,) = rows_of("calls", commit=now, L=length, case="balanced", tensors="torch")
+        (dense,) = rows_of("calls", commit=now, L=length, case="level1", tensors="torch")
+        paddle = rows_of("calls", L=length, case="balanced", call="pyramid_attention")
+        former = rows_of("calls", commit=before, L=length, case="balanced")
+        loops = [f"{x['loop_ms']} ({float(x['loop_ms']) / float(row['kernels_ms']):.2f}x)" for x in (row, *paddle)]
+        times = [*loops, *["-"] * (not paddle), former[0]["loop_ms"] if former else "-"]
+        lines.append(line((tokens(length), row["kernels_ms"], *times, dense["loop_ms"], row["cudnn_ms"])))
+    return "\n".join(lines)
+
+
 def prefill_table() -> str:
     cases = values("prefill", "case")
     lines = [header(("tokens", "dense, ms", *(f"`{case}`, ms" for case in cases), "no attention at all, ms"))]
@@ -133,6 +151,7 @@ def video_table() -> str:
 
 TABLES = {
     "operator": operator_table,
+    "calls": calls_table,
     "prefill": prefill_table,
     "cpu": cpu_table,
     "answers": answers_table,

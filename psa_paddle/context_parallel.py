@@ -209,31 +209,14 @@ def context_parallel_attention(
     """
     if not isinstance(context, ContextParallel):
         raise TypeError(f"context must be a ContextParallel, got {type(context).__name__}.")
-    triangle = config if isinstance(config, TriangleMixConfig) else None
-    plan, problem, facts = None, None, {}
-    try:
-        chosen = AttentionConfig() if triangle else AttentionConfig.of(config)
-        call = dict(heads_last=heads_last, audit_rows=chosen.audit_rows if return_stats else 0)
-        plan = _checked_plan(q, k, v, chosen, context, scale, call)
-        shapes = {"q's shape but for rows": [*q.shape[:2], q.shape[3]], "k's heads": k.shape[1], "dtype": str(q.dtype),
-                  "whether k and v are whole": k.shape[2] == context.length}  # fmt: skip
-        facts = {**shapes, "TriangleMix": triangle, **asdict(plan)}
-    except (TypeError, ValueError) as error:
-        problem = error
-    context._agree(problem, facts)
+    plan = _agreed_plan(q, k, v, config, context, scale, heads_last, return_stats)
     if k.shape[2] < context.length:
         both = context._gather(paddle.stack([k, v]), 3)
         k, v = both[0], both[1]
     first, parts, calls = 0, [], []
     for start, stop in context.spans:
         rows = _rows(q, 2, first, first + stop - start)
-        keys, values = (_rows(x, 2, 0, stop) for x in (k, v))
-        if triangle:
-            part, stats = _triangle_chunk(rows, keys, values, triangle, plan, context.length)
-        else:
-            part, stats = run(
-                rows, keys, values, [0] * q.shape[0], chunk_plan(plan, context.length, stop, 2 * context.ranks)
-            )
+        part, stats = _attend(rows, _rows(k, 2, 0, stop), _rows(v, 2, 0, stop), config, plan, context)
         first += stop - start
         parts.append(part)
         calls.append(stats)
@@ -241,24 +224,44 @@ def context_parallel_attention(
     return (out, merge_calls(calls)) if return_stats else out
 
 
-def _checked_plan(q, k, v, config: AttentionConfig, context: ContextParallel, scale, call: dict) -> Plan:
-    """The plan of the whole prompt's call, once this process's part of it is checked."""
-    if not config.causal:
-        raise ValueError("context parallelism is for causal attention; got a config with causal=False.")
-    plan, _ = prepare(q, k, v, config, scale, None, **call)
+def _agreed_plan(q, k, v, config, context: ContextParallel, scale, heads_last: bool, return_stats: bool) -> Plan:
+    """The plan of the whole prompt's call, once every process has checked its part and all call alike."""
+    plan, problem, facts = None, None, {}
+    try:
+        chosen = AttentionConfig() if isinstance(config, TriangleMixConfig) else AttentionConfig.of(config)
+        audit_rows = chosen.audit_rows if return_stats else 0
+        if not chosen.causal:
+            raise ValueError("context parallelism is for causal attention; got a config with causal=False.")
+        plan, _ = prepare(q, k, v, chosen, scale, None, heads_last=heads_last, audit_rows=audit_rows)
+        _check_rows(q, k, v, context)
+        shapes = {"q's shape but for rows": [*q.shape[:2], q.shape[3]], "k's heads": k.shape[1], "dtype": str(q.dtype),
+                  "whether k and v are whole": k.shape[2] == context.length}  # fmt: skip
+        triangle = config if isinstance(config, TriangleMixConfig) else None
+        facts = {**shapes, "TriangleMix": triangle, **asdict(plan)}
+    except (TypeError, ValueError) as error:
+        problem = error
+    context._agree(problem, facts)
+    assert plan is not None
+    return plan
+
+
+def _check_rows(q, k, v, context: ContextParallel) -> None:
+    """Refuse other rows than this process's, and gradients."""
     if q.shape[2] != context.rows:
         raise ValueError(f"q must have its own {context.rows} rows of {context.length}, got {q.shape[2]}.")
     if k.shape[2] not in (context.rows, context.length):
         raise ValueError(f"k and v must have their own {context.rows} rows or all {context.length}, got {k.shape[2]}.")
     if paddle.is_grad_enabled() and not all(x.stop_gradient for x in (q, k, v)):
         raise ValueError("context parallelism has no gradients; call it under paddle.no_grad().")
-    return plan
 
 
-def _triangle_chunk(q, k, v, config: TriangleMixConfig, plan: Plan, length: int):
-    """``(out, CallStats)`` of a chunk's rows over the keys before its end; of the plan the scale and the layout."""
+def _attend(q, k, v, config, plan: Plan, context: ContextParallel):
+    """``(out, CallStats)`` of a chunk's rows over the keys before its end."""
+    stop = k.shape[2]
+    if not isinstance(config, TriangleMixConfig):
+        return run(q, k, v, [0] * q.shape[0], chunk_plan(plan, context.length, stop, 2 * context.ranks))
     whole = Pattern(config.num_sink_tokens, config.sliding_window_size, config.num_last_tokens)
-    pattern = chunk_pattern(whole, length, k.shape[2])
+    pattern = chunk_pattern(whole, context.length, stop)
     return triangle_attention(
         q,
         k,

@@ -26,6 +26,7 @@ COMMANDS = {  # name: module, and what it does in a line
     "chat": ("psa_paddle.cli.chat", "talk with a model about images and videos"),
     "web": ("psa_paddle.cli.web", "serve a page for a browser to ask on"),
     "calibrate": ("psa_paddle.cli.calibrate", "measure what each layer and head has to keep"),
+    "plan": ("psa_paddle.cli.plan", "say whether a prompt fits a number of GPUs, and how long it takes"),
     "doctor": ("psa_paddle.doctor", "examine this machine: what it has, and whether attention computes right on it"),
 }
 

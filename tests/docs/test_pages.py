@@ -10,11 +10,13 @@ import pytest
 import report
 import site_hooks
 import video_generation
+from babel.messages.pofile import read_po
 from shared_cli import parser_of
 
 from psa_paddle.cli import COMMANDS
 from psa_paddle.cli.model_flags import model_settings
 from psa_paddle.plan import DENSE_BELOW
+from psa_paddle.utils.language import CATALOGUE
 
 ROOT = Path(__file__).resolve().parents[2]
 DOCS = ROOT / "docs"
@@ -150,12 +152,27 @@ def messages_of_the_code() -> str:
     return "\n".join(found)
 
 
-@pytest.mark.parametrize("page", [DOCS / "troubleshooting.md", DOCS / "troubleshooting.zh.md"], ids=name_of)
-def test_messages_to_be_helped_with_are_those_of_the_code(page):
-    rows = re.findall(r"(?m)^\| `([^`]+)` \|", page.read_text(encoding="utf-8"))
-    quoted = [row.replace("\\|", "|") for row in rows]
+def quoted(page: Path) -> list[list[str]]:
+    """The messages that begin a table's rows, in one language or in two."""
+    rows = re.findall(r"(?m)^\| (`[^`]+`(?:<br>`[^`]+`)?) \|", page.read_text(encoding="utf-8"))
+    return [re.findall("`([^`]+)`", row.replace("\\|", "|")) for row in rows]
+
+
+def test_messages_to_be_helped_with_are_those_of_the_code():
+    english, chinese = quoted(DOCS / "troubleshooting.md"), quoted(DOCS / "troubleshooting.zh.md")
     known = messages_of_the_code()
-    assert len(quoted) >= 25 and not [message for message in quoted if message not in known]
+    assert len(english) >= 25 and not [message for (message,) in english if message not in known]
+    assert [pair[-1] for pair in chinese] == [message for (message,) in english]
+
+
+def test_messages_in_chinese_are_those_of_the_catalogue():
+    with open(CATALOGUE, encoding="utf-8") as file:
+        sentences = [(str(one.id), str(one.string)) for one in read_po(file)]
+    pairs = [[re.sub(r"\{[^}]*\}|%[ds]", "…", text).strip() for text in pair] for pair in sentences]
+    shown = [pair for pair in quoted(DOCS / "troubleshooting.zh.md") if len(pair) == 2]
+    assert len(shown) >= 25
+    wrong = [ours for ours in shown if not any(ours[1] in english and ours[0] == chinese for english, chinese in pairs)]
+    assert not wrong
 
 
 @pytest.mark.parametrize("page", ENGLISH + [translated(page) for page in PAIRS], ids=name_of)
@@ -200,3 +217,11 @@ def test_losses_in_sentences_are_those_of_the_rows(page):
 def test_lengths_below_which_calls_run_dense(page):
     text = (ROOT / page).read_text(encoding="utf-8")
     assert all(f"{keys:,}" in text for keys in DENSE_BELOW.values())
+
+
+@pytest.mark.parametrize("page", ["docs/web.md", "docs/web.zh.md"])
+def test_bounds_of_the_web_page_are_its_defaults(page):
+    rows = re.findall(r"(?m)^\| `--([\w-]+)` \|.*\| (\d+) \|$", (ROOT / page).read_text(encoding="utf-8"))
+    defaults = parser_of("web").parse_args([])
+    assert len(rows) == 6
+    assert {name: int(value) for name, value in rows} == {x: getattr(defaults, x.replace("-", "_")) for x, _ in rows}
