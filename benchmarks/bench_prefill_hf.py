@@ -3,6 +3,7 @@
     python benchmarks/bench_prefill_hf.py                               # 16k to 128k tokens, density 0.25
     python benchmarks/bench_prefill_hf.py --density --ratios quality balanced fast                       # the presets
     python benchmarks/bench_prefill_hf.py --ratios seed --density 0.15 0.25 --lengths 65536 131072 --csv prefill.csv
+    python benchmarks/bench_prefill_hf.py --density --ratios balanced --lengths 65536 --video-tokens 1 0.5
 
 A stand-in for end-to-end speed: Hugging Face's Qwen2_5_VLTextModel with the shapes of Qwen2.5-VL-7B and random bfloat16
 weights (nothing is downloaded) reads one prompt with an empty KV cache and computes the logits of the last position.
@@ -20,6 +21,9 @@ D of the dense work remains; --ratios takes attention_cases.py's named ratios, w
 act as such shares too. The column density is what was measured, over all layers. The similarity cap is off: it would
 send the pooled blocks of random keys back to level 1. Which blocks are kept does not change the cost much; how many do.
 
+--video-tokens 0.5 reads half of the prompt's video tokens, clips of PLACES tokens a frame before the question; psa_ms
+then holds the choice and the gathering, too. dense and floor read the whole prompt.
+
 First, 1,000 tokens go through psa with all blocks at level 1, and the hidden states of all positions must match dense.
 Needs torch, Triton and transformers 5, no Paddle.
 """
@@ -27,7 +31,9 @@ Needs torch, Triton and transformers 5, no Paddle.
 import argparse
 import statistics
 import sys
+from dataclasses import dataclass
 
+import numpy as np
 import torch
 from attention_cases import CASES, by_density
 from common import facts, gpu_name, header, line, machine_line, write_csv
@@ -39,6 +45,7 @@ from psa_paddle import kernels
 from psa_paddle.config import ALL_LEVEL_ONE, AttentionConfig
 from psa_paddle.geometry import Geometry
 from psa_paddle.plan import Plan
+from psa_paddle.video_tokens import check_video_tokens, choose
 
 DEVICE = "cuda"
 DENSE_BACKEND = SDPBackend.CUDNN_ATTENTION
@@ -49,7 +56,10 @@ SHAPE = dict(
 )  # fmt: skip
 RUNS, ROUND_TOKENS = 3, 2**18  # rounds at least; shorter prompts take more
 CHECK_LENGTH = 1000
-FIELDS = ("L", "layers", "case", "N", "density", "dense_ms", "psa_ms", "floor_ms", "speedup", "gain")
+PLACES = 360  # merged tokens of a frame of 560 x 504 pixels
+FIELDS = (
+    "L", "layers", "case", "N", "video_tokens", "rows", "density", "dense_ms", "psa_ms", "floor_ms", "speedup", "gain"
+)  # fmt: skip
 
 
 class Attentions:
@@ -114,28 +124,50 @@ class Prefill:
         g = torch.Generator(device=DEVICE).manual_seed(1)
         return torch.randn(1, length, SHAPE["hidden_size"], device=DEVICE, generator=g, dtype=torch.bfloat16)
 
-    def hidden(self, embeddings, name: str):
+    def hidden(self, embeddings, name: str, positions=None):
         """Hidden states of all positions and the filled KV cache."""
         self.model.set_attn_implementation(f"bench_{name}")
         if self.model.config._attn_implementation != f"bench_{name}":
             raise RuntimeError("transformers did not take the registered attention")
-        found = self.model(inputs_embeds=embeddings, use_cache=True)
+        found = self.model(inputs_embeds=embeddings, position_ids=positions, use_cache=True)
         if found.past_key_values.get_seq_length() != embeddings.shape[1]:
             raise RuntimeError("the KV cache was not filled")
         return found.last_hidden_state, found.past_key_values
 
-    def __call__(self, embeddings, name: str):
+    def __call__(self, embeddings, setting):
         """Logits of the last position; the cache lives until they are there."""
-        hidden, cache = self.hidden(embeddings, name)
+        positions = None
+        if setting.video_tokens != 1:
+            embeddings, positions = fewer(embeddings, setting)
+        hidden, cache = self.hidden(embeddings, setting.attention, positions)
         return self.head(hidden[:, -1:]), cache
 
     def density(self, length: int) -> float:
-        """Share of the dense work that psa's last run did, over all layers and heads."""
+        """Share of the dense work of ``length`` rows that psa's last run did, over all layers and heads."""
         config = self.attentions.config
         grid = Geometry(length, length, config.query_block, config.key_block, True)
         work = self.attentions.work
         heads = len(work) * SHAPE["num_attention_heads"]
         return sum(float(x.sum(dtype=torch.float64)) for x in work) / (grid.n_pairs() * heads)
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What reads the prompt: the attention's name, psa's config and what stays of the video tokens."""
+
+    attention: str
+    config: AttentionConfig | None = None
+    video_tokens: float | str = 1
+
+
+def fewer(embeddings, setting):
+    """The rows [1, rows, hidden] that stay of a prompt, and their positions [3, 1, rows]."""
+    length = embeddings.shape[1]
+    video = (length - setting.config.text_length) // PLACES * PLACES
+    kept = choose(embeddings[0, :video].unflatten(0, (-1, PLACES)), setting.video_tokens)
+    rows = np.concatenate([np.flatnonzero(kept), np.arange(video, length)])
+    rows = torch.from_numpy(rows).to(embeddings.device)
+    return embeddings[:, rows], rows.expand(3, 1, -1)
 
 
 def call_ms(run) -> float:
@@ -148,26 +180,26 @@ def call_ms(run) -> float:
     return start.elapsed_time(end)
 
 
-def measure(prefill, embeddings, settings: list) -> list[tuple[float, float]]:
-    """``(milliseconds, density)`` of each setting, (attention's name, config): medians over rounds that take every
-    setting once, as the GPU's clock drifts. Raises when logits are not finite."""
+def measure(prefill, embeddings, settings: list[Setting]) -> list[tuple[float, float, int]]:
+    """``(milliseconds, density, rows)`` of each setting: medians over rounds that take every setting once, as the GPU's
+    clock drifts. Raises when logits are not finite."""
     length = embeddings.shape[1]
     rounds = max(RUNS, ROUND_TOKENS // length)
-    times, densities = [[] for _ in settings], [1.0] * len(settings)
+    times, found = [[] for _ in settings], []
     for number in range(-1, rounds):  # the first one warms up
-        for i, (name, config) in enumerate(settings):
-            prefill.attentions.config = config
+        for taken, setting in zip(times, settings, strict=True):
+            prefill.attentions.config = setting.config
             prefill.attentions.work.clear()
             if number >= 0:
-                times[i].append(call_ms(lambda name=name: prefill(embeddings, name)))
+                taken.append(call_ms(lambda setting=setting: prefill(embeddings, setting)))
                 continue
-            logits, cache = prefill(embeddings, name)
+            logits, cache = prefill(embeddings, setting)
             if not bool(torch.isfinite(logits).all()):
-                raise RuntimeError(f"{name}: logits are not finite")
+                raise RuntimeError(f"{setting}: logits are not finite")
+            rows = cache.get_seq_length()
             del logits, cache
-            if name == "psa":
-                densities[i] = prefill.density(length)
-    return [(statistics.median(t), density) for t, density in zip(times, densities, strict=True)]
+            found.append((prefill.density(rows) if setting.attention == "psa" else 1.0, rows))
+    return [(statistics.median(t), *f) for t, f in zip(times, found, strict=True)]
 
 
 def check_wiring(prefill, key_block: int) -> bool:
@@ -183,16 +215,22 @@ def check_wiring(prefill, key_block: int) -> bool:
 
 
 def bench(prefill, length: int, cases, args):
-    """Yield one row a case."""
-    settings = [("dense", None), ("none", None)]
-    for _, fields in cases:
+    """Yield one row a case and share of the video tokens."""
+    settings, names = [Setting("dense"), Setting("none")], []
+    for name, fields in cases:
         shared = dict(key_block=args.key_block, text_length=args.text_length, block_means=False)
-        settings.append(("psa", AttentionConfig(**{**shared, **fields})))
-    (dense, _), (floor, _), *found = measure(prefill, prefill.prompt(length), settings)
-    for (case, _), (psa, density) in zip(cases, found, strict=True):
+        config = AttentionConfig(**{**shared, **fields})
+        settings += [Setting("psa", config, share) for share in args.video_tokens]
+        names += [name] * len(args.video_tokens)
+    (dense, *_), (floor, *_), *found = measure(prefill, prefill.prompt(length), settings)
+    for case, setting, (psa, density, rows) in zip(names, settings[2:], found, strict=True):
         row = dict(L=length, layers=args.layers, N=args.key_block, dense_ms=dense, floor_ms=floor, case=case)
-        row.update(psa_ms=psa, density=density)
+        row.update(psa_ms=psa, density=density, video_tokens=setting.video_tokens, rows=rows)
         yield dict(row, speedup=dense / psa, gain=(dense - psa) / (dense - floor))
+
+
+def share(text: str) -> float | str:
+    return check_video_tokens(text if text == "auto" else float(text))
 
 
 def main():
@@ -202,6 +240,7 @@ def main():
     parser.add_argument("--ratios", nargs="*", choices=CASES, default=[])
     parser.add_argument("--layers", type=int, default=28)
     parser.add_argument("--text-length", type=int, default=64, help="last tokens that stay at level 1: the question")
+    parser.add_argument("--video-tokens", type=share, nargs="+", default=[1.0], help="what stays of them (all)")
     parser.add_argument("--key-block", type=int, default=64)
     parser.add_argument("--csv", help="also write the rows there")
     args = parser.parse_args()

@@ -1,6 +1,6 @@
-"""RESULTS.md's tables and plots from the rows in results/.
+"""Tables and plots of RESULTS.md and of the pages in docs/ from the rows in results/.
 
-    python benchmarks/report.py            # writes the tables between RESULTS.md's marks, and results/*.svg
+    python benchmarks/report.py            # writes the tables between the pages' marks, and results/*.svg
 
 The plots need matplotlib (pip install -e '.[bench]').
 """
@@ -15,11 +15,18 @@ from common import header, line
 
 HERE = Path(__file__).parent
 RESULTS = HERE / "RESULTS.md"
+DOCS = HERE.parent / "docs"
 PRESETS = ("quality", "balanced", "fast")
 CALIBRATED = ("balanced, calibrated budgets", "fast, calibrated budgets")
 COLOURS = {
     "dense": "#444444", "quality": "#1f77b4", "balanced": "#2ca02c", "fast": "#d62728", "seed": "#9467bd",
     "floor": "#bbbbbb",
+}  # fmt: skip
+
+
+CHINESE = {
+    "at density": "密度", "density": "密度", "kept": "保留", "| all |": "| 全部 |", "| dense |": "| 稠密 |",
+    ", calibrated budgets": "，校准的份额",
 }  # fmt: skip
 
 
@@ -58,6 +65,24 @@ def operator_table() -> str:
             (row,) = rows_of("operator_presets", L=length, case=name)
             cells.append(f"{row['psa_ms']} (**{row['vs_cudnn']}x** at density {row['density']})")
         lines.append(line((tokens(length), spread(values("operator_presets", "dense_cudnn_ms", L=length)), *cells)))
+    return "\n".join(lines)
+
+
+def calls_table() -> str:
+    fields = (
+        "tokens", "its kernels, ms", "torch, ms", "Paddle, ms", "before, torch, ms", "every block at level 1, ms",
+        "cuDNN dense, ms",
+    )  # fmt: skip
+    before, *_, now = values("calls", "commit")
+    lines = [header(fields)]
+    for length in values("calls", "L", commit=now, tensors="torch"):
+        (row,) = rows_of("calls", commit=now, L=length, case="balanced", tensors="torch")
+        (dense,) = rows_of("calls", commit=now, L=length, case="level1", tensors="torch")
+        paddle = rows_of("calls", L=length, case="balanced", call="pyramid_attention")
+        former = rows_of("calls", commit=before, L=length, case="balanced")
+        loops = [f"{x['loop_ms']} ({float(x['loop_ms']) / float(row['kernels_ms']):.2f}x)" for x in (row, *paddle)]
+        times = [*loops, *["-"] * (not paddle), former[0]["loop_ms"] if former else "-"]
+        lines.append(line((tokens(length), row["kernels_ms"], *times, dense["loop_ms"], row["cudnn_ms"])))
     return "\n".join(lines)
 
 
@@ -126,6 +151,7 @@ def video_table() -> str:
 
 TABLES = {
     "operator": operator_table,
+    "calls": calls_table,
     "prefill": prefill_table,
     "cpu": cpu_table,
     "answers": answers_table,
@@ -141,6 +167,29 @@ def with_tables(page: str) -> str:
         if count != 1:
             raise ValueError(f"RESULTS.md must have the marks of the table '{name}' once, has {count}.")
     return page
+
+
+def with_own_headers(page: str, words: dict[str, str]) -> str:
+    """A page of docs/ with the rows of the tables that it marks made anew; headers stay, as they are in its language.
+
+    words: what the cells say, in that language.
+    """
+
+    def table(found: re.Match) -> str:
+        head, _, *rows = TABLES[found[2]]().splitlines()
+        for ours, theirs in words.items():
+            rows = [row.replace(ours, theirs) for row in rows]
+        own = found[3].splitlines()
+        if own[0].count("|") != head.count("|"):
+            raise ValueError(f"the table '{found[2]}' has {head.count('|') - 1} columns, not {own[0].count('|') - 1}.")
+        return "\n".join([found[1], *own[:2], *rows, "<!-- end -->"])
+
+    return re.sub(r"(?s)(<!-- table: (\w+) -->)\n(.*?)<!-- end -->", table, page)
+
+
+def words_of(page: Path) -> dict[str, str]:
+    """What the cells of a page's tables say in its language."""
+    return CHINESE if page.name.endswith(".zh.md") else {}
 
 
 def axes(pyplot, title: str, panels: int = 1):
@@ -221,6 +270,8 @@ def main() -> None:
 
     pyplot.rcParams.update({"svg.hashsalt": "psa", "svg.fonttype": "none", "font.size": 9})
     RESULTS.write_text(with_tables(RESULTS.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in sorted(DOCS.glob("*.md")):
+        page.write_text(with_own_headers(page.read_text(encoding="utf-8"), words_of(page)), encoding="utf-8")
     for plot in (plot_operator, plot_prefill, plot_cpu, plot_answers):
         plot(pyplot)
 

@@ -11,19 +11,21 @@ __version__ = "0.1.0"
 _HOME = {
     "AttentionConfig": "config",
     "CallStats": "stats",
+    "ContextParallel": "context_parallel",
     "PSAAttention": "psa_module",
     "PSAConfig": "psa_config",
     "Preset": "presets",
     "PyramidAdaptiveBlockSparseAttn": "layers",
     "PyramidAdaptiveBlockSparseAttnTrain": "layers",
     "adaptive_block_sparse_attn": "attention",
+    "context_parallel_attention": "context_parallel",
     "estimate_block_importance": "attention",
     "list_presets": "presets",
     "load_preset": "presets",
     "psa_attention": "psa_module",
     "pyramid_attention": "attention",
 }
-_NEED_PADDLE = ("attention", "layers", "psa_module")
+_NEED_PADDLE = ("attention", "context_parallel", "layers", "psa_module")
 
 __all__ = sorted(_HOME)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import lru_cache
 
 import numpy as np
 import paddle
@@ -27,27 +28,34 @@ def check_qkv(q, k, v, config: AttentionConfig) -> None:
     for name, x in (("q", q), ("k", k), ("v", v)):
         if not isinstance(x, paddle.Tensor):
             raise TypeError(f"{name} must be a paddle.Tensor, got {type(x).__name__}.")
-        if x.ndim != 4:
-            raise ValueError(f"{name} must have 4 dimensions [B, H, L, D], got shape {list(x.shape)}.")
-        if x.dtype not in DTYPES:
-            raise TypeError(f"{name} must be float32, float16 or bfloat16, got {x.dtype}.")
-        if x.dtype != q.dtype:
-            raise TypeError(f"q, k and v must have one dtype, got {q.dtype} and {x.dtype} ({name}).")
-    b, h, lq, d = q.shape
-    if list(k.shape) != list(v.shape):
-        raise ValueError(f"k and v must have one shape, got {list(k.shape)} and {list(v.shape)}.")
-    if k.shape[0] != b or k.shape[3] != d:
-        raise ValueError(f"q {list(q.shape)} and k {list(k.shape)} must agree in batch and head dimension.")
-    if k.shape[1] < 1 or h % k.shape[1]:
-        raise ValueError(f"{h} query heads cannot share {k.shape[1]} key heads evenly.")
+    _check_shapes(*((tuple(x.shape), x.dtype) for x in (q, k, v)), config)
+
+
+@lru_cache(maxsize=256)  # every layer of a prompt asks for the same; what is refused is not remembered
+def _check_shapes(q, k, v, config: AttentionConfig) -> None:
+    """``check_qkv`` of (shape, dtype)."""
+    for name, (shape, dtype) in (("q", q), ("k", k), ("v", v)):
+        if len(shape) != 4:
+            raise ValueError(f"{name} must have 4 dimensions [B, H, L, D], got shape {list(shape)}.")
+        if dtype not in DTYPES:
+            raise TypeError(f"{name} must be float32, float16 or bfloat16, got {dtype}.")
+        if dtype != q[1]:
+            raise TypeError(f"q, k and v must have one dtype, got {q[1]} and {dtype} ({name}).")
+    (b, h, lq, d), k, v = q[0], k[0], v[0]
+    if k != v:
+        raise ValueError(f"k and v must have one shape, got {list(k)} and {list(v)}.")
+    if k[0] != b or k[3] != d:
+        raise ValueError(f"q {list(q[0])} and k {list(k)} must agree in batch and head dimension.")
+    if k[1] < 1 or h % k[1]:
+        raise ValueError(f"{h} query heads cannot share {k[1]} key heads evenly.")
     if d not in HEAD_DIMS:
         raise ValueError(f"head dimension {d} is not supported; use one of {', '.join(map(str, HEAD_DIMS))}.")
-    if min(b, lq, k.shape[2]) < 1:
-        raise ValueError(f"q {list(q.shape)} and k {list(k.shape)} must not be empty.")
+    if min(b, lq, k[2]) < 1:
+        raise ValueError(f"q {list(q[0])} and k {list(k)} must not be empty.")
     if config.budgets is not None and len(config.budgets) != h:
         raise ValueError(f"budgets must hold a factor for each of the {h} query heads, got {len(config.budgets)}.")
-    if config.causal and lq > k.shape[2]:
-        raise ValueError(f"causal attention needs as many keys as queries; got {lq} queries and {k.shape[2]} keys.")
+    if config.causal and lq > k[2]:
+        raise ValueError(f"causal attention needs as many keys as queries; got {lq} queries and {k[2]} keys.")
 
 
 def check_kv_start(kv_start: Sequence[int] | None, batch: int, lk: int) -> list[int]:

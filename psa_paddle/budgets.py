@@ -27,8 +27,8 @@ class Budgets:
         model: name of the model, for people.
         config: what was measured with, with shares by rank (``"topk"``, ``"topk_sqrt"``); its mask_ratios give about
             the wanted density where every factor is 1.
-        factors: [layers][heads], what the ends of mask_ratios are multiplied by.
-        block_means: [layers], whether skipped blocks take part by their means there.
+        factors: a tuple a layer, a number a head: what the ends of mask_ratios are multiplied by.
+        block_means: of each layer, whether skipped blocks take part by their means there.
         triangle_layers: layers that lose no more with TriangleMix than with their share; None: not measured.
         triangle: the pattern that was measured: a ``TriangleMixConfig``'s bounds by name.
         target: what was asked for, ``{"density": 0.12}`` or ``{"loss": 0.01}`` (nats).

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 
 def ceil_div(a: int, b: int) -> int:
@@ -57,4 +58,9 @@ class Geometry:
 
     def n_pairs(self) -> int:
         """Valid pairs of blocks, a head."""
-        return sum(self.n_valid(i) for i in range(self.n_i))
+        return _n_pairs(self)
+
+
+@lru_cache(maxsize=256)  # every layer of a prompt asks for the same
+def _n_pairs(geo: Geometry) -> int:
+    return sum(geo.n_valid(i) for i in range(geo.n_i))

@@ -11,14 +11,13 @@ from numbers import Real
 
 import numpy as np
 
-from .config import GOLDEN
-
 AUTO = "auto"
 # Cosine below which a token counts as new; chosen on validation clips of the demo model's world, see docs/lab-notes.md.
 SAME = 0.95
 # Frames after which a place stays in any case: else nothing in a still scene has its time, and what is there at some
-# second is not found.
-EVERY = 8
+# second is not found. With a share, of which what stays in turn is not to take too much, twice as many.
+EVERY = 4
+TOGETHER = 8192  # tokens compared at a time: the host waits once for so many, and their float32 copies stay small
 
 
 def check_video_tokens(value) -> float | str | None:
@@ -39,8 +38,8 @@ def check_video_tokens(value) -> float | str | None:
 
 
 def choose(tokens, how: float | str) -> np.ndarray:
-    """Which tokens of a clip stay, bool [frames, places]: the whole first frame, each place in turn every eighth frame,
-    and of the others
+    """Which tokens of a clip stay, bool [frames, places]: the whole first frame, each place in turn every few
+    frames, and of the others
 
     with ``"auto"`` those whose cosine with the last token that stayed of their place is below ``SAME``, so that slow
     changes add up; with a share those least like their place a frame earlier, so many that the share of the clip's
@@ -53,16 +52,16 @@ def choose(tokens, how: float | str) -> np.ndarray:
 
 
 def _in_turn(frames: int, places: int, every: int) -> np.ndarray:
-    """Bool [frames, places]: the first frame, and of each place every so many frames one; each has nearly as many, and
-    they lie apart."""
-    turn = np.arange(places) * GOLDEN % 2**32 * every >> 32
+    """Bool [frames, places]: the first frame, and of each place every so many frames one: every second place together,
+    the others half as many frames later, so that what stays is the whole scene at half its resolution."""
+    turn = np.arange(places) % 2 * (every // 2)
     kept = (np.arange(frames)[:, None] + turn) % every == 0
     kept[0] = True
     return kept
 
 
 def _cosines(a, b) -> np.ndarray:
-    """Of each token [places, hidden] and the other of its place, float32 [places]; -2 for one that is no number."""
+    """Of each token [..., hidden] and the other of its place, float32 [...]; -2 for one that is no number."""
     a, b = a.float(), b.float()
     lengths = ((a * a).sum(-1) * (b * b).sum(-1)) ** 0.5
     return np.nan_to_num(((a * b).sum(-1) / lengths).cpu().numpy(), nan=-2.0)
@@ -80,8 +79,11 @@ def _new(tokens) -> np.ndarray:
 
 def _least_similar(tokens, share: float) -> np.ndarray:
     frames, places, _ = tokens.shape
-    order = np.stack([np.full(places, -4.0, np.float32), *map(_cosines, tokens[1:], tokens[:-1])])
-    in_turn = _in_turn(frames, places, max(EVERY, math.ceil(2 / share)))
+    step = max(1, TOGETHER // places)
+    pairs = [(tokens[i : i + step], tokens[i - 1 : i - 1 + step]) for i in range(1, frames, step)]
+    cosines = [_cosines(later, earlier[: later.shape[0]]) for later, earlier in pairs]
+    order = np.concatenate([np.full((1, places), -4.0, np.float32), *cosines])
+    in_turn = _in_turn(frames, places, max(2 * EVERY, math.ceil(2 / share)))
     order[1:][in_turn[1:]] = -3.0
     kept = np.zeros(order.size, bool)
     kept[np.argsort(order.ravel(), kind="stable")[: max(places, round(share * order.size))]] = True

@@ -1,4 +1,5 @@
-"""Kernels run in Triton's interpreter, chosen before anything imports Triton, and under ``-m gpu`` on a GPU."""
+"""Kernels run in Triton's interpreter, chosen before anything imports Triton, and under ``-m gpu`` on a GPU. The
+command line speaks English."""
 
 import os
 
@@ -7,6 +8,9 @@ import pytest
 
 def pytest_configure(config):
     """``-m gpu`` leaves Triton its GPU, and needs no Paddle."""
+    for name in ("LANGUAGE", "LC_ALL", "LC_MESSAGES"):
+        os.environ.pop(name, None)
+    os.environ["LANG"] = "C.UTF-8"
     if config.option.markexpr.startswith(("gpu", "thorough")):
         return
     os.environ["TRITON_INTERPRET"] = "1"

@@ -8,10 +8,13 @@ import subprocess
 import sys
 
 import pytest
+from huggingface_hub.utils import are_progress_bars_disabled
 from infer_qwen2_5_vl_psa import main
 from shared_demo import ROOT
+from shared_http import folder, serving
 from test_cli_process import run as process
 
+from psa_paddle.cli.ask import logged
 from psa_paddle.utils.progress import TerminalProgress
 
 IMAGE, VIDEO = str(ROOT / "demo" / "sample.jpg"), str(ROOT / "demo" / "sample.mp4")
@@ -119,3 +122,35 @@ def test_a_bar_a_stage(monkeypatch):
     monkeypatch.setattr(sys, "stderr", io.StringIO())
     progress("vision", 1, 2)
     assert sys.stderr.getvalue() == ""
+
+
+def test_a_download_is_shown_in_bytes(monkeypatch):
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setattr("psa_paddle.utils.progress._columns", lambda: 80)
+    progress = TerminalProgress()
+    progress("download", 1 << 20, 4 << 20)
+    progress("download", 3 << 19, 0)  # another one, which does not say how long it is
+    progress.close()
+    shown = terminal.getvalue()
+    assert "downloading:  25%" in shown and "1.00M/4.00M" in shown and "1.50MB [" in shown and "B/s" in shown
+
+
+def test_a_download_on_a_terminal_and_quietly(monkeypatch, tmp_path):
+    """From a loopback server, by psa-paddle ask."""
+    monkeypatch.setattr("psa_paddle.utils.progress._columns", lambda: 80)
+    (tmp_path / "a.jpg").write_text("no picture")
+    with serving(folder(tmp_path)) as address:
+        for quiet in ([], ["--quiet"]):
+            terminal = Terminal()
+            monkeypatch.setattr(sys, "stderr", terminal)
+            assert main([*ASK, "--input", f"{address}/a.jpg", *quiet]) == 2
+            assert ("downloading: 100%" in terminal.getvalue()) is (not quiet)
+
+
+def test_quiet_silences_the_bars_of_the_hub():
+    with logged(False):
+        assert not are_progress_bars_disabled()
+    with logged(True):
+        assert are_progress_bars_disabled()
+    assert not are_progress_bars_disabled()

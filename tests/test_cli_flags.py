@@ -19,6 +19,7 @@ from psa_paddle.cli.ask_flags import looks_like_video
 from psa_paddle.integrations.language.answering.sampling import Sampling
 from psa_paddle.integrations.language.families import FAMILIES
 from psa_paddle.integrations.language.inference import DEFAULT_MODEL
+from psa_paddle.integrations.language.team import Team
 from psa_paddle.trianglemix import TriangleMixConfig
 from psa_paddle.utils.media import Clip
 from psa_paddle.utils.progress import TerminalProgress
@@ -35,7 +36,7 @@ class FakeModel:
     """Notes what it is made with and asked, and answers at once."""
 
     library, stats = "paddleformers", STATS.copy
-    answer = "一个菱形"
+    answer, team = "一个菱形", Team()
 
     def __init__(self, *made, **with_):
         self.made, self.logs, self.asked = (made, with_), [], None
@@ -57,14 +58,14 @@ class FakeModel:
 def ask(monkeypatch):
     """Run the command line; returns the model that it made."""
 
-    def clip(source, progress, **given):
+    def clip(source, progress, downloading, **given):
         found = Clip(np.zeros((2, 28, 28, 3), np.uint8), 1.0)
         found.source = source, given
         return found
 
     monkeypatch.setattr(script, "QwenVLInference", FakeModel)
     monkeypatch.setattr(ask_requests, "load_video", clip)
-    monkeypatch.setattr(ask_requests, "load_image", Path)
+    monkeypatch.setattr(ask_requests, "load_image", lambda source, downloading: Path(source))
     monkeypatch.setattr(script, "checkpoint_family", lambda name, *rest: FAMILIES[name == "a Qwen3-VL"])
 
     def run(*flags):
@@ -78,7 +79,7 @@ def test_defaults(ask, capsys):
     model = ask("--input", IMAGE)
     wanted = {"cache_dir": None, "library": "paddleformers", "attention": "dense", "budgets": None}
     wanted |= {"psa_config": None, "triangle_config": None, "prefill_chunk": None, "sampling": Sampling()}
-    wanted["video_tokens"] = None
+    wanted |= {"video_tokens": None, "tensor_parallel": None}
     progress = model.made[1].pop("progress")
     assert model.made == ((DEFAULT_MODEL, None), wanted) and isinstance(progress, TerminalProgress)
     assert model.asked == ("image", ([Path(IMAGE)], "请描述这张图片", 512), {"max_pixels": None, "streamer": None})
@@ -111,6 +112,7 @@ MADE = {
     "--top-k": (["--top-k", "5"], "sampling", Sampling(top_k=5)),
     "--repetition-penalty": (["--repetition-penalty", "1.2"], "sampling", Sampling(repetition_penalty=1.2)),
     "--seed": (["--seed", "3"], "sampling", Sampling(seed=3)),
+    "--tensor-parallel": (["--tensor-parallel", "1"], "tensor_parallel", 1),
 }
 
 

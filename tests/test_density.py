@@ -1,4 +1,4 @@
-"""What the presets cost: computed from their shares, as the reference counts it, and as both READMEs say."""
+"""What the presets cost: computed from their shares, as the reference counts it, and as the pages about presets say."""
 
 import re
 from pathlib import Path
@@ -60,15 +60,15 @@ def test_refuses_lengths_that_are_none(tokens, error):
         density("balanced", tokens)
 
 
-@pytest.mark.parametrize("readme", ["README.md", "README_zh.md"])
-def test_readme_states_the_densities(readme):
-    text = (ROOT / readme).read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["docs/presets.md", "docs/presets.zh.md"])
+def test_the_page_states_the_densities(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
     rows = [f"| `{name}` | " + " | ".join(f"{density(name, n):.2f}" for n in TOKENS) + " |" for name in BY_RANK]
     assert "\n".join(rows) in text, "the table should have these rows:\n" + "\n".join(rows)
     assert f" {QUESTION} token" in text.split(rows[0])[0][-900:], f"say that the question has {QUESTION} tokens"
 
 
-def test_the_descriptions_leave_figures_to_the_readme():
+def test_the_descriptions_leave_figures_to_the_pages():
     figures = re.compile(r"\d+k|tenth|eighth|quarter|third|half|\d token", re.IGNORECASE)
     for name in list_presets("Qwen2.5-VL")["Qwen2.5-VL"]:
         assert not figures.search(load_preset("Qwen2.5-VL", name).description), name

@@ -187,6 +187,21 @@ def test_the_slower_one_is_named(dense, status, words, monkeypatch):
     assert check.status == status and words in check.detail and "128 tokens" in check.detail
 
 
+def test_a_slow_call_is_not_repeated(monkeypatch):
+    """So that a busy machine is done in time, too."""
+    clock, calls = [0.0], []
+
+    def call():
+        calls.append(clock[0])
+        clock[0] += seconds
+
+    monkeypatch.setattr(timing.time, "perf_counter", lambda: clock[0])
+    shape = timing.Shape((64,), (2, 1), 32, 3, 2)
+    for seconds, wanted in ((0.5, 1 + 3 * 2), (timing.PATIENCE / 2, 1 + 2)):
+        calls.clear()
+        assert timing._milliseconds(call, shape, False) == pytest.approx(seconds * 1e3) and len(calls) == wanted
+
+
 def test_times_that_cannot_be_taken(monkeypatch):
     with monkeypatch.context() as change:
         change.setattr(timing, "GROWTH", 1e9)

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
 from triton.runtime.jit import JITFunction
 
 from .host_view import HostView
+from .recording import ALIGNMENT, now
 from .run import run
 
 TORCH, PADDLE, NUMPY = "torch", "paddle", "numpy"
@@ -73,8 +75,26 @@ def device(x) -> str:
     return f"gpu:{x.place.gpu_device_id()}" if x.place.is_gpu_place() else "cpu"
 
 
+def layout(x) -> tuple | None:
+    """What of a GPU tensor a launch may depend on, which is all but its address; None for a tensor in host memory."""
+    framework = framework_of(x)
+    if framework == TORCH and x.is_cuda:
+        return framework, x.shape, x.stride(), x.dtype, x.device.index, x.data_ptr() % ALIGNMENT
+    if framework == PADDLE and x.place.is_gpu_place():
+        device_id = x.place.gpu_device_id()
+        return framework, tuple(x.shape), tuple(x.strides), x.dtype, device_id, x.data_ptr() % ALIGNMENT
+    return None
+
+
 def empty(shape, dtype: str, like):
     """An uninitialised contiguous tensor of ``like``'s framework on ``like``'s device; ``dtype`` by name."""
+    x = _empty(shape, dtype, like)
+    if now.recording is not None:
+        now.recording.make(x, shape, dtype)
+    return x
+
+
+def _empty(shape, dtype: str, like):
     framework = framework_of(like)
     if framework == NUMPY:
         return np.empty(shape, dtype)
@@ -102,6 +122,8 @@ def constant(values: tuple[float, ...], dtype: str, like):
         if len(_CONSTANTS) >= MOST_CONSTANTS:
             _CONSTANTS.clear()
         _CONSTANTS[key] = from_host(np.array(values, dtype), like)
+    if now.recording is not None:
+        now.recording.keep(_CONSTANTS[key])
     return _CONSTANTS[key]
 
 
@@ -134,26 +156,39 @@ def multiprocessors(like, kernel) -> int:
     return sys.modules[TORCH].cuda.get_device_properties(like.device).multi_processor_count
 
 
+@contextmanager
+def on_device_of(like) -> Iterator[int]:
+    """Triton's active driver is that of ``like``'s framework and device, whose number is given.
+
+    Raises:
+        ValueError: a tensor in host memory.
+    """
+    framework = framework_of(like)
+    if framework == PADDLE and like.place.is_gpu_place():
+        from .driver import active_on
+
+        with active_on(like.place.gpu_device_id()) as device:
+            yield device
+    elif framework == TORCH and like.is_cuda:
+        with sys.modules[TORCH].cuda.device_of(like):
+            yield like.device.index
+    else:
+        raise ValueError("Triton kernels need CUDA tensors (or TRITON_INTERPRET=1 set before they are imported).")
+
+
 def launch(kernel, grid: tuple[int, ...], *, like, **kwargs) -> None:
     """Run ``kernel[grid](**kwargs)`` on ``like``'s device and its framework's current stream.
 
     Raises:
         ValueError: a tensor in host memory outside Triton's interpreter.
     """
-    framework = framework_of(like)
     if interpreting(kernel):
-        if framework != TORCH:
+        if framework_of(like) != TORCH:
             kwargs = {name: _host_view(x) for name, x in kwargs.items()}
         kernel[grid](**kwargs)
-    elif framework == PADDLE and like.place.is_gpu_place():
-        from .driver import launch_on
-
-        launch_on(like.place.gpu_device_id(), kernel, grid, kwargs)
-    elif framework == TORCH and like.is_cuda:
-        with sys.modules[TORCH].cuda.device_of(like):
-            run(kernel, grid, like.device.index, kwargs)
     else:
-        raise ValueError("Triton kernels need CUDA tensors (or TRITON_INTERPRET=1 set before they are imported).")
+        with on_device_of(like) as device:
+            run(kernel, grid, device, kwargs)
 
 
 def _host_view(x):

@@ -6,11 +6,11 @@ import ctypes
 import functools
 import sys
 import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 from triton.backends.nvidia.driver import CudaDriver, CudaLauncher, CudaUtils
 from triton.runtime import driver as config
-
-from .run import run
 
 MULTIPROCESSORS, CAPABILITY_MAJOR, CAPABILITY_MINOR = 16, 75, 76  # CUdevice_attribute
 _LOCK = threading.Lock()  # the active driver is global to the process
@@ -75,15 +75,16 @@ def primary_context(device: int) -> ctypes.c_void_p:
     return context
 
 
-def launch_on(device: int, kernel, grid, kwargs: dict) -> None:
-    """Run ``kernel[grid](**kwargs)`` on Paddle's current stream of ``device``, then restore driver and context."""
+@contextmanager
+def active_on(device: int) -> Iterator[int]:
+    """Triton's active driver is Paddle's of ``device``, in its context; then driver and context are as before."""
     with _LOCK:
         driver, context = driver_of(device), primary_context(device)
         previous = config._active  # not ``active``: that would create the default driver, which may need torch
         _call("cuCtxPushCurrent_v2", context)
         config.set_active(driver)
         try:
-            run(kernel, grid, device, kwargs)
+            yield device
         finally:
             config.set_active(previous)
             _call("cuCtxPopCurrent_v2", ctypes.byref(ctypes.c_void_p()))

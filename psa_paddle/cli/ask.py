@@ -7,7 +7,7 @@ import json
 import logging
 import sys
 from collections.abc import Callable
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from ..integrations.language.answering.reports import STAGES
 from ..integrations.language.inference import QwenVLInference
@@ -15,14 +15,16 @@ from ..integrations.language.loading import checkpoint_family
 from ..stats import format_stats
 from ..utils.command import NotWritten, keeping_sigterm, run_command
 from ..utils.files import check_file, check_folder, write_text
+from ..utils.language import say, say_lines
 from ..utils.media import Clip
 from ..utils.progress import TerminalProgress
-from ..utils.quiet import quiet_libraries
+from ..utils.quiet import no_download_bars, quiet_libraries
 from . import ask_report
 from .ask_flags import add_arguments
 from .ask_many import answer_many, details, identity
 from .ask_requests import Loaded, Request, ask_model, requests_of
 from .model_flags import attention_of, model_settings, parse_layers
+from .ranks import printing
 
 __all__ = ["add_arguments", "run"]
 
@@ -78,9 +80,9 @@ def answer(
     elif not args.stream:
         print(text)
     sys.stdout.flush()
-    if args.stats == "stderr" or (args.stats == "after" and not args.json):
+    if model.team.leads and (args.stats == "stderr" or (args.stats == "after" and not args.json)):
         where = sys.stderr if args.stats == "stderr" else sys.stdout
-        print(f"\n{format_stats(stats)}", file=where, flush=True)
+        print(f"\n{say_lines(format_stats(stats))}", file=where, flush=True)
     shown = loaded.shown[0] if isinstance(loaded.shown[0], Clip) else loaded.shown
     asked = ask_report.Asked(request.question, text, shown, stats, record)
     again = (lambda: ask()[0]) if args.compare_dense else None
@@ -88,13 +90,13 @@ def answer(
 
 
 def write_extras(model: QwenVLInference, stats: dict, args, page: Callable[[], str]) -> None:
-    """Write every file that was asked for beside the answer; page: makes the report's text.
+    """Write every file that was asked for beside the answer; page: makes the report's text, on every rank.
 
     Raises:
         NotWritten: at the end, when some of them could not be written.
     """
     failures = []
-    if args.stats_json is not None:
+    if args.stats_json is not None and model.team.leads:
         try:
             write_text(args.stats_json, json.dumps(stats, indent=2, ensure_ascii=False) + "\n")
         except OSError as error:
@@ -107,7 +109,8 @@ def write_extras(model: QwenVLInference, stats: dict, args, page: Callable[[], s
     if args.report is not None:
         text = page()
         try:
-            write_text(args.report, text)
+            if model.team.leads:
+                write_text(args.report, text)
         except OSError as error:
             failures.append(f"--report could not be written: {error}.")
     if failures:
@@ -144,15 +147,24 @@ def ask(args: argparse.Namespace) -> None:
         progress.close()
 
 
+class _Spoken(logging.Formatter):
+    """A line of the log in the language of the process."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return say(super().format(record))
+
+
 @contextmanager
 def logged(quiet: bool):
-    """While the package's warnings, or its errors alone, go to stderr as they are."""
+    """While the package's warnings go to stderr; quiet: its errors alone, and no bars of the hub's client."""
     log, handler = logging.getLogger("psa_paddle"), logging.StreamHandler()
+    handler.setFormatter(_Spoken())
     handler.setLevel(logging.ERROR if quiet else logging.NOTSET)
     propagate, log.propagate = log.propagate, False  # PaddleFormers formats the root logger's lines its own way
     log.addHandler(handler)
     try:
-        yield
+        with no_download_bars() if quiet else nullcontext():
+            yield
     finally:
         log.removeHandler(handler)
         log.propagate = propagate
@@ -160,5 +172,5 @@ def logged(quiet: bool):
 
 def run(args: argparse.Namespace) -> int:
     """Answer what the flags ask; returns the exit status."""
-    with logged(args.quiet):
+    with logged(args.quiet), printing():
         return run_command(lambda: ask(args), MEMORY_ADVICE)

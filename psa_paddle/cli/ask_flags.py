@@ -66,7 +66,6 @@ def add_looking_arguments(parser: argparse.ArgumentParser) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.description, parser.epilog = DESCRIPTION, EXIT_CODES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     asked = parser.add_mutually_exclusive_group(required=True)
     asked.add_argument("--input", nargs="+", metavar="FILE", help="paths or http(s) URLs, shown together")
     asked.add_argument("--requests", metavar="FILE", help='JSON lines such as {"input": "a.mp4", "prompt": "..."}')

@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from ..integrations.language.answering.reports import Report
 from ..integrations.language.families import Family
 from ..integrations.language.inference import QwenVLInference
+from ..integrations.language.team import RankFailed
 from ..utils.command import SomeFailed, out_of_memory
 from ..utils.files import check_file, replacing
 from .ask_requests import Loaded, Request, ask_model
@@ -99,15 +100,17 @@ def answer_many(
         return
     model, failed = make_model(), 0
     reader = _Reader(args, report, model.family)
-    with opened(path, kept) as write:
+    with opened(path if model.team.leads else None, kept) as write:
         for request in left:
             line = identity(request)
             try:
-                loaded = reader.read(request)
+                with model.team.agreeing():
+                    loaded = reader.read(request)
                 text, stats = ask_model(model, loaded, request.question, request.max_tokens, args.max_pixels)
                 line |= {"answer": text, **details(stats, args)}
             except (MemoryError, OSError, RuntimeError, SystemError, TypeError, ValueError) as error:
-                if isinstance(error, (RuntimeError, SystemError)) and not out_of_memory(error):
+                defect = isinstance(error, (RuntimeError, SystemError)) and not out_of_memory(error)
+                if defect or isinstance(error, RankFailed):
                     raise
                 failed += 1
                 line |= {"error": "not enough memory" if out_of_memory(error) else str(error)}

@@ -73,9 +73,11 @@ class Request:
         sampling = given_flags(args, (*VIDEO_FLAGS, "max_pixels"))
 
         def load(source: str, kind: str):
+            downloading = partial(report, "download")
             if kind == "image":
-                return load_image(source)
-            return load_video(source, **sampling, factor=factor, progress=partial(report, "media"))
+                return load_image(source, downloading=downloading)
+            progress = partial(report, "media")
+            return load_video(source, **sampling, factor=factor, progress=progress, downloading=downloading)
 
         shown = [load(source, kind) for source, kind in zip(self.sources, kinds, strict=True)]
         return Loaded(shown, time.perf_counter() - start)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
+from functools import partial
 from pathlib import Path
 
 from ..budgets import Budgets
 from ..config import BACKENDS, DEFAULT_PRESET, PRESETS, AttentionConfig
+from ..integrations.language.answering.reports import Report
 from ..integrations.language.inference import DEFAULT_MODEL, QwenVLInference
 from ..integrations.language.loading import DTYPES, LIBRARIES, check_backend, check_library, checkpoint_family
 from ..integrations.language.measuring.calibration import calibrate_budgets, check_calibration
@@ -16,7 +18,9 @@ from ..integrations.language.samples import image_inputs, video_inputs
 from ..trianglemix import TriangleMixConfig
 from ..utils.command import EXIT_CODES, run_command
 from ..utils.files import check_file
+from ..utils.language import say, say_lines
 from ..utils.media import load_image, load_video
+from ..utils.progress import TerminalProgress
 from ..utils.quiet import quiet_libraries
 from .ask_flags import VIDEO_FLAGS
 from .ask_requests import PROMPTS
@@ -35,7 +39,6 @@ In a checkout, python qwen2.5-vl/calibrate_psa.py is the same.
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.description, parser.epilog = DESCRIPTION, EXIT_CODES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--type", choices=("image", "video"), default="image", help="kind of --input (default: image)")
     parser.add_argument("--input", nargs="+", required=True, metavar="FILE", help="paths or URLs; each is asked about")
     parser.add_argument("--prompt", help="the question about each (default: asks for a description, in Chinese)")
@@ -68,8 +71,9 @@ def triangle_of(args) -> TriangleMixConfig | None:
     return TriangleMixConfig(**given) if args.triangle else None
 
 
-def load_inputs(args, library: str) -> tuple[list, dict]:
+def load_inputs(args, library: str, report: Report) -> tuple[list, dict]:
     """Read every input before any model is loaded; with what the processor is told about the sizes of images."""
+    downloading = partial(report, "download")
     given = given_flags(args, VIDEO_FLAGS)
     if args.type == "image":
         for name in given:
@@ -77,9 +81,10 @@ def load_inputs(args, library: str) -> tuple[list, dict]:
     factor = checkpoint_family(args.model, library, args.cache_dir).vision_factor()
     limits = image_limits(args.max_pixels, factor)
     if args.type == "image":
-        return [load_image(source) for source in args.input], limits
+        return [load_image(source, downloading=downloading) for source in args.input], limits
     given |= given_flags(args, ["max_pixels"])
-    return [load_video(source, **given, factor=factor) for source in args.input], limits
+    given |= {"factor": factor, "progress": partial(report, "media"), "downloading": downloading}
+    return [load_video(source, **given) for source in args.input], limits
 
 
 def report(budgets: Budgets) -> str:
@@ -88,9 +93,10 @@ def report(budgets: Budgets) -> str:
     lines = [f"equal shares  {uniform['loss']:.3g} nats a token at density {uniform['density']:.3f}"]
     lines += [f"budgets       {own['loss']:.3g} nats a token at density {own['density']:.3f}"]
     for layer, row in enumerate(budgets.factors):
-        means = ", block means" if budgets.block_means[layer] else ""
-        triangle = ", or TriangleMix" if layer in (budgets.triangle_layers or ()) else ""
-        lines.append(f"  layer {layer:>3}  {sum(row) / len(row):.2f} times the shares{means}{triangle}")
+        also = ", block means" if budgets.block_means[layer] else ""
+        if layer in (budgets.triangle_layers or ()):
+            also = f"{also}, or TriangleMix"
+        lines.append(f"  layer {layer:>3}  {sum(row) / len(row):.2f} times the shares{also}")
     return "\n".join(lines)
 
 
@@ -103,9 +109,10 @@ def calibrate(args) -> None:
     check_calibration(config, args.density, args.loss, args.answer_tokens)
     check_backend(config)
     triangle, library = triangle_of(args), check_library(args.library)
-    inputs, limits = load_inputs(args, library)
+    progress = TerminalProgress()
+    inputs, limits = load_inputs(args, library, progress)
     with quiet_libraries(library):
-        model = QwenVLInference(args.model, args.dtype, cache_dir=args.cache_dir, library=library)
+        model = QwenVLInference(args.model, args.dtype, cache_dir=args.cache_dir, library=library, progress=progress)
     if args.type == "image":
         samples = [image_inputs(model.processor, [image], prompt, limits) for image in inputs]
     else:
@@ -121,12 +128,13 @@ def calibrate(args) -> None:
         triangle=triangle,
         answer_tokens=args.answer_tokens,
         name=model.model_name,
-        progress=(lambda i, n: print(f"\r{i} of {n} passes", end="", file=sys.stderr)) if show else None,
+        progress=(lambda i, n: print("\r" + say(f"{i} of {n} passes"), end="", file=sys.stderr)) if show else None,
     )
     if show:
         print(file=sys.stderr)
     budgets.save(args.output)
-    print(f"{report(budgets)}\nwritten to {args.output}")
+    print(say_lines(report(budgets)))
+    print(say(f"written to {args.output}"))
 
 
 def run(args) -> int:

@@ -8,17 +8,20 @@ from collections.abc import Callable
 
 from ..config import PRESETS, AttentionConfig
 from ..integrations.language.answering.messages import Looking, read_message
+from ..integrations.language.answering.reports import STAGES
 from ..integrations.language.answering.session import Session
 from ..integrations.language.attention import replace_attention, restore_attention
 from ..integrations.language.choice import AttentionChoice
 from ..integrations.language.inference import QwenVLInference
 from ..stats import format_stats
 from ..utils.command import EXIT_CODES, run_command
+from ..utils.language import say, say_lines
 from ..utils.progress import TerminalProgress
 from ..utils.quiet import quiet_libraries
 from .ask import MEMORY_ADVICE, logged, text_streamer
 from .ask_flags import VIDEO_FLAGS, add_looking_arguments, kind_of
 from .model_flags import add_model_arguments, given_flags, model_settings
+from .ranks import printing, reading
 
 DESCRIPTION = """Talk with a model about images and videos: each question pays for its own tokens only.
 
@@ -35,7 +38,6 @@ HELP = f"""/add FILE      show an image or a video with the next question
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.description, parser.epilog = DESCRIPTION, f"in the conversation:\n{HELP}\n\n{EXIT_CODES}"
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--input", nargs="+", default=[], metavar="FILE", help="shown with the first question")
     parser.add_argument("--system", help="what the model is told before the conversation")
     parser.add_argument("--quiet", action="store_true", help="print answers alone: no progress, no warnings")
@@ -80,8 +82,9 @@ class Conversation:
         """Show a file with the next question; it is read now."""
         if not source:
             raise ValueError("/add needs a file, for example /add a.jpg.")
-        kind = kind_of(source, None)
-        message = read_message("user", [{"type": kind, kind: source}], self._looking, self._model.report)
+        with self._model.team.agreeing():
+            kind = kind_of(source, None)
+            message = read_message("user", [{"type": kind, kind: source}], self._looking, self._model.report)
         self._waiting.append({"type": kind, kind: message.shown[0][0]})
 
     def _preset(self, name: str) -> None:
@@ -92,7 +95,7 @@ class Conversation:
 
     def _stats(self, _: str) -> None:
         try:
-            print(format_stats(self._model.stats()))
+            print(say_lines(format_stats(self._model.stats())))
         except RuntimeError as error:
             raise ValueError(str(error)) from None
 
@@ -100,7 +103,7 @@ class Conversation:
         self._session, self._waiting = self._begin(), []
 
     def _help(self, _: str) -> None:
-        print(HELP)
+        print(say(HELP))
 
 
 def converse(conversation: Conversation, read: Callable[[], str]) -> None:
@@ -116,11 +119,11 @@ def converse(conversation: Conversation, read: Callable[[], str]) -> None:
         try:
             conversation.say(line)
         except KeyboardInterrupt:
-            print("\ninterrupted", file=sys.stderr)
+            print(f"\n{say('interrupted')}", file=sys.stderr)
         except (OSError, TypeError, ValueError) as error:
             if isinstance(error, BrokenPipeError):
                 raise
-            print(f"error: {error}", file=sys.stderr)
+            print(say(f"error: {error}"), file=sys.stderr)
         sys.stdout.flush()
 
 
@@ -130,7 +133,7 @@ def chat(args: argparse.Namespace) -> None:
     given = given_flags(args, VIDEO_FLAGS)
     if args.max_pixels is not None:
         given |= {"frame_pixels": args.max_pixels, "image_pixels": args.max_pixels}
-    progress = TerminalProgress(*["load", "media", "vision", "prefill"] * args.quiet, "decode")
+    progress = TerminalProgress(*(STAGES if args.quiet else ["decode"]))
     with quiet_libraries(settings["library"]):
         model = QwenVLInference(args.model, args.dtype, progress=progress, **settings)
         looking = Looking(**given, factor=model.family.pixel_factor)
@@ -138,12 +141,12 @@ def chat(args: argparse.Namespace) -> None:
         for source in args.input:
             conversation.add(source)
         try:
-            converse(conversation, lambda: input("> " if sys.stdin.isatty() else ""))
+            converse(conversation, reading(model.team, lambda: input("> " if sys.stdin.isatty() else "")))
         finally:
             progress.close()
 
 
 def run(args: argparse.Namespace) -> int:
     """Talk as the flags ask; returns the exit status."""
-    with logged(args.quiet):
+    with logged(args.quiet), printing():
         return run_command(lambda: chat(args), MEMORY_ADVICE)

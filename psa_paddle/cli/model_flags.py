@@ -13,6 +13,7 @@ from ..integrations.language.inference import DEFAULT_MODEL
 from ..integrations.language.loading import DTYPES, LIBRARIES, check_library
 from ..trianglemix import TriangleMixConfig
 from ..video_tokens import AUTO, check_video_tokens
+from .ranks import ranks_of
 
 PSA_FLAGS = (
     "preset", "query_block", "key_block", "xattn_stride", "mask_mode", "mask_ratios", "block_means", "text_length",
@@ -65,6 +66,9 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument(
         "--prefill-chunk", type=int, metavar="TOKENS", help="prefill so many tokens at a time, a multiple of 128"
+    )
+    parser.add_argument(
+        "--tensor-parallel", type=int, metavar="N", help="split the heads over N GPUs, a process of the launcher each"
     )
     drawn = parser.add_argument_group(
         "Drawing of tokens (default: as the model's generation_config.json says, or greedy)"
@@ -125,6 +129,7 @@ def model_settings(args) -> dict:
         "video_tokens": video_tokens_of(args.video_tokens),
         "prefill_chunk": check_chunk(args.prefill_chunk),
         "sampling": sampling,
+        "tensor_parallel": ranks_of(args.tensor_parallel),
     }
 
 

@@ -13,6 +13,8 @@ import sys
 import time
 from collections.abc import Iterator
 
+from ..utils.language import say
+from ..utils.terminal import padded
 from .findings import (
     ANSWER,
     BUILD,
@@ -31,10 +33,12 @@ from .isolated import isolated
 from .machine import machine_facts, nvidia_gpus, version_checks
 
 CHECK_FAILED = 6  # the exit status beside those of utils/command.py, whose imports may be what is missing here
+CHECKS = "{} check", "{} checks"
 NAMED = 4  # failed checks that the verdict names
 WIDTH = 18  # of the first column
-DESCRIPTION = f"""Examine this machine: what it has, whether attention computes right on it, how fast, and one answer
-of the demo model, in about two minutes. Exit status 0 when all is well, {CHECK_FAILED} when a check failed."""
+DESCRIPTION = f"""Examine this machine: what it has, whether attention computes right on it,
+how fast, and one answer of the demo model, in about two minutes.
+Exit status 0 when all is well, {CHECK_FAILED} when a check failed."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -49,7 +53,7 @@ def run(args: argparse.Namespace) -> int:
     try:
         return _report(args)
     except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
+        print(say("interrupted"), file=sys.stderr)
         return 130
     except BrokenPipeError:  # as in "... | head"
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -66,8 +70,9 @@ def _report(args: argparse.Namespace) -> int:
         show(line_of(found))
     checks = [found for found in findings if isinstance(found, Check)]
     seconds, words = time.monotonic() - start, verdict(checks)
-    show(f"{'Verdict':<{WIDTH}}{words}\n{'Time':<{WIDTH}}{seconds:.0f} s\n```")
-    show("For a bug report copy what stands between the two lines of ```.")
+    show(_row(say("Verdict"), say(words)))
+    show(f"{_row(say('Time'), f'{seconds:.0f} s')}\n```")
+    show(say("For a bug report copy what stands between the two lines of ```."))
     failed = any(check.status == FAILED for check in checks)
     if args.json:
         _show(json.dumps({
@@ -88,9 +93,13 @@ def _show(line: str) -> None:
 def line_of(found: Fact | Check) -> str:
     """A finding for a person; advice stands below it."""
     if isinstance(found, Fact):
-        return f"{found.name:<{WIDTH}}{found.value}"
-    advice = f"\n{'':<{WIDTH}}-> {found.advice}" if found.advice else ""
-    return f"{found.status:<{WIDTH}}{found.name}: {found.detail}{advice}"
+        return _row(say(found.name), say(found.value))
+    advice = "\n" + _row("", f"-> {say(found.advice)}") if found.advice else ""
+    return _row(say(found.status), f"{found.name}: {say(found.detail)}{advice}")
+
+
+def _row(first: str, rest: str) -> str:
+    return padded(first, WIDTH) + rest
 
 
 def verdict(checks: list[Check]) -> str:
@@ -99,11 +108,11 @@ def verdict(checks: list[Check]) -> str:
     skipped = sum(check.status == NOT_POSSIBLE for check in checks)
     rest = f", {skipped} not possible here" if skipped else ""
     if not failed:
-        return f"all is well: {plural(len(checks) - skipped, 'check')} ok{rest}."
+        return f"all is well: {plural(len(checks) - skipped, *CHECKS)} ok{rest}."
     more = len(failed) - NAMED
     names = ", ".join(check.name for check in failed[:NAMED]) + (f" and {more} more" if more > 0 else "")
     return (
-        f"{len(failed)} of {plural(len(checks), 'check')} FAILED{rest}: {names}. What to do first: {failed[0].advice}"
+        f"{len(failed)} of {plural(len(checks), *CHECKS)} FAILED{rest}: {names}. What to do first: {failed[0].advice}"
     )
 
 

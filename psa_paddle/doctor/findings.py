@@ -7,7 +7,7 @@ import traceback
 from dataclasses import dataclass
 from pathlib import Path
 
-OK, FAILED, NOT_POSSIBLE = "ok", "FAILED", "not possible here"
+STATUSES = OK, FAILED, NOT_POSSIBLE = "ok", "FAILED", "not possible here"
 # Names of checks that others depend on.
 BUILD, OPERATIONS, KERNELS = "Paddle", "Paddle's operations", "Triton kernels"
 OPERATOR, TIMING, ANSWER = "operator", "time", "demo model"
@@ -64,6 +64,6 @@ def joined(names: list[str]) -> str:
     return " and ".join(filter(None, [", ".join(names[:-1]), *names[-1:]]))
 
 
-def plural(number: int, word: str) -> str:
-    """``1 check``, ``2 checks``."""
-    return f"{number} {word}{'' if number == 1 else 's'}"
+def plural(number: int, one: str, many: str) -> str:
+    """``1 check``, ``2 checks`` of ``"{} check"``, ``"{} checks"``."""
+    return (one if number == 1 else many).format(number)

@@ -140,7 +140,11 @@ def checked(case: Case, backend: str, dtype: str) -> Check:
     exact_products = limit == FLOAT32_LIMIT
     ties = (NEAR_TIES if exact_products else ROUNDED_TIES) if _selects(case) else 0.0
     if wrong > ties * total:
-        found = "returns zeros" if not out.any() else f"{wrong} of {plural(total, 'block')} of rows are wrong"
+        found = (
+            "returns zeros"
+            if not out.any()
+            else f"{wrong} of {plural(total, '{} block', '{} blocks')} of rows are wrong"
+        )
         return Check(name, FAILED, found, REPORT)
     others = f"; {wrong} of {total} blocks of rows take other keys, by ties" if wrong else ""
     return Check(name, OK, f"relative error {worst:.1e}, allowed {limit:.1e}{others}")

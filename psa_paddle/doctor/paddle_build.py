@@ -48,7 +48,7 @@ def paddle_build(gpus: list[str]) -> Iterator[Fact | Check]:
         advice = "Check nvidia-smi and CUDA_VISIBLE_DEVICES; on a machine without a GPU install paddlepaddle."
         yield Check(BUILD, FAILED, "a GPU build that sees no GPU", advice)
     else:
-        yield Check(BUILD, OK, f"{version}, {kind}, on {paddle.get_device()}")
+        yield Check(BUILD, OK, f"{version}, {kind}, on device {paddle.get_device()}")
 
 
 def _operations(paddle) -> dict[str, tuple[Callable, Callable]]:

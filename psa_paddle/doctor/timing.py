@@ -14,6 +14,7 @@ from .findings import FAILED, NOT_POSSIBLE, OK, TIMING, Check, Fact, words_of
 from .tensors import dtypes_here, on_device, stored
 
 SECONDS = 60.0  # within which a length must be done, as far as the one before it tells
+PATIENCE = 5.0  # seconds after which a call is not repeated
 GROWTH = 5.0  # the time of a length over that of half of it: dense attention's, and some more
 ADVICE = "Put this report into an issue; until it is solved dense attention (no --use-psa) is the faster one here."
 
@@ -108,7 +109,7 @@ def _milliseconds(call: Callable, shape: Shape, on_gpu: bool) -> float:
 
     wait = paddle.device.synchronize if on_gpu else lambda: None
     call()
-    times = []
+    times, begun = [], time.perf_counter()
     for _ in range(shape.repeats):
         wait()
         start = time.perf_counter()
@@ -116,4 +117,6 @@ def _milliseconds(call: Callable, shape: Shape, on_gpu: bool) -> float:
             call()
         wait()
         times.append((time.perf_counter() - start) / shape.calls * 1e3)
+        if time.perf_counter() - begun >= PATIENCE:
+            break
     return statistics.median(times)

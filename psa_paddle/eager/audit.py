@@ -33,8 +33,8 @@ def audit_sums(q, k, v, out, scale: float, causal: bool, rows: int):
             position = found[part] + lk - lq
             seen = position[-1] + 1 if causal else lk
             tail = None
-            if causal:
-                low = position[0] + 1  # the keys before it are seen by every row
+            low = position[0] + 1  # the keys before it are seen by every row
+            if causal and low < seen:
                 hidden = np.arange(low, seen)[None] > np.tile(position, group)[:, None]
                 tail = paddle.to_tensor(np.where(hidden, np.float32(MASKED), np.float32(0.0)), place=q.place)
             flat = q[x, :, part].reshape([1, -1, d])

@@ -123,6 +123,11 @@ def audit_fwd(q, k, v, out, plan: Plan, *, kv_start=None):
     Raises:
         TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, no rows.
     """
+    return bridge.repeat(_audit, (plan,), q, k, v, out, kv_start)
+
+
+def _audit(q, k, v, out, kv_start, plan: Plan):
+    """``audit_fwd``; of its tensors nothing but dtypes, shapes, strides, devices and alignment is asked for."""
     check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=plan.causal)
     (b, h, lq, d), (hkv, lk), dtype = q.shape, k.shape[1:3], bridge.dtype_name(q)
     check_out(out, [b, lq, h, d] if plan.heads_last else [b, h, lq, d], q)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .. import bridge
 from ..plan import Plan
 from .attend import Pooled, check_attend_out, run_attend
 from .common import check_inputs
@@ -59,6 +60,11 @@ def psa_fwd(q, k, v, plan: Plan, *, kv_start=None, out=None):
     Raises:
         TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, budgets of other heads.
     """
+    return bridge.repeat(_psa, (plan,), q, k, v, kv_start, out)
+
+
+def _psa(q, k, v, kv_start, out, plan: Plan):
+    """``psa_fwd``; of its tensors nothing but dtypes, shapes, strides, devices and alignment is asked for."""
     check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=plan.causal)
     check_budgets(plan, q.shape[1])
     check_attend_out(out, q, plan)

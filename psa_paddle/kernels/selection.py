@@ -22,7 +22,8 @@ from .selection_inputs import Scores, check_scores
 @triton.jit
 def _join_groups(p_e, p_t, i_j, m_j, n_groups, n_a, n_j, TILE: tl.constexpr, NJ: tl.constexpr):
     """Sum over a query block's groups of each group's softmax over the blocks; [NJ]. TILE 0: a block's score is its
-    largest logit, not a sum."""
+    largest logit, not a sum. The softmax's sums are float64, so that they do not depend on the width that they run
+    over: rows that are computed in another call choose the same blocks."""
     b_sum = tl.zeros([NJ], tl.float32)
     for a in range(0, n_groups):
         if TILE > 0:
@@ -32,7 +33,7 @@ def _join_groups(p_e, p_t, i_j, m_j, n_groups, n_a, n_j, TILE: tl.constexpr, NJ:
         else:
             b_top = tl.load(p_e + a * n_j + i_j, mask=m_j, other=-float("inf")).to(tl.float32)
             b_e = tl.exp2(b_top - tl.max(b_top, 0))
-        b_sum += b_e / tl.sum(b_e, 0)
+        b_sum += b_e * (1.0 / tl.sum(b_e.to(tl.float64), 0).to(tl.float32))
     return b_sum
 
 

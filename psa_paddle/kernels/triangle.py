@@ -187,6 +187,11 @@ def triangle_fwd(q, k, v, pattern: Pattern, scale: float, *, kv_start=None, out=
     Raises:
         TypeError, ValueError: unsupported or unequal dtypes, shapes or strides, a negative number of tokens.
     """
+    return bridge.repeat(_triangle, (pattern, scale, heads_last), q, k, v, kv_start, out)
+
+
+def _triangle(q, k, v, kv_start, out, pattern: Pattern, scale: float, heads_last: bool):
+    """``triangle_fwd``; of its tensors nothing but dtypes, shapes, strides, devices and alignment is asked for."""
     check_inputs(q=q, k=k, v=v, kv_start=kv_start, causal=True)
     (b, h, lq, d), (hkv, lk), dtype = q.shape, k.shape[1:3], bridge.dtype_name(q)
     if min(pattern.sink, pattern.window, pattern.last) < 0:

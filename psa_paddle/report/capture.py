@@ -7,9 +7,9 @@ attended with, so that the operator itself keeps nothing; what it keeps is bound
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import paddle
@@ -23,6 +23,7 @@ from ..integrations.language.families import check
 from ..integrations.language.paddleformers.pruner import pruner_of
 from ..integrations.language.plugs import bare_model
 from ..integrations.language.request import whole_number
+from ..integrations.language.team import ALONE, Team
 from ..stats import CallStats, read_calls, work_of
 
 CELLS = 256  # most cells of a map on a side
@@ -82,17 +83,29 @@ def _condense(x: np.ndarray, rows: int, columns: int) -> np.ndarray:
     return x.astype(np.float32)
 
 
+def merge_maps(parts: list[LevelMap]) -> LevelMap:
+    """The map of one call whose heads were split evenly over ``parts``."""
+    cells = np.mean([part.cells for part in parts], 0, dtype=np.float32)
+    shares = np.mean([part.shares for part in parts], 0).tolist()
+    return replace(parts[0], cells=cells, shares=shares, per_head_density=sum((p.per_head_density for p in parts), []))
+
+
 class Recorder:
     """Sees the prefill of one request; ``recording`` makes one. It is a streamer: it hears the prompt's tokens, and
     hands them on to another streamer, if any.
 
     layers: whose levels are kept; mass: by layer, the share of the question's attention that each key has, float64
-    [Lk]; ids: the prompt's tokens, int64 [L]; stay: which of them the layers read, bool [L], all but dropped video
-    tokens; seconds: what recording took, which is part of the request's time to the first token.
+    [Lk]; it and the maps are those of all ranks' heads once the answer is complete; ids: the prompt's tokens, int64
+    [L], those before it that a KV cache holds included; stay: which of them the layers read, bool [L], all but dropped
+    video tokens; seconds: what recording took, which is part of the request's time to the first token.
     """
 
-    def __init__(self, plug, layers: list[int], vision_ids: list[int], streamer=None, staying=None):
-        self.layers, self.seconds = layers, 0.0
+    def __init__(
+        self, plug, layers: list[int], vision_ids: list[int], streamer=None, staying=None, before=(),
+        team: Team = ALONE,
+    ):  # fmt: skip
+        self.layers, self.seconds, self._team = layers, 0.0, team
+        self._before, self._new = np.array(before, np.int64), 0
         self._staying: Callable[[np.ndarray], np.ndarray] = staying or (lambda ids: np.ones(ids.shape, bool))
         self._maps: dict[int, list[LevelMap]] = {}
         self._ran_sparse: set[int] = set()
@@ -111,13 +124,21 @@ class Recorder:
             ids = np.asarray(value).astype(np.int64)
             if ids.ndim == 2 and len(ids) != 1:
                 raise ValueError("a report shows one request; ask one at a time.")
-            self.ids = ids.reshape(-1)
-            self.stay = self._staying(self.ids)
+            new = ids.reshape(-1)
+            self._new = len(new)
+            self.ids = np.concatenate([self._before, new])
+            self.stay = np.concatenate([np.ones(self._before.shape, bool), self._staying(new)])
         if self._streamer is not None:
             self._streamer.put(value)
 
     def end(self) -> None:
         """The answer is complete."""
+        ranks = self._team.gather((self.mass, self._maps))
+        self.mass = {layer: np.mean([mass[layer] for mass, _ in ranks], 0) for layer in self.mass}
+        self._maps = {
+            layer: [merge_maps(list(parts)) for parts in zip(*(maps[layer] for _, maps in ranks), strict=True)]
+            for layer in self._maps
+        }
         if self._streamer is not None:
             self._streamer.end()
 
@@ -140,7 +161,7 @@ class Recorder:
     @property
     def question_rows(self) -> int:
         """Last rows of the prompt whose attention is recorded: those after the last vision token, a few at most."""
-        return max(1, min(QUESTION_ROWS, int(np.argmax(self.vision[::-1]) or QUESTION_ROWS)))
+        return max(1, min(QUESTION_ROWS, self._new, int(np.argmax(self.vision[::-1]) or QUESTION_ROWS)))
 
     def see(self, layer: int, query, key, scale: float | None, config: AttentionConfig | None, call: CallStats) -> None:
         """A prefill call of a layer: query [1, H, Lq, D], key [1, Hkv, Lk, D]; config: PSA's, None for a layer of
@@ -175,14 +196,15 @@ class Recorder:
     def mass_of_frames(self, parts: int) -> np.ndarray | None:
         """Share of the question's attention that falls on each of ``parts`` equal parts of the vision tokens (the
         pairs of frames of a clip), by layer in ascending order: float64 [layers, parts]; of pictures, whose sizes
-        differ, ``parts`` runs of vision tokens. None where no layer was recorded or the tokens fall apart otherwise."""
+        differ, ``parts`` runs of vision tokens. None where no layer was recorded, the tokens fall apart otherwise, or
+        video tokens were dropped in an earlier turn of the conversation."""
         places = np.flatnonzero(self.vision)
         runs = np.split(places, np.flatnonzero(np.diff(places) > 1) + 1)
         if len(runs) != parts:
             if len(places) % parts:
                 return None
             runs = np.split(places, parts)
-        if not self.mass:
+        if not self.mass or any(len(mass) != self.stay.sum() for mass in self.mass.values()):
             return None
         whole = np.zeros((len(self.mass), len(self.stay)))
         whole[:, self.stay] = [self.mass[layer] for layer in sorted(self.mass)]
@@ -190,13 +212,14 @@ class Recorder:
 
 
 @contextmanager
-def recording(model, layers: list[int] | None = None, streamer=None) -> Iterator[Recorder]:
+def recording(model, layers: list[int] | None = None, streamer=None, before: Sequence[int] = ()) -> Iterator[Recorder]:
     """``with recording(model) as record: model.inference_video(path, prompt, streamer=record)``.
 
     Args:
         model: a ``QwenVLInference`` with sparse attention.
         layers: whose levels are kept; by default four, evenly spread.
         streamer: who else hears the tokens.
+        before: the tokens of a conversation that its KV cache holds, all of ``Session.ids`` but the last.
 
     Raises:
         ValueError: dense attention, or layers that the model does not have.
@@ -212,7 +235,8 @@ def recording(model, layers: list[int] | None = None, streamer=None) -> Iterator
             stay[ids == bare_model(model).config.video_token_id] = np.concatenate([c.ravel() for c in pruner.clips])
         return stay
 
-    recorder = Recorder(plug, check_layers(layers, plug.layers), vision_ids, streamer, staying)
+    team = getattr(model, "team", ALONE)
+    recorder = Recorder(plug, check_layers(layers, plug.layers), vision_ids, streamer, staying, before, team)
     before, plug.recorder = plug.recorder, recorder
     try:
         yield recorder

@@ -6,6 +6,7 @@ import difflib
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import numpy as np
 from PIL import Image
 
 from ..utils.files import check_file, write_text
+from ..utils.language import say
 from ..utils.media import Clip
 from ..utils.media.sampling import FRAME_PAIR
 from .capture import WAYS, LevelMap, Recorder
@@ -53,6 +55,7 @@ class Report:
         page = jinja2.Environment(loader=loader, autoescape=True, undefined=jinja2.StrictUndefined, trim_blocks=True)
         return page.get_template("page.html").render(
             w=WORDS[language],
+            say=partial(say, language=language),
             language={"en": "en", "zh": "zh-CN"}[language],
             question=self.question,
             answer=self.answer,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import locale
-import os
-
 WORDS = {
     "en": {
         "title": "What was looked at, and what was skipped",
@@ -131,10 +128,3 @@ WORDS = {
         "attention": "注意力",
     },
 }
-
-
-def language_here() -> str:
-    """``"zh"`` where the process speaks Chinese, else ``"en"``."""
-    names = [os.environ.get(name) for name in ("LC_ALL", "LC_MESSAGES", "LANG")]
-    here = next((name for name in names if name), locale.getlocale()[0] or "")
-    return "zh" if here.lower().startswith(("zh", "chinese")) else "en"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -60,6 +60,27 @@ def work_of(levels: np.ndarray, geo: Geometry, block_means: bool, first: int = 0
         n_means = np.array([geo.n_means(first + i) for i in range(levels.shape[2])])
         work += ((levels == 0) & (np.arange(levels.shape[3]) < n_means[:, None])) / geo.key_block
     return work.sum((2, 3))
+
+
+def on_host(call: CallStats) -> CallStats:
+    """The same call with its counts as NumPy arrays, work of each sample that ran sparse as [1, H]. Reads from the
+    device."""
+    arrays = [np.asarray(work, dtype=np.float64) for work in call.work]
+    return replace(
+        call,
+        work=[array.sum((0, *range(2, array.ndim)))[None] for array in arrays],
+        audits=[AuditedRows(np.asarray(audit.sums), audit.lengths) for audit in call.audits],
+    )
+
+
+def merge_heads(parts: list[CallStats]) -> CallStats:
+    """One record of a call whose heads were split over ``parts``, each ``on_host``."""
+    work = [np.concatenate(arrays, 1) for arrays in zip(*(part.work for part in parts), strict=True)]
+    audits = [
+        AuditedRows(np.concatenate([audit.sums for audit in same], 1), same[0].lengths)
+        for same in zip(*(part.audits for part in parts), strict=True)
+    ]
+    return replace(parts[0], work=work, audits=audits)
 
 
 def merge_calls(calls: list[CallStats]) -> CallStats:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ..utils.files import write_text
 from .calls import CallStats
-from .records import CallRecord, read_calls, rows_of, warning_of
+from .records import CallRecord, average_sparsity, read_calls, rows_of, warning_of
 
 
 class PSALogger:
@@ -46,13 +46,12 @@ class PSALogger:
         self._calls.append((layer_idx, call))
 
     def summary(self, records: list[CallRecord]) -> dict:
-        """What the log's JSON file says beside the records: totals, with the average over calls, and figures of each
+        """What the log's JSON file says beside the records: totals, as ``records.totals`` has them, and figures of each
         layer."""
         rows = rows_of(records)
-        mean = sum(one.sparsity for one in records) / len(records) if records else 0.0
         return {
             "calls": len(records),
-            "average_sparsity": round(mean, 6),
+            "average_sparsity": round(average_sparsity(rows), 6),
             "audit_warning": warning_of(rows),
             "layers": {
                 str(row["layer"]): {

@@ -87,6 +87,11 @@ def rows_of(records: list[CallRecord]) -> list[dict]:
     ]
 
 
+def average_sparsity(rows: list[dict]) -> float:
+    """Mean over the layers of ``rows_of``; 0 without any."""
+    return sum(row["sparsity"] for row in rows) / len(rows) if rows else 0.0
+
+
 def warning_of(rows: list[dict]) -> str:
     """One sentence where the audit of ``rows_of`` found a large error, else empty."""
     return error_warning({row["layer"]: row["audit"] for row in rows if row["audit"]})
@@ -108,7 +113,7 @@ def totals(calls: list[tuple[int, CallStats]]) -> dict:
         if record.mode == "dense":
             reasons[record.reason] = reasons.get(record.reason, 0) + 1
     return {
-        "average_sparsity": sum(r["sparsity"] for r in rows) / len(rows) if rows else 0.0,
+        "average_sparsity": average_sparsity(rows),
         "layers_sparse": sparse,
         "layers_dense": len(rows) - sparse,
         "dense_reasons": reasons,

@@ -15,9 +15,10 @@ def format_stats(s: dict) -> str:
 
 def _request_lines(s: dict) -> list[str]:
     speed = "-" if s["decode_tokens_per_s"] is None else f"{s['decode_tokens_per_s']:.1f} tokens/s"
+    ranks = f" x {s['tensor_parallel']}" if "tensor_parallel" in s else ""
     end = ", cut off at max_tokens" if s["finish_reason"] == "length" else ""
     return [
-        f"Model       {s['model']}  ({s['library']}, {s['device']}, {s['dtype']})",
+        f"Model       {s['model']}  ({s['library']}, {s['device']}{ranks}, {s['dtype']})",
         f"Prompt      {s['sequence_length']} tokens: {s['vision_tokens']} vision, {s['text_tokens']} text",
         *(_video_lines(s["video_tokens"]) if "video_tokens" in s else []),
         f"Prefill     {s['ttft_s']:.2f} s to the first token",
@@ -30,8 +31,8 @@ def _video_lines(video: dict) -> list[str]:
     """How many video tokens were dropped, and a bar a frame (or a few of them) as high as what stayed of it."""
     if not video["tokens"]:
         return [f"Video       no video tokens to drop (video_tokens {video['setting']})"]
-    counts, share = f"{video['dropped']} of {video['tokens']}", video["dropped"] / video["tokens"]
-    lines = [f"Video       {counts} video tokens dropped, {share:.1%} ({video['setting']})"]
+    dropped, tokens = video["dropped"], video["tokens"]
+    lines = [f"Video       {dropped} of {tokens} video tokens dropped, {dropped / tokens:.1%} ({video['setting']})"]
     for clip in video["clips"]:
         kept = 1 - np.array(clip["dropped_of_frames"]) / clip["tokens_of_a_frame"]
         parts = np.array_split(kept, min(len(kept), MOST_BARS))

@@ -9,7 +9,9 @@ import threading
 from collections.abc import Callable
 from contextlib import contextmanager
 
+from .language import say
 from .network import chain, network_error
+from .terminal import printable
 
 BAD_INPUT, NO_MEMORY, NO_NETWORK, NOT_WRITTEN = 2, 3, 4, 5
 INTERRUPTED, READER_LEFT, TERMINATED = 130, 141, 143  # 128 and the signal's number, as shells have it
@@ -52,9 +54,7 @@ def run_command(run: Callable[[], None], memory_advice: str) -> int:
     memory_advice: what to do when memory runs out. Errors that are neither of the input, nor of the memory or the
     network, are defects and keep their traceback.
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # an ASCII terminal shows \u4e00 instead of nothing
+    printable()
     try:
         run()
         sys.stdout.flush()
@@ -81,5 +81,5 @@ def _say(words: str, status: int) -> int:
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # Python flushes once more at its end
     if words:
-        print(words, file=sys.stderr)
+        print(say(words), file=sys.stderr)
     return status

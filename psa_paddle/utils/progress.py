@@ -7,13 +7,17 @@ import sys
 
 from tqdm import tqdm
 
+from .language import say
+
 WORDS = {
     "load": "loading the model",
+    "download": "downloading",
     "media": "reading",
     "vision": "looking",
     "prefill": "prefill",
     "decode": "answering",
 }
+BYTES = {"unit": "B", "unit_scale": True, "unit_divisor": 1024}
 
 
 class TerminalProgress:
@@ -31,10 +35,12 @@ class TerminalProgress:
         """Show how much of a stage is done."""
         if stage in self._hidden or not sys.stderr.isatty():
             return
-        if self._bar is None or stage != self._stage or done < self._bar.n:
+        known = (stage, total or None)
+        if self._bar is None or known != (self._stage, self._bar.total) or done < self._bar.n:
             self.close()
             self._stage = stage
-            self._bar = tqdm(total=total, desc=WORDS[stage], file=sys.stderr, leave=False, ncols=_columns(), nrows=20)
+            look = {"leave": False, "ncols": _columns(), "nrows": 20, **(BYTES if stage == "download" else {})}
+            self._bar = tqdm(total=total or None, desc=say(WORDS[stage]), file=sys.stderr, **look)
         self._bar.update(done - self._bar.n)
         self._bar.refresh()
         if done == total:

@@ -38,6 +38,20 @@ def quiet_import():
 
 
 @contextmanager
+def no_download_bars():
+    """While the hub's client shows no bars of what it downloads."""
+    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
+
+    shown = not are_progress_bars_disabled()
+    disable_progress_bars()
+    try:
+        yield
+    finally:
+        if shown:
+            enable_progress_bars()
+
+
+@contextmanager
 def quiet_libraries(library: str):
     """While ``"paddleformers"`` or ``"paddlemix"`` is imported and loads a model."""
     if library == "paddlemix":

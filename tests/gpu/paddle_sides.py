@@ -89,13 +89,15 @@ class PaddleSide:
         return stored, [self.tensor(bits_of(x, case.dtype), case.dtype) for x in case.host]
 
     def check_case(self, name: str, case: Case) -> None:
-        stored, tensors = self.load(name, case)
-        starts = self.tensor(np.array(case.starts, np.int32)) if case.starts else None
-        out, work, levels = run(case, *tensors, starts, self.poison(tensors[0].shape, case.dtype))
-        genuine = all(isinstance(x, self.paddle.Tensor) and x.place.is_gpu_place() for x in (*tensors, out, work))
-        out, work, levels = found = [x.numpy() for x in (out, work, levels)]
-        pairs = zip(("out", "work", "levels"), found, strict=True)
-        wrong = [f"{key} unlike torch's" for key, x in pairs if x.tobytes() != stored[key].tobytes()]
+        wrong = []
+        for which in ("made", "repeated"):  # on other tensors, which the call's recording has never seen
+            stored, tensors = self.load(name, case)
+            starts = self.tensor(np.array(case.starts, np.int32)) if case.starts else None
+            out, work, levels = run(case, *tensors, starts, self.poison(tensors[0].shape, case.dtype))
+            genuine = all(isinstance(x, self.paddle.Tensor) and x.place.is_gpu_place() for x in (*tensors, out, work))
+            out, work, levels = found = [x.numpy() for x in (out, work, levels)]
+            pairs = zip(("out", "work", "levels"), found, strict=True)
+            wrong += [f"{key} unlike torch's, {which}" for key, x in pairs if x.tobytes() != stored[key].tobytes()]
         wrong += [] if genuine else ["not on the GPU"]
         exact = out.astype(np.float64) if case.dtype != "bfloat16" else (out.astype(np.uint32) << 16).view(np.float32)
         plan, (lq, lk) = case.plan, case.shape[:2]

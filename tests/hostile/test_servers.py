@@ -157,6 +157,21 @@ def test_addresses_that_are_none(url):
         load_image(url)
 
 
+@pytest.mark.parametrize("announced", [True, False])
+def test_progress_of_a_download_in_bytes(announced):
+    seen = []
+    zeros = type("Zeros", (Stream,), {"mebibytes": 3, "announced": announced})
+    with serving(zeros) as address, pytest.raises(MediaError, match="not an image file"):
+        load_image(f"{address}/a.jpg", downloading=lambda done, total: seen.append((done, total)))
+    counts = [done for done, _ in seen]
+    assert len(counts) > 2 and counts == sorted(set(counts)) and counts[-1] == 3 << 20
+    assert {total for _, total in seen} == {3 << 20 if announced else 0}
+    seen.clear()
+    with serving(folder(DEMO)) as address:
+        load_video(f"{address}/sample.mp4", fps=0.2, downloading=lambda done, total: seen.append((done, total)))
+    assert seen[-1] == ((DEMO / "sample.mp4").stat().st_size,) * 2
+
+
 def test_size_limit_holds_while_downloading():
     """The limit does not rely on the server saying how much it sends."""
     with serving(type("Long", (Stream,), {"announced": False})) as address:

@@ -6,7 +6,8 @@ import re
 import pytest
 from shared_demo import ROOT
 
-PAGES = ["README.md", "README_zh.md", "qwen2.5-vl/README.md", "demo/README.md", "docs/paddlemix.md"]
+PAGES = ["README.md", "README_zh.md", "qwen2.5-vl/README.md", "demo/README.md"]
+PAGES += [str(page.relative_to(ROOT)) for page in sorted((ROOT / "docs").glob("*.md"))]
 DOORS = {
     "calibration": ["calibrate_budgets"],
     "inference": ["DEFAULT_MODEL", "QwenVLInference", "check_request"],

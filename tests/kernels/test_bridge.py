@@ -121,6 +121,12 @@ def fake_gpu(monkeypatch):
         cache.cache_clear()
 
 
+def launch_on(driver, device, kernel):
+    with driver.active_on(device) as found:
+        assert found == device
+        kernel[(1,)]()
+
+
 class Recorder:
     """Stands for a kernel: notes what the active driver says while it is launched."""
 
@@ -140,10 +146,10 @@ class Recorder:
 
 def test_launch_uses_the_tensors_device_and_paddles_current_stream(fake_gpu):
     kernel = Recorder()
-    fake_gpu.driver.launch_on(0, kernel, (1,), {})
-    fake_gpu.driver.launch_on(1, kernel, (1,), {})
+    launch_on(fake_gpu.driver, 0, kernel)
+    launch_on(fake_gpu.driver, 1, kernel)
     fake_gpu.streams[0] = 333  # a stream guard in between
-    fake_gpu.driver.launch_on(0, kernel, (1,), {})
+    launch_on(fake_gpu.driver, 0, kernel)
     assert kernel.seen == [(0, 111, 91), (1, 222, 91), (0, 333, 91)]
     assert fake_gpu.log.count("cuCtxPushCurrent_v2") == fake_gpu.log.count("cuCtxPopCurrent_v2") == 3
 
@@ -157,9 +163,9 @@ def test_whatever_driver_was_active_is_restored(fake_gpu, before, error):
     try:
         if error:
             with pytest.raises(RuntimeError, match="launch failed"):
-                fake_gpu.driver.launch_on(0, Recorder(error), (1,), {})
+                launch_on(fake_gpu.driver, 0, Recorder(error))
         else:
-            fake_gpu.driver.launch_on(0, Recorder(), (1,), {})
+            launch_on(fake_gpu.driver, 0, Recorder())
         assert config._active is before
     finally:
         config.set_active(original)
@@ -188,7 +194,7 @@ def test_a_paddle_tensor_is_of_its_devices_architecture(fake_gpu):
 
 def test_launches_in_the_devices_own_context(fake_gpu):
     for device in (0, 1, 0):
-        fake_gpu.driver.launch_on(device, Recorder(), (1,), {})
+        launch_on(fake_gpu.driver, device, Recorder())
     assert fake_gpu.library.contexts == [1100, 1101, 1100]
     assert fake_gpu.log.count("cuDevicePrimaryCtxRetain") == 2, "retained once a device"
 

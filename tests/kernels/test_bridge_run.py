@@ -2,9 +2,15 @@
 
 import types
 
+import hypothesis
 import numpy as np
 import paddle
 import pytest
+import triton.language as tl
+from hypothesis import strategies as st
+from triton.backends.compiler import GPUTarget
+from triton.compiler import make_backend
+from triton.runtime.jit import JITFunction, create_function_from_signature
 
 
 class Compiled:
@@ -96,3 +102,48 @@ def test_alignment_and_boxes_tell_kernels_apart():
     for x in (view(first), view(first + 4), view(first + 1), Boxes(view(first), 8), Boxes(view(first), 16)):
         run(kernel, (2,), 0, {**call, "x": x})
     assert kernel.searches == 4
+
+
+def _kernel(x, n, scale, BLOCK: tl.constexpr):
+    pass
+
+
+def specialised(**call):
+    """What Triton compiles a kernel for, for Hopper: types and attributes of its arguments, values of constants."""
+    kernel = JITFunction(_kernel)
+    backend = make_backend(GPUTarget("cuda", 90, 32))
+    bound, types, options = create_function_from_signature(kernel.signature, kernel.params, backend)(**call)
+    return repr((types, options))
+
+
+HOST = paddle.zeros([64])
+TENSORS = [x[first:] for first in (0, 1, 4, 8) for x in (HOST, HOST.astype("bfloat16"), HOST.astype("int32"))]
+NUMBERS = [0, 1, 2, 15, 16, 32, 2**31 - 16, 2**31, 2**31 + 1, 2**40, True, False, 0.0, 1.0, 16.0, None]
+CALLS = st.fixed_dictionaries(
+    {
+        "x": st.sampled_from([*TENSORS, None]),
+        "n": st.sampled_from(NUMBERS),
+        "scale": st.sampled_from(NUMBERS),
+        "BLOCK": st.sampled_from([*NUMBERS, "topk", (0, 1), (0.0, 1.0), (False, True), (0, (1, 2.0)), (0, (1, 2))]),
+    },
+    optional={"num_warps": st.sampled_from([4, 8])},
+)
+
+
+@hypothesis.settings(max_examples=300, deadline=None)
+@hypothesis.given(CALLS, CALLS, st.sets(st.sampled_from(["x", "n", "scale", "BLOCK"])))
+def test_calls_of_one_key_are_of_one_specialisation(one, other, alike):
+    """``alike``: in what the two surely do not differ."""
+    from psa_paddle.bridge.run import key_of
+
+    other = {name: one[name] if name in alike and name in one else x for name, x in other.items()}
+    if key_of(_kernel, 0, one) == key_of(_kernel, 0, other):
+        assert specialised(**one) == specialised(**other)
+
+
+def test_equal_numbers_of_other_types_are_of_other_kernels():
+    """A bool and an integer, whatever Python thinks of them."""
+    from psa_paddle.bridge.run import key_of
+
+    for n, other in ((1, True), (0, False), (1, 1.0), ((0, 1), (0.0, 1.0)), ((1,), (True,))):
+        assert n == other and key_of(_kernel, 0, {"n": n}) != key_of(_kernel, 0, {"n": other})

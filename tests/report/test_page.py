@@ -1,6 +1,7 @@
 """The page says what the statistics say, and nothing in it can do harm."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -81,6 +82,22 @@ def test_is_written_whole_or_refused(report, tmp_path):
     assert WORDS["zh"]["title"] in report.html("zh")
     with pytest.raises(ValueError, match="folder"):
         report.write(tmp_path)
+
+
+def test_what_the_statistics_say_is_in_the_language_of_the_page(report):
+    """Whatever the locale of the process."""
+    reasons = {"shorter than 1024 keys": 2, "a reason of no kind": 1}
+    warned = (
+        "attention's output is far from exact in 1 of 6 layers: most in layer 2 (23.0 %), and in head 1 of layer 0 "
+    )
+    warned += "(41.0 %); take a larger preset, compare the answer with that of dense attention, or audit more rows "
+    warned += "(--audit 256) to be surer."
+    stats = {**report.stats, "dense_reasons": reasons, "audit_warning": warned}
+    page = replace(report, stats=stats)
+    english, chinese = page.html(), page.html("zh")
+    assert "shorter than 1024 keys (2)" in english and "attention&#39;s output is far from exact" in english
+    assert "少于 1024 个键 (2)" in chinese and "a reason of no kind (1)" in chinese
+    assert "注意力输出与精确值相差很大：最大的是第 2 层（23.0 %）" in chinese and "far from exact" not in chinese
 
 
 def test_languages_say_the_same():

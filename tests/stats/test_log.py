@@ -49,7 +49,7 @@ def test_the_summary_counts_calls_by_layer(tmp_path):
     assert lines == [SPARSE_RECORD, DENSE_RECORD, {**DENSE_RECORD, "layer": 4}]
     assert json.loads((tmp_path / "a/b/run_summary.json").read_text()) == {
         "calls": 3,
-        "average_sparsity": 0.244444,
+        "average_sparsity": 0.358865,  # of the layers, as in stats()
         "audit_warning": "",
         "layers": {
             "0": {"calls": 1, "sparse": 0, "sparsity": 0.0, "audit": None},

@@ -10,12 +10,21 @@ import numpy as np
 from .answering.messages import Looking, read_message
 from .answering.parts import END_TOKENS
 from .answering.reports import Stopwatch
+from .answering.sampling import Sampling
 from .generation import TokenClock, cached_generation
 from .request import check_positions
 from .samples import image_inputs, video_inputs
 
 if TYPE_CHECKING:
     from .inference import QwenVLInference
+
+
+def check_for_paddlemix(prefill_chunk: int | None, sampling: Sampling, ranks: int, video_tokens) -> None:
+    """ValueError: settings that PaddleMIX's models cannot take."""
+    if prefill_chunk is not None or sampling != Sampling() or ranks > 1:
+        raise ValueError("prefill_chunk, sampling and tensor_parallel need library 'paddleformers'.")
+    if video_tokens is not None:
+        raise ValueError("video_tokens needs library 'paddleformers'; PaddleMIX's model reads all video tokens.")
 
 
 def generated_answer(

@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 from ...utils.network import chain, network_error
 
+CHECKPOINT = ["*.json", "*.safetensors", "*.txt", "*.model", "*.jinja"]  # files of one that are read here
 SOURCES = {"huggingface": "Hugging Face", "modelscope": "ModelScope", "aistudio": "AI Studio"}
 
 
@@ -58,6 +59,25 @@ def load_by_name(load: Callable[[str, str, Any], Loaded], name: str, dtype: str,
             f"'modelscope download --model {name} --local_dir FOLDER' makes one, or set HF_ENDPOINT to a mirror of "
             "Hugging Face's hub; README.md says more under 'Mirrors and offline use'."
         ) from error
+
+
+def folder_of(name: str, _, cache_dir=None) -> str:
+    """A ``load`` for ``load_by_name``: the folder of a checkpoint, downloaded whole where it is a name, which several
+    processes may do at once.
+
+    Raises:
+        ValueError: another hub than Hugging Face's. OSError: a copy that is not whole. Else what the client raises.
+    """
+    if Path(name).is_dir():
+        return name
+    if source() != "huggingface":
+        raise ValueError("several processes at once download from Hugging Face's hub alone")
+    from huggingface_hub import snapshot_download
+
+    folder = snapshot_download(name, cache_dir=cache_dir, allow_patterns=CHECKPOINT)
+    if not is_whole(Path(folder)):
+        raise FileNotFoundError(f"'{folder}' has not all weights, and the hub gave no more")
+    return folder
 
 
 def describe(failure: BaseException) -> str:

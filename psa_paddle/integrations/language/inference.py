@@ -30,23 +30,25 @@ from .answering.session import Session
 from .answering.turn import Answer, Asked, Settings, answer
 from .attention import plug_of, replace_attention
 from .choice import AttentionChoice
-from .generated import generated_answer
-from .loading import check_backend, check_library, load_qwen2_5_vl, model_place, usable_dtype
+from .generated import check_for_paddlemix, generated_answer
+from .loading import check_backend, check_cache, check_library, load_qwen2_5_vl, model_place, usable_dtype
 from .paddleformers.fast import use_fast_layers
 from .paddleformers.linear_memory import aligned_in, use_linear_memory
 from .paddleformers.pruner import prune_video_tokens, pruner_of
 from .request import check_images, check_max_tokens, check_request
+from .team import check_ranks, join
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 log = logging.getLogger("psa_paddle")
 
 
-def check_cache(cache_dir) -> str:
-    """The folder for downloads; it may be read-only, when all is there already."""
-    path = as_path(cache_dir, "cache_dir")
-    if path.exists() and not path.is_dir():
-        raise ValueError(f"cache_dir '{path}' is a file; name a folder.")
-    return str(path)
+def wanted_attention(use_psa: bool, attention: str | None) -> str:
+    """What the two settings ask for; TypeError, ValueError where one makes no sense or they contradict each other."""
+    if not isinstance(use_psa, (bool, np.bool_)):
+        raise TypeError(f"use_psa must be True or False, got {use_psa!r}.")
+    if use_psa and attention not in (None, "psa"):
+        raise ValueError(f"use_psa=True is attention='psa', but attention is {attention!r}; give one of them.")
+    return attention or ("psa" if use_psa else "dense")
 
 
 class QwenVLInference:
@@ -72,6 +74,8 @@ class QwenVLInference:
         prefill_chunk: prefill so many tokens at a time, a multiple of 128, in memory that the prompt's length adds
             little to; None: all at once.
         sampling: how tokens are drawn, where not as the model's ``generation_config.json`` says.
+        tensor_parallel: over how many GPUs the heads are split, one process of Paddle's launcher each. Every rank makes
+            the same calls and gets the same answers and statistics; rank 0 alone writes logs.
         progress: called with a stage (``"load"``, ``"media"``, ``"vision"``, ``"prefill"``, ``"decode"``), how much of
             it is done and how much there is.
 
@@ -96,13 +100,10 @@ class QwenVLInference:
         video_tokens: float | str | None = None,
         prefill_chunk: int | None = None,
         sampling: Sampling | None = None,
+        tensor_parallel: int | None = None,
         progress: Report | None = None,
     ):
-        if not isinstance(use_psa, (bool, np.bool_)):
-            raise TypeError(f"use_psa must be True or False, got {use_psa!r}.")
-        if use_psa and attention not in (None, "psa"):
-            raise ValueError(f"use_psa=True is attention='psa', but attention is {attention!r}; give one of them.")
-        attention, choice = attention or ("psa" if use_psa else "dense"), None
+        attention, choice = wanted_attention(use_psa, attention), None
         budgets = None if budgets is None else load_budgets(budgets)
         settings = (psa_config, triangle_config, triangle_layers, budgets)
         if attention != "dense":
@@ -112,13 +113,12 @@ class QwenVLInference:
             raise ValueError(
                 "psa_config, triangle_*, budgets and log_dir do nothing without use_psa=True or attention=..."
             )
-        self.prefill_chunk, sampling = check_chunk(prefill_chunk), sampling or Sampling()
+        self.prefill_chunk, ranks = check_chunk(prefill_chunk), check_ranks(tensor_parallel)
+        sampling = sampling or Sampling()
         self.report: Report = progress or silent
         self.library, video_tokens = check_library(library), check_video_tokens(video_tokens)
-        if self.library == "paddlemix" and (prefill_chunk is not None or sampling != Sampling()):
-            raise ValueError("prefill_chunk and sampling need library 'paddleformers'.")
-        if self.library == "paddlemix" and video_tokens is not None:
-            raise ValueError("video_tokens needs library 'paddleformers'; PaddleMIX's model reads all video tokens.")
+        if self.library == "paddlemix":
+            check_for_paddlemix(prefill_chunk, sampling, ranks, video_tokens)
         self.model_name = str(as_path(model_name, "model_name"))
         self.log_dir = None if log_dir is None else check_folder(log_dir, "log_dir")
         cache_dir = None if cache_dir is None else check_cache(cache_dir)
@@ -126,7 +126,8 @@ class QwenVLInference:
         folder, watch = model_place(self.model_name), Stopwatch()
         self.report("load", 0, 1)
         with quiet_libraries(self.library), watch.stage("load"):
-            self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library)
+            self.team = join(ranks)
+            self.model, self.processor = load_qwen2_5_vl(folder, self.dtype, cache_dir, self.library, self.team)
         self.report("load", 1, 1)
         self._load_s = watch.seconds["load"]
         self.sampling = sampling.over(own_sampling(folder, cache_dir))
@@ -229,11 +230,14 @@ class QwenVLInference:
         """
         if self.library == "paddlemix":
             raise ValueError("conversations and batches need library 'paddleformers'.")
-        return Parts(self.model, self.processor, families.check(self.model))
+        return Parts(self.model, self.processor, families.check(self.model), self.team)
 
     def make_answer(self, parts: Parts, asked: Asked, cache, max_tokens: int, streamer, watch: Stopwatch) -> Answer:
         """``answer`` with this model's settings, and note what ``stats()`` tells; inside ``one_request``."""
-        settings = Settings(max_tokens, self.sampling, self.prefill_chunk, streamer, self.report)
+        choice = None if plug_of(self.model) is None else plug_of(self.model).choice
+        how = max_tokens, self.sampling, self.prefill_chunk
+        chance = self.team.settle(asked.ids.tolist(), [medium.grid for medium in asked.media], choice, *how)
+        settings = Settings(max_tokens, self.sampling, chance, self.prefill_chunk, streamer, self.report)
         with self.answering(max_tokens) as (plug, figures):
             made = answer(parts, asked, cache, plug, settings, watch)
             figures.update(made.figures())
@@ -250,9 +254,12 @@ class QwenVLInference:
             plug.reset()
         if pruner is not None:
             pruner.reset()
-        with paddle.no_grad(), aligned_in(self.model, self.library, plug):
+        with paddle.no_grad(), aligned_in(self.model, self.library, plug), self.team.waiting():
             yield plug, figures
-        memory = paddle.device.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
+            memory = paddle.device.cuda.max_memory_allocated() if on_gpu else peak_resident_bytes()
+            memory = max(self.team.gather(memory))
+            if plug is not None:
+                plug.calls[:] = self.team.gather_calls(plug.calls)
         figures["timings_s"] = {"load": self._load_s, **figures["timings_s"]}
         video = {} if pruner is None else {"video_tokens": pruner.summary()}
         self._last = {**figures, **video, "peak_memory_bytes": memory}
@@ -265,7 +272,8 @@ class QwenVLInference:
                 log.error("the sparsity log could not be written to '%s' (%s).", self.log_dir, error)
 
     def write_log(self, log_dir) -> None:
-        """Write the sparsity log of the last request, JSON lines and a summary, into a folder, made when needed.
+        """Write the sparsity log of the last request, JSON lines and a summary, into a folder, made when needed; of
+        several ranks the first one does.
 
         Raises:
             OSError: it cannot be written. ValueError: attention is dense.
@@ -273,6 +281,8 @@ class QwenVLInference:
         plug = plug_of(self.model)
         if plug is None:
             raise ValueError("a model with dense attention has no sparsity log.")
+        if not self.team.leads:
+            return
         with PSALogger(log_dir, plug.choice) as logger:
             for layer, call in plug.calls:
                 logger.log(layer, call)
@@ -295,7 +305,8 @@ class QwenVLInference:
         kind = {"use_psa": self.use_psa, "attention": self.attention}
         if self.attention in ("trianglemix", "mix"):
             kind["triangle_layers"] = plug.triangle_layers
-        return {**device, **kind, **self._last, **sparse}
+        ranks = {"tensor_parallel": self.team.size} if self.team.size > 1 else {}
+        return {**device, **ranks, **kind, **self._last, **sparse}
 
     @contextmanager
     def keeping_stats(self):

@@ -19,10 +19,12 @@ from ...utils.cpu import use_fastest_products
 from ...utils.files import as_path
 from ...utils.quiet import quiet_libraries
 from . import families
+from .answering.sampling import own_sampling
 from .families import Family
-from .hub import HubError, load_by_name
+from .hub import HubError, folder_of, load_by_name
 from .paddleformers import loading as paddleformers_loading
 from .paddlemix import loading as paddlemix_loading
+from .team import ALONE, Team
 
 DEMO = Path(__file__).resolve().parents[2] / "demo" / "checkpoint"
 DTYPES = ("bfloat16", "float16", "float32")
@@ -86,11 +88,20 @@ def check_library(library: str) -> str:
     return library
 
 
+def check_cache(cache_dir) -> str:
+    """The folder for downloads; it may be read-only, when all is there already."""
+    path = as_path(cache_dir, "cache_dir")
+    if path.exists() and not path.is_dir():
+        raise ValueError(f"cache_dir '{path}' is a file; name a folder.")
+    return str(path)
+
+
 def check_model_folder(name: str) -> None:
-    """Refuse a local folder without a configuration or weights; names of a model hub pass.
+    """Refuse a local folder without a configuration or weights, or with a generation_config.json that says nothing
+    sensible; names of a model hub pass.
 
     Raises:
-        ValueError: the folder is missing or incomplete.
+        ValueError: the folder is missing or incomplete, or see ``own_sampling``.
     """
     path = Path(name)
     if path.is_dir():
@@ -98,6 +109,7 @@ def check_model_folder(name: str) -> None:
             raise ValueError(f"model folder '{name}' has no config.json; is it the folder of a checkpoint?")
         if not any(file for pattern in WEIGHTS for file in path.glob(pattern)):
             raise ValueError(f"model folder '{name}' has no weights ({' or '.join(WEIGHTS)}); download them into it.")
+        own_sampling(name)
     elif path.is_file() or path.is_absolute() or name.startswith((".", "~")) or name.count("/") != 1:
         raise ValueError(f"model '{name}' is neither a folder here nor a hub name such as Qwen/Qwen2.5-VL-7B-Instruct.")
 
@@ -133,8 +145,9 @@ def _in_one_sentence(name: str) -> Iterator[None]:
         raise ValueError(f"model '{name}' could not be loaded: {reason}.") from error
 
 
-def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddleformers"):
-    """Return ``(model, processor)`` in evaluation mode; ``name`` is a folder or a hub name.
+def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddleformers", team: Team = ALONE):
+    """Return ``(model, processor)`` in evaluation mode; ``name`` is a folder or a hub name; team: PaddleFormers' text
+    model is split over it, and all its ranks have to load.
 
     Raises:
         ValueError: no such folder, an incomplete one, another kind of model, or a hub that cannot be reached.
@@ -144,8 +157,10 @@ def load_qwen2_5_vl(name: str, dtype: str, cache_dir=None, library: str = "paddl
     if library == "paddlemix":
         load = paddlemix_loading.load
     else:
-        load = partial(load_by_name, paddleformers_loading.load)
+        load = partial(load_by_name, partial(paddleformers_loading.load, team=team))
     with _in_one_sentence(name), _LOADING:
+        if team.size > 1:
+            name = load_by_name(folder_of, name, dtype, cache_dir)
         model, processor = load(name, dtype, cache_dir)
     model.eval()
     processor.tokenizer.padding_side = "left"  # a batch is answered from its last position

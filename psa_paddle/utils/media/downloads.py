@@ -6,6 +6,7 @@ import http.client
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import requests
 import urllib3
@@ -64,8 +65,13 @@ class _Adapter(HTTPAdapter):
         super().close()
 
 
-def download(url: str, kind: str, max_bytes: int, file) -> None:
+Progress = Callable[[int, int], None]
+
+
+def download(url: str, kind: str, max_bytes: int, file, progress: Progress | None = None) -> None:
     """Write what an http(s) URL answers to ``file``, and go back to its start.
+
+    progress: called with the bytes that have come, and how many there will be; 0 where the server does not say.
 
     Raises:
         MediaError: another scheme, an HTTP error, nothing, more than ``max_bytes``, too slow, or cut off.
@@ -79,7 +85,7 @@ def download(url: str, kind: str, max_bytes: int, file) -> None:
                 session.mount(scheme, _Adapter())
             with session.get(url, stream=True, timeout=SILENCE) as answer:
                 _check_status(answer, name)
-                _receive(answer, name, max_bytes, file)
+                _receive(answer, name, max_bytes, file, progress or (lambda done, total: None))
     except MediaError:
         raise
     except FAILURES as error:  # its text may hold the URL with its password
@@ -93,8 +99,9 @@ def _check_status(answer, name: str) -> None:
         raise MediaError(f"{name} answered {reason}; check the address.")
 
 
-def _receive(answer, name: str, max_bytes: int, file) -> None:
+def _receive(answer, name: str, max_bytes: int, file, progress: Progress) -> None:
     announced = answer.headers.get("Content-Length", "")
+    total = int(announced) if announced.isdecimal() and "Content-Encoding" not in answer.headers else 0
     too_large = MediaError(f"{name} is larger than {max_bytes >> 20} MiB; download it and shorten it first.")
     if announced.isdecimal() and int(announced) > max_bytes:
         raise too_large
@@ -105,6 +112,7 @@ def _receive(answer, name: str, max_bytes: int, file) -> None:
         if size > max_bytes:
             raise too_large
         _store(file, chunk, name)
+        progress(size, total)
         now = time.monotonic()
         if now - started > TOTAL_TIME:
             raise MediaError(f"{name} took longer than {TOTAL_TIME / 60:g} minutes; download it yourself.")

@@ -81,8 +81,9 @@ class Film:
             ) from None
         stream = self._container.streams.best("video")
         if stream is None or stream.disposition & stream.disposition.attached_pic:
-            what = "sound but no picture" if self._container.streams.audio else "no frames"
-            raise MediaError(f"{self._name} has {what}.")
+            if self._container.streams.audio:
+                raise MediaError(f"{self._name} has sound but no picture.")
+            raise MediaError(f"{self._name} has no frames.")
         if stream.codec_context is None:
             raise MediaError(f"{self._name} has a codec that cannot be decoded here; convert it to H.264.")
         stream.thread_type = "AUTO"

@@ -7,6 +7,7 @@ import struct
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from .downloads import Progress
 from .errors import MediaError, refusal, shown
 from .kinds import HEAD_BYTES, kind_of
 from .sampling import check_aspect
@@ -17,11 +18,13 @@ WHITE_LEVELS = (1.0, 255.0, 65535.0)  # of real numbers, of bytes, of 16-bit num
 MAX_PIXELS = 178_956_970  # 512 MiB of RGB; Pillow's own limit
 
 
-def load_image(source, max_bytes: int = IMAGE_BYTES) -> Image.Image:
+def load_image(source, max_bytes: int = IMAGE_BYTES, *, downloading: Progress | None = None) -> Image.Image:
     """An RGB image from a path, an http(s) URL, a PIL image or a uint8 array [H, W], [H, W, 3] or [H, W, 4].
 
     Turned upright as its EXIF data say; transparency lies on white; 16-bit gray is scaled to 8 bits, and so are 32-bit
     and real numbers, see ``to_eight_bits``; of an animation the first frame.
+
+    downloading: called with the bytes of a download that have come, and how many there will be, 0 where nobody knows.
 
     Raises:
         MediaError, TypeError: when it is none of these, cannot be read, or is over 200 times as long as wide.
@@ -30,7 +33,7 @@ def load_image(source, max_bytes: int = IMAGE_BYTES) -> Image.Image:
         return _decode(source, "the PIL image")
     if isinstance(source, np.ndarray):
         return _decode(_from_array(source), "the image array")
-    with open_source(source, "image", max_bytes) as file:
+    with open_source(source, "image", max_bytes, downloading) as file:
         name = f"image '{shown(source)}'"
         kind = kind_of(file.read(HEAD_BYTES))
         file.seek(0)

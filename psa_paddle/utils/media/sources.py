@@ -8,16 +8,16 @@ import tempfile
 from contextlib import contextmanager
 from pathlib import Path
 
-from .downloads import download
+from .downloads import Progress, download
 from .errors import MediaError, shown
 
 IMAGE_BYTES = 64 << 20
 VIDEO_BYTES = 2 << 30
 NOT_FILES = (
-    (stat.S_ISDIR, "a folder; name a file in it"),
-    (stat.S_ISFIFO, "a pipe; write it to a file first"),
-    (stat.S_ISSOCK, "a socket; write what it sends to a file first"),
-    (lambda mode: not stat.S_ISREG(mode), "a device; name a file"),
+    (stat.S_ISDIR, "{} is a folder; name a file in it."),
+    (stat.S_ISFIFO, "{} is a pipe; write it to a file first."),
+    (stat.S_ISSOCK, "{} is a socket; write what it sends to a file first."),
+    (lambda mode: not stat.S_ISREG(mode), "{} is a device; name a file."),
 )
 
 
@@ -27,8 +27,8 @@ def is_url(source) -> bool:
 
 
 @contextmanager
-def open_source(source, kind: str, max_bytes: int):
-    """The bytes of a local file or of a download, as a binary file that can seek.
+def open_source(source, kind: str, max_bytes: int, progress: Progress | None = None):
+    """The bytes of a local file or of a download, as a binary file that can seek; progress: see ``download``.
 
     A download has no name on this disk, so that nothing of it stays however the process ends.
 
@@ -40,7 +40,7 @@ def open_source(source, kind: str, max_bytes: int):
         raise TypeError(f"{kind} must be a path or an http(s) URL, got {type(source).__name__}.")
     if is_url(source):
         with tempfile.TemporaryFile(prefix="psa_paddle_") as file:
-            download(str(source), kind, max_bytes, file)
+            download(str(source), kind, max_bytes, file, progress)
             yield file
         return
     with _open_local(source, kind) as file:
@@ -54,7 +54,7 @@ def _open_local(source, kind: str):
         status = os.stat(path)
         for is_kind, words in NOT_FILES:
             if is_kind(status.st_mode):
-                raise MediaError(f"{name} is {words}.")
+                raise MediaError(words.format(name))
         if status.st_size == 0:
             raise MediaError(f"{name} is empty; it may not have been written completely.")
         return open(path, "rb")

@@ -10,6 +10,7 @@ import numpy as np
 
 from .animations import Animation, is_animation
 from .complete import refuse_cut_off
+from .downloads import Progress
 from .errors import MediaError, refusal, shown
 from .films import Film
 from .kinds import HEAD_BYTES, kind_of
@@ -70,19 +71,23 @@ def load_video(
     max_bytes: int = VIDEO_BYTES,
     *,
     factor: int = FACTOR,
+    max_seconds: float | None = None,
     progress: Callable[[int, int], None] | None = None,
+    downloading: Progress | None = None,
 ) -> Clip:
     """Sample a video or an animated picture, a file or an http(s) URL, evenly in time: ``fps`` frames a second, at most
     ``max_frames``, each scaled so that it has at most ``max_pixels`` pixels and sides that are multiples
     of ``factor``, the pixels a side of one vision token of the model.
 
-    progress: called with how many of these frames are read, and how many there are.
+    max_seconds: the longest that is taken; progress: called with how many of these frames are read, and how many there
+    are; downloading: with the bytes of a download that have come, and how many there will be, 0 where nobody knows.
 
     Raises:
-        MediaError: settings that make no sense, or a file that is not a video, has no frames, is damaged or truncated.
+        MediaError: settings that make no sense, or a file that is not a video, has no frames, is damaged, truncated or
+            too long.
     """
     check_sampling(fps, max_frames, max_pixels, factor)
-    with open_source(source, "video", max_bytes) as file:
+    with open_source(source, "video", max_bytes, downloading) as file:
         name = f"video '{shown(source)}'"
         kind = kind_of(file.read(HEAD_BYTES))
         file.seek(0)
@@ -93,9 +98,16 @@ def load_video(
             if kind.family == "image" and not is_animation(file):
                 raise MediaError(f"{name} is {kind.name} that does not move; ask about it as an image.")
             with (Animation if kind.family == "image" else Film)(file, name) as film:
+                _check_length(film, name, max_seconds)
                 return _sample(film, name, float(fps), max_pixels, max_frames, factor, progress)
         except Exception as error:  # decoders raise whatever damaged bytes lead to
             raise refusal(name, error) from None
+
+
+def _check_length(film, name: str, most: float | None) -> None:
+    seconds = film.end - film.stamps[0]
+    if most is not None and seconds > most:
+        raise MediaError(f"{name} lasts {seconds:,.0f} s; at most {most:,.0f} s are taken here, so cut it first.")
 
 
 def _sample(film, name: str, fps: float, max_pixels: int, max_frames: int, factor: int, progress) -> Clip:

@@ -155,7 +155,7 @@ def test_threads_load_one_after_another(monkeypatch):
     """Paddle keeps the metadata of what it is loading in the process."""
     inside, most = [], []
 
-    def slow(*_):
+    def slow(*_, **__):
         inside.append(1)
         time.sleep(0.1)
         most.append(len(inside))

@@ -82,9 +82,12 @@ def test_what_needs_the_model_taken_apart_is_refused(pair):
         pair[1].inference_batch([[{"role": "user", "content": "a"}]])
 
 
-@pytest.mark.parametrize("settings", [{"prefill_chunk": 128}, {"sampling": Sampling(seed=1)}], ids=str)
+@pytest.mark.parametrize(
+    "settings", [{"prefill_chunk": 128}, {"sampling": Sampling(seed=1)}, {"tensor_parallel": 2}], ids=str
+)
 def test_settings_that_paddlemix_has_not(settings, monkeypatch):
     monkeypatch.setattr(module, "check_library", lambda name: "paddlemix")
+    monkeypatch.setattr(module, "check_ranks", lambda wanted: wanted or 1)
     monkeypatch.setattr(module, "load_qwen2_5_vl", lambda *given: pytest.fail("a model was loaded"))
-    with pytest.raises(ValueError, match="prefill_chunk and sampling need library 'paddleformers'"):
+    with pytest.raises(ValueError, match="prefill_chunk, sampling and tensor_parallel need library 'paddleformers'"):
         QwenVLInference("demo", **settings)

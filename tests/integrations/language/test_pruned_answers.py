@@ -137,9 +137,11 @@ def test_all_tokens_are_the_answer_of_all_tokens(model, plain, clip):
 
 def test_of_a_still_clip_most_is_dropped_and_what_is_in_it_is_seen(model, plain):
     still = np.repeat(np.asarray(Image.open(ROOT / "demo" / "sample.jpg").resize((168, 168)))[None], 20, 0)
-    whole = plain.inference_video(Clip(still, 2.0), QUESTION, 12)
+    asked = {"What colour is the star?": "green", "What colour is the diamond?": "white"}
     with video_tokens_in(model, "auto"):
-        assert model.inference_video(Clip(still, 2.0), QUESTION, 12) == whole
+        for question, colour in asked.items():
+            assert plain.inference_video(Clip(still, 2.0), question, 12) == colour
+            assert model.inference_video(Clip(still, 2.0), question, 12) == colour
         (seen,) = model.stats()["video_tokens"]["clips"]
     assert seen["tokens_of_a_frame"] == 36 and seen["dropped_of_frames"][0] == 0
-    assert min(seen["dropped_of_frames"][1:]) >= 36 - 8
+    assert min(seen["dropped_of_frames"][1:]) >= 36 / 2

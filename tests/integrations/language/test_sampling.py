@@ -1,14 +1,17 @@
 """Which token comes next: greedy, or drawn."""
 
 import json
+import shutil
 
 import numpy as np
 import paddle
 import pytest
 from shared_demo import ROOT
 
+from psa_paddle.integrations.language import loading
 from psa_paddle.integrations.language.answering.sampling import GREEDY, Sampler, Sampling, own_sampling
 from psa_paddle.integrations.language.inference import QwenVLInference
+from psa_paddle.integrations.language.loading import checkpoint_family
 
 IMAGE = ROOT / "demo" / "sample.jpg"
 LOGITS = np.array([0.0, 3.0, 2.0, 1.0, -1.0], np.float32)
@@ -97,6 +100,31 @@ def test_a_model_without_settings(tmp_path, monkeypatch):
     (snapshot.parents[1] / "refs" / "main").write_text("abc")
     (snapshot / "generation_config.json").write_text('{"repetition_penalty": 1.3}')
     assert own_sampling("some/model", str(tmp_path)).repetition_penalty == 1.3
+
+
+@pytest.mark.parametrize(
+    "text, reason",
+    [
+        ('{"temperature": ', "it is no JSON (Expecting value: line 1 column 17 (char 16))"),
+        ("", "it is no JSON"),
+        ("\\xff", "it is no JSON"),
+        ("[1]", "it is no JSON object"),
+        ('{"do_sample": true, "temperature": "hot"}', "temperature must be a number, got 'hot'"),
+        ('{"repetition_penalty": -1}', "repetition_penalty must be above 0 and at most 100, got -1"),
+    ],
+)
+def test_a_generation_config_that_makes_no_sense(monkeypatch, tmp_path, text, reason):
+    """Refused in one sentence that names it, before any weights are read."""
+    shutil.copytree(ROOT / "demo" / "checkpoint", tmp_path / "model")
+    file = tmp_path / "model" / "generation_config.json"
+    file.write_bytes(text.encode().replace(b"\\xff", b"\xff"))
+    monkeypatch.setattr(loading, "load_by_name", lambda *given: pytest.fail("a model was loaded"))
+    for refuse in (lambda name: checkpoint_family(name), lambda name: QwenVLInference(name)):
+        with pytest.raises(ValueError) as refused:
+            refuse(str(tmp_path / "model"))
+        words = str(refused.value)
+        assert words.startswith(f"'{file}' cannot be used: {reason}") and "\n" not in words
+        assert words.endswith("; mend it, or remove it for greedy decoding.")
 
 
 def test_settings_over_the_models_own():

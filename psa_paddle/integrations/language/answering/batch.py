@@ -20,7 +20,7 @@ def answer_batch(inference: QwenVLInference, conversations: list[list[dict]], ma
     parts, watch = inference.parts(), Stopwatch()
     tokenizer = parts.processor.tokenizer
     looking = Looking(factor=inference.family.pixel_factor)
-    with watch.stage("media"):
+    with watch.stage("media"), inference.team.agreeing():
         said = [
             [read_message(m["role"], m["content"], looking, inference.report) for m in one] for one in conversations
         ]

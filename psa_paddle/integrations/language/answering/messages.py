@@ -124,7 +124,7 @@ def _read_image(part: dict, looking: Looking, factor: int, report: Report) -> tu
     source, limits = part["image"], image_limits(part.get("max_pixels", looking.image_pixels), factor)
     if isinstance(source, str) and source.startswith("data:"):
         source = _from_data(source)
-    image = load_image(_local(source))
+    image = load_image(_local(source), downloading=partial(report, "download"))
     report("media", 1, 1)
     return image, limits
 
@@ -138,7 +138,8 @@ def _read_video(part: dict, looking: Looking, factor: int, report: Report) -> tu
         "max_pixels": part.get("max_pixels", looking.frame_pixels),
         "max_frames": part.get("max_frames", looking.max_frames),
     }
-    clip = load_video(_local(source), **settings, factor=factor, progress=partial(report, "media"))
+    progress, downloading = partial(report, "media"), partial(report, "download")
+    clip = load_video(_local(source), **settings, factor=factor, progress=progress, downloading=downloading)
     return clip, {}
 
 

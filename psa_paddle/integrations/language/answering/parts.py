@@ -9,6 +9,7 @@ import paddle
 import paddle.nn.functional as F
 
 from ..families import Match
+from ..team import ALONE, Team
 from .media import Medium, portions
 from .prompt import expand
 from .reports import Report
@@ -25,8 +26,8 @@ class Parts:
     layers to add (Qwen3-VL's deepstack), [layers x hidden], zeros for text; nothing where no tower gives any.
     """
 
-    def __init__(self, model, processor, match: Match):
-        self.model, self.processor, self.family = model, processor, match.family
+    def __init__(self, model, processor, match: Match, team: Team = ALONE):
+        self.model, self.processor, self.family, self._team = model, processor, match.family, team
         self.tower, self.text, self.head = match.layout.tower_of(model), match.layout.text_of(model), model.lm_head
         names = match.family.vision_tokens
         self.vision_tokens = {name.removesuffix("_token_id"): getattr(model.config, name) for name in names}
@@ -93,7 +94,7 @@ class Parts:
                 features.append(paddle.concat([seen[0], *seen[1]], -1) if isinstance(seen, tuple) else seen)
                 done += grid[0] * grid[1] * grid[2]
                 report("vision", done, total)
-        return paddle.concat(features)
+        return self._team.of_first(paddle.concat(features))
 
     def embed(self, ids: np.ndarray, features: paddle.Tensor | None) -> paddle.Tensor:
         """The rows of tokens [B, L], with the tower's features in the places of vision tokens."""

@@ -10,8 +10,9 @@ from contextlib import contextmanager
 
 import paddle
 
-STAGES = ("load", "media", "vision", "prefill", "decode")
-# Called with a stage, how much of it is done, and how much there is: models for "load", files for "media", patches for
+STAGES = ("load", "download", "media", "vision", "prefill", "decode")
+# Called with a stage, how much of it is done, and how much there is: models for "load", bytes
+# for "download" (of 0 where nobody knows), frames or files for "media", patches for
 # "vision", layers of every chunk for "prefill", tokens for "decode".
 Report = Callable[[str, int, int], None]
 

@@ -20,9 +20,9 @@ def _number(value, name: str, least: float, most: float, open_below: bool = Fals
     if isinstance(value, (bool, np.bool_)) or not isinstance(value, (int, float, np.number)):
         raise TypeError(f"{name} must be a number, got {value!r}.")
     if not least <= value <= most or (open_below and value == least):
-        above = "above" if open_below else "at least"
-        limit = "" if most == float("inf") else f" and at most {most:g}"
-        raise ValueError(f"{name} must be {above} {least:g}{limit}, got {value!r}.")
+        if open_below:
+            raise ValueError(f"{name} must be above {least:g} and at most {most:g}, got {value!r}.")
+        raise ValueError(f"{name} must be at least {least:g} and at most {most:g}, got {value!r}.")
 
 
 @dataclass(frozen=True)
@@ -81,6 +81,9 @@ def own_sampling(name: str, cache_dir: str | None = None) -> Sampling:
     """What the ``generation_config.json`` of a model asks for; greedy without the file.
 
     name: the model's folder, or its hub name, whose files were downloaded into Hugging Face's cache.
+
+    Raises:
+        ValueError: the file is no JSON object, or asks for what makes no sense.
     """
     path = Path(name) / "generation_config.json"
     if not path.is_file():
@@ -88,7 +91,21 @@ def own_sampling(name: str, cache_dir: str | None = None) -> Sampling:
         if not isinstance(found, str):
             return GREEDY
         path = Path(found)
+    try:
+        return _said_in(path)
+    except json.JSONDecodeError as error:
+        reason = f"it is no JSON ({error})"
+    except UnicodeDecodeError:
+        reason = "it is no JSON in UTF-8"
+    except (TypeError, ValueError) as error:
+        reason = str(error).rstrip(".")
+    raise ValueError(f"'{path}' cannot be used: {reason}; mend it, or remove it for greedy decoding.")
+
+
+def _said_in(path: Path) -> Sampling:
     said = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(said, dict):
+        raise TypeError("it is no JSON object")
     penalty = said.get("repetition_penalty")
     if not said.get("do_sample"):
         return replace(GREEDY, repetition_penalty=penalty)
@@ -104,12 +121,14 @@ class Sampler:
     """Chooses the next token of each sample, given settings of which none is left to the model.
 
     Every sample draws from a stream of its own that starts at the seed, so that a sample of a batch gets the answer
-    that it gets alone.
+    that it gets alone; without a seed, the streams follow from ``chance``.
     """
 
-    def __init__(self, settings: Sampling, prompts: list[list[int]]):
+    def __init__(self, settings: Sampling, prompts: list[list[int]], chance: int | None = None):
         self.settings = settings
-        self._draws = [np.random.default_rng(settings.seed) for _ in prompts]
+        spawned = np.random.SeedSequence(chance).spawn(len(prompts))
+        starts = spawned if settings.seed is None else [settings.seed] * len(prompts)
+        self._draws = [np.random.default_rng(start) for start in starts]
         self._seen = [np.unique(np.array(ids, np.int64)) for ids in prompts]
 
     def choose(self, logits: paddle.Tensor) -> np.ndarray:

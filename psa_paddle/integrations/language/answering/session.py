@@ -21,6 +21,10 @@ MARK = "\ue000"  # of a private use area: stands for an answer in a chat templat
 class Session:
     """A conversation with a ``QwenVLInference``; make one with its ``session()``.
 
+    Each turn answers as one long prompt would. With sparse attention that holds for questions about what is there; a
+    later picture or clip finds the turns before as they were answered, their questions at full resolution, where one
+    long prompt keeps its last question alone, so that its answer may be another one.
+
     The cache holds everything said but the last token. A turn that fails, or is interrupted, is forgotten whole. The
     model may be asked other things between the turns, and be plugged in otherwise.
 
@@ -67,7 +71,7 @@ class Session:
         if self.messages and messages[0]["role"] == "system":
             raise ValueError("a system message comes first; this conversation has begun.")
         watch, report = Stopwatch(), self._inference.report
-        with watch.stage("media"):
+        with watch.stage("media"), self._inference.team.agreeing():
             said = [read_message(m["role"], m["content"], self._looking, report) for m in messages]
         with self._inference.one_request:
             return self._turn(said, max_tokens, streamer, watch)

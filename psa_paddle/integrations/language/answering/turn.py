@@ -37,12 +37,14 @@ class Asked:
 class Settings:
     """How to answer.
 
-    max_tokens: most new tokens; sampling: how they are drawn, nothing left to the model; chunk: rows of a prefill
-    chunk, None for one call; streamer: hears the new prompt and every token; report: is told how far it is.
+    max_tokens: most new tokens; sampling: how they are drawn, nothing left to the model; chance: where drawing without
+    a seed starts; chunk: rows of a prefill chunk, None for one call; streamer: hears the new prompt and every token;
+    report: is told how far it is.
     """
 
     max_tokens: int
     sampling: Sampling
+    chance: int
     chunk: int | None
     streamer: Any
     report: Report
@@ -100,7 +102,7 @@ def answer(parts: Parts, asked: Asked, cache, plug, settings: Settings, watch: S
         settings.streamer.put(paddle.to_tensor(new))
     with watch.stage("prefill"):
         logits = prefill(parts, prompt, cache, plug, settings.chunk, report)
-        sampler = Sampler(settings.sampling, _real_rows(asked))
+        sampler = Sampler(settings.sampling, _real_rows(asked), settings.chance)
         first = sampler.choose(logits)
     tokens = []
 

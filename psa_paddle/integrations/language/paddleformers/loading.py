@@ -13,6 +13,7 @@ from typing import Any
 import paddle
 
 from ..families import Family, of_type
+from ..team import ALONE, Team, split
 
 WRITTEN_BESIDE_WEIGHTS = (".metadata", ".lock")  # by PaddleFormers, at every load
 HEAD = "lm_head.weight"
@@ -26,7 +27,7 @@ def family_of(name: str, _, cache_dir: str | None = None) -> Family:
     return of_type(PretrainedConfig.get_config_dict(name, **where)[0].get("model_type"), "paddleformers")[0]
 
 
-def load(name: str, dtype: str, cache_dir=None):
+def load(name: str, dtype: str, cache_dir=None, team: Team = ALONE):
     """``(model, processor)``; arguments as ``language.loading.load_qwen2_5_vl``, whose errors cover what fails here."""
     from paddleformers.transformers import AutoProcessor, AutoTokenizer, PretrainedConfig
 
@@ -42,8 +43,10 @@ def load(name: str, dtype: str, cache_dir=None):
             part.use_cache = True  # of which ERNIE-4.5 says no
             part.fuse_rms_norm = paddle.get_device().startswith("gpu")  # the fused kernel exists for GPUs only
             part._attn_implementation = "sdpa"
+        split(config, team)
         try:
-            model = model_class.from_pretrained(place, config=config, dtype=dtype, **where)
+            via_cpu = team.size > 1  # else a GPU would hold its part of the files beside its part of the model
+            model = model_class.from_pretrained(place, config=config, dtype=dtype, load_via_cpu=via_cpu, **where)
         finally:  # a load that fails leaves its metadata, which the next one would take for its own
             importlib.import_module("paddle.distributed.flex_checkpoint.dcp.load_state_dict")._metadata_manager.clear()
     if not family.vision_tokens:

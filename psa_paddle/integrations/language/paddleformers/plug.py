@@ -24,6 +24,7 @@ from ..choice import AttentionChoice, dense_prefill, triangle_prefill
 from ..families import Match
 from ..generation import mend_generation, unmend_generation
 from ..plugs import bare_model, plug_of
+from ..team import team_of
 from .dense import causal_mask, own_attention, registry
 from .names import places_of
 
@@ -58,6 +59,7 @@ class Plug:
         self._model, self._text = model, match.layout.text_of(model)
         self._layers = [layer.self_attn for layer in self._text.layers]
         self.layers = len(self._layers)
+        self._team = team_of(self._text.config)
         self.triangle_layers = [i for i in range(len(self._layers)) if choice.of_layer(i) == "trianglemix"]
         self._vision_tokens = np.array(match.family.vision_ids(model.config), np.int64)
         self._patches = Patches()
@@ -207,6 +209,11 @@ class Plug:
             self.calls.append((number, call))
         return result
 
+    def _config_of(self, layer_idx: int) -> AttentionConfig:
+        """PSA's configuration in a layer, with the budgets of this rank's heads."""
+        config = self.choice.config_of(layer_idx)
+        return config if config.budgets is None else config.replace(budgets=self._team.share(config.budgets))
+
     def _number_of(self, layer) -> int:
         """By its place: layers need not know theirs."""
         return next(i for i, one in enumerate(self._layers) if one is layer)
@@ -215,7 +222,7 @@ class Plug:
         """Show a prefill call to the recorder, if there is one."""
         if self.recorder is not None:
             is_psa = self.choice.of_layer(layer_idx) == "psa"
-            config = self.choice.config_of(layer_idx).replace(text_length=self._text_lengths[0]) if is_psa else None
+            config = self._config_of(layer_idx).replace(text_length=self._text_lengths[0]) if is_psa else None
             self.recorder.see(layer_idx, query, key, scaling, config, call)
 
     def _prefill(self, layer_idx: int, query, key, value, scaling):
@@ -227,7 +234,7 @@ class Plug:
             return triangle_prefill(query, key, value, pattern, backend, scaling, starts, self.config.audit_rows)
         if kind == "dense":
             return dense_prefill(query, key, value, backend, scaling, starts)
-        return self._sparse(query, key, value, scaling, self.choice.config_of(layer_idx))
+        return self._sparse(query, key, value, scaling, self._config_of(layer_idx))
 
     def _sparse(self, query, key, value, scaling, config: AttentionConfig):
         """``([B, Lq, H, D], CallStats)`` of PSA; sample by sample where the questions differ in length."""

@@ -1,0 +1,131 @@
+"""What the page says, in English and in Chinese."""
+
+from __future__ import annotations
+
+WORDS = {
+    "en": {
+        "title": "Ask about a video or pictures",
+        "intro": "Pyramid Sparse Attention · model: {model} · on: {device}",
+        "demo_note": "This is the bundled demo model: it knows a closed world of coloured shapes, such as the samples, "
+        "and was trained on single questions. Start anew for each question to see it at its best.",
+        "upload": "Video or picture",
+        "upload_note": "At most {mib} MiB; a video of at most {minutes} min, or {pictures} pictures. A file is removed "
+        "once it was read; what it showed goes when you leave or after {idle} min of rest.",
+        "sample_video": "Sample video",
+        "sample_picture": "Sample picture",
+        "shown": "Shown",
+        "nothing_shown": "Nothing is shown yet. Take a sample or upload something.",
+        "remove": "Remove",
+        "question": "Question",
+        "question_hint": "Ask something about it",
+        "first_question": "Describe this video.",
+        "first_question_picture": "Describe this image.",
+        "send": "Ask",
+        "stop": "Stop",
+        "new": "Start anew with the same",
+        "attention": "Attention",
+        "attention_note": "Holds from the next question on. A conversation keeps what it has read; start anew to have "
+        "it read again.",
+        "dense": "dense",
+        "given": "as started",
+        "trianglemix": "TriangleMix",
+        "mix": "TriangleMix + PSA",
+        "chat": "Conversation",
+        "report": "What was looked at, and what was skipped",
+        "no_report": "With the first answer you see here which frames the question looked at, which attention work was "
+        "skipped in every layer and head, and what it took.",
+        "waits": "Waiting: {ahead} before you.",
+        "waits_first": "Waiting: you are next.",
+        "media": "Reading the file: {done} of {total} frames",
+        "load": "Loading the model",
+        "vision": "Looking at the frames: {part}",
+        "prefill": "Reading the prompt: {part}",
+        "decode": "Answering: {done} tokens",
+        "took": "{attention} · {seconds} s to the first token · {tokens} tokens read",
+        "skipped": "{share} of the attention work skipped",
+        "cut_off": "cut off at {tokens} tokens",
+        "stopped": "Stopped.",
+        "full": "There are as many questions in the line as this page takes ({most}). Please try again in a minute.",
+        "no_room": "As many conversations are being answered as this page keeps. Please try again in a minute.",
+        "closed": "This conversation was put away, as nobody used it for a while. Show the file again to start a new "
+        "one.",
+        "show_first": "Show a video or a picture first: take a sample or upload one.",
+        "ask_something": "Write a question first.",
+        "too_long": "A question may have {most} characters; this one has {count}.",
+        "busy": "Wait for the answer, or stop it first.",
+        "too_many": "A conversation is about one video or up to {most} pictures. Remove what is shown first.",
+        "one_at_a_time": "Upload one file at a time.",
+        "not_used": "The file cannot be used: {why}",
+        "gone": "This file was not uploaded here, or is gone. Upload it again.",
+        "wrong": "The question cannot be answered: {why}",
+        "no_memory": "There is not enough memory for this. Show something shorter or smaller.",
+        "failed": "Something went wrong here; it is in the server's log.",
+        "language": "中文",
+    },
+    "zh": {
+        "title": "就视频或图片提问",
+        "intro": "金字塔稀疏注意力（PSA）· 模型：{model} · 设备：{device}",
+        "demo_note": "这是随附的演示模型：它只认识由彩色图形组成的封闭世界（如示例），并且只用单个问题训练过。"
+        "每问一个问题前重新开始，效果最好。",
+        "upload": "视频或图片",
+        "upload_note": "最大 {mib} MiB；一个视频（最长 {minutes} 分钟）或 {pictures} 张图片。文件读完即删除；"
+        "其内容在您离开或闲置 {idle} 分钟后清除。",
+        "sample_video": "示例视频",
+        "sample_picture": "示例图片",
+        "shown": "已展示",
+        "nothing_shown": "还没有展示任何内容。请选择示例或上传文件。",
+        "remove": "移除",
+        "question": "问题",
+        "question_hint": "就它提一个问题",
+        "first_question": "请描述这个视频",
+        "first_question_picture": "请描述这张图片",
+        "send": "提问",
+        "stop": "停止",
+        "new": "用相同内容重新开始",
+        "attention": "注意力",
+        "attention_note": "从下一个问题起生效。对话会保留已读的内容；重新开始即可重读。",
+        "dense": "稠密",
+        "given": "启动时的设置",
+        "trianglemix": "TriangleMix",
+        "mix": "TriangleMix + PSA",
+        "chat": "对话",
+        "report": "看了什么，跳过了什么",
+        "no_report": "得到第一个答案后，这里会显示问题看了哪些帧、每层每头跳过了多少注意力计算，以及所用的时间和内存。",
+        "waits": "排队中：前面还有 {ahead} 个。",
+        "waits_first": "排队中：下一个就是您。",
+        "media": "正在读取文件：第 {done} / {total} 帧",
+        "load": "正在加载模型",
+        "vision": "正在看画面：{part}",
+        "prefill": "正在读提示：{part}",
+        "decode": "正在回答：{done} 个 token",
+        "took": "{attention} · 首个 token {seconds} 秒 · 读入 {tokens} 个 token",
+        "skipped": "跳过 {share} 的注意力计算",
+        "cut_off": "在 {tokens} 个 token 处截断",
+        "stopped": "已停止。",
+        "full": "排队的问题已达本页上限（{most} 个）。请稍后再试。",
+        "no_room": "正在回答的对话已达本页上限。请稍后再试。",
+        "closed": "这个对话闲置太久，已被清除。请重新展示文件，开始新的对话。",
+        "show_first": "请先展示一个视频或图片：选择示例或上传文件。",
+        "ask_something": "请先写下问题。",
+        "too_long": "问题最多 {most} 个字符，这个有 {count} 个。",
+        "busy": "请等待回答，或先停止。",
+        "too_many": "一个对话只谈一个视频，或最多 {most} 张图片。请先移除已展示的内容。",
+        "one_at_a_time": "请一次上传一个文件。",
+        "not_used": "这个文件无法使用：{why}",
+        "gone": "这个文件不是在这里上传的，或已不在。请重新上传。",
+        "wrong": "这个问题无法回答：{why}",
+        "no_memory": "内存不足。请展示更短或更小的内容。",
+        "failed": "这里出了错，详情见服务器日志。",
+        "language": "English",
+    },
+}
+
+
+def language_of(asked: str | None) -> str:
+    """``"zh"`` for a language tag such as zh-CN, else ``"en"``."""
+    return "zh" if (asked or "").lower().startswith("zh") else "en"
+
+
+def say(language: str, key: str, **values) -> str:
+    """One of ``WORDS``, with its values filled in."""
+    return WORDS[language_of(language)][key].format(**values)
