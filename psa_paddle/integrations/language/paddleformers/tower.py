@@ -82,14 +82,14 @@ class FastTower:
             return own(hidden_states, cu_seqlens=cu_seqlens, **how)
         segments = self._segments_of(cu_seqlens, **how)
         x = hidden_states if segments.order is None else paddle.gather(hidden_states, segments.order)
-        heads = layer.num_heads
-        half = hidden_states.shape[1] // heads // 2
-        columns = paddle.split(layer.qkv(x), [half] * 4 * heads + [2 * half] * heads, 1)  # halves of q and k, then v
+        heads, wide = layer.num_heads, layer.qkv(x)
+        half = wide.shape[1] // (6 * heads)
+        columns = paddle.split(wide, [half] * 4 * heads + [2 * half] * heads, 1)  # halves of q and k, then v
         halves, v = columns[: 4 * heads], paddle.stack(columns[4 * heads :])
         qk = turn(paddle.stack(halves[::2]), paddle.stack(halves[1::2]), segments.cos, segments.sin)
         found = [attend(*part, (2 * half) ** -0.5) for part in segments.parts(qk[:heads], qk[heads:], v)]
         out = paddle.concat(found, 1) if len(found) > 1 else found[0]
-        out = out.transpose([1, 0, 2]).reshape(hidden_states.shape)
+        out = out.transpose([1, 0, 2]).reshape([x.shape[0], -1])
         return layer.proj(out if segments.back is None else paddle.gather(out, segments.back))
 
     def _segments_of(self, cu_seqlens, rotary_pos_emb=None, position_embeddings=None, **how) -> Segments:
