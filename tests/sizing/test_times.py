@@ -3,6 +3,7 @@
 import pytest
 from shared_results import rows_of
 
+from psa_paddle.plan import DENSE_BELOW
 from psa_paddle.sizing import KNOWN, OPERATOR, Request, prefill_seconds
 from psa_paddle.sizing.measured import FLOOR_MS, FLOOR_TOKENS, HEADS, SUM_BYTES, SUM_MS
 from psa_paddle.sizing.times import operator_ms
@@ -59,5 +60,5 @@ def test_how_time_follows_the_model_and_the_gpus():
     assert large.attention / one.attention == pytest.approx(80 * 64 / (28 * 28))
     assert large.rest / one.rest == pytest.approx(KNOWN["Qwen2.5-VL-72B"].matrices / SEVEN.matrices)
     assert prefill_seconds(SEVEN, Request(65536), "fast").measured
-    short = Request(4096)  # runs dense
+    short = Request(DENSE_BELOW["triton"] - 1)  # runs dense
     assert prefill_seconds(SEVEN, short, "fast") == prefill_seconds(SEVEN, short, "dense")
