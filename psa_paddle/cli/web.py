@@ -10,6 +10,7 @@ from ..integrations.language.choice import AttentionChoice
 from ..integrations.language.inference import QwenVLInference
 from ..integrations.language.request import check_max_tokens
 from ..utils.command import EXIT_CODES, keeping_sigterm, run_command
+from ..utils.language import say
 from ..utils.media import check_sampling
 from ..utils.progress import TerminalProgress
 from ..utils.quiet import quiet_libraries
@@ -41,7 +42,6 @@ LIMITS = {
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.description, parser.epilog = DESCRIPTION, EXIT_CODES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--host", default=Settings.host, help="where to listen (default: this machine alone)")
     parser.add_argument("--port", type=int, default=Settings.port, help="where to listen (default: %(default)s)")
     for name, (limit, unit, words) in LIMITS.items():
@@ -101,14 +101,14 @@ def web(args: argparse.Namespace) -> None:
         with keeping_sigterm():
             return QwenVLInference(args.model, args.dtype, progress=report, **flags)
 
-    def say(address: str) -> None:
+    def show(address: str) -> None:
         progress.close()
         if not is_loopback(args.host):
-            print(OPEN_WARNING.format(host=args.host, port=args.port), file=sys.stderr)
-        print(f"{address} (Ctrl-C ends it)", flush=True)
+            print(say(OPEN_WARNING.format(host=args.host, port=args.port)), file=sys.stderr)
+        print(say(f"{address} (Ctrl-C ends it)"), flush=True)
 
     with quiet_libraries(flags["library"]):
-        serve(make, progress, settings, say)
+        serve(make, progress, settings, show)
 
 
 def run(args: argparse.Namespace) -> int:

@@ -15,6 +15,7 @@ from ..integrations.language.answering.reports import silent
 from ..integrations.language.choice import AttentionChoice
 from ..integrations.language.inference import QwenVLInference
 from ..utils.command import out_of_memory
+from ..utils.language import say as sentence
 from ..utils.media import MediaError
 from .answers import Question, Turn, choices, chosen, take_turn
 from .conversations import Conversation, Conversations, TooMany
@@ -237,11 +238,11 @@ class Site:
         elif isinstance(error, TooMany):
             words = say(language, "too_many", most=limits.pictures)
         elif isinstance(error, MediaError):
-            words = say(language, "not_used", why=error)
+            words = say(language, "not_used", why=sentence(str(error), language_of(language)))
         elif out_of_memory(error):
             words = say(language, "no_memory")
         elif isinstance(error, ValueError):
-            words = say(language, "wrong", why=error)
+            words = say(language, "wrong", why=sentence(str(error), language_of(language)))
         else:
             log.error("a visitor's request failed", exc_info=error)
             words = say(language, "failed")
