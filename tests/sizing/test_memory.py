@@ -29,24 +29,24 @@ def nothing(module, query, key, value, **_):
 
 
 @pytest.fixture(scope="module")
-def text():
-    """The demo model's text model without attention."""
-    found = QwenVLInference("demo").model.model.language_model
+def model():
+    """The demo model without attention in its text model."""
+    found = QwenVLInference("demo").model
     AttentionInterface.register("nothing", nothing)
-    found.config._attn_implementation = "nothing"
-    for layer in found.layers:
-        layer.self_attn.config._attn_implementation = "nothing"
+    text = found.model.language_model
+    for part in (text, *(layer.self_attn for layer in text.layers)):
+        part.config._attn_implementation = "nothing"
     return found
 
 
 @pytest.mark.parametrize("tokens", [512, 2048])
-def test_a_forward_of_paddleformers_takes_what_the_formulas_say(text, tokens):
+def test_a_forward_of_paddleformers_takes_what_the_formulas_say(model, tokens):
     request = Request(tokens, dtype="float32")
     rows, places = paddle.randn([1, tokens, DEMO.hidden]), paddle.arange(tokens).expand([3, 1, tokens])
     core.host_memory_stat_reset_peak_value("Allocated", 0)
     held = core.host_memory_stat_current_value("Allocated", 0)
     with paddle.no_grad():
-        out = text(inputs_embeds=rows, position_ids=places, use_cache=True)
+        out = model.model.language_model(inputs_embeds=rows, position_ids=places, use_cache=True)
     kept = core.host_memory_stat_current_value("Allocated", 0) - held
     peak = core.host_memory_stat_peak_value("Allocated", 0) - held
     cache = cache_bytes(DEMO, request)
@@ -55,8 +55,7 @@ def test_a_forward_of_paddleformers_takes_what_the_formulas_say(text, tokens):
     assert peak - cache == pytest.approx(layer_bytes(DEMO, request, None), rel=0.01)
 
 
-def test_the_weights_of_the_real_demo_model():
-    model = QwenVLInference("demo").model
+def test_the_weights_of_the_real_demo_model(model):
     numbers = sum(weight.numpy().size for weight in model.parameters())
     memory = memory_of(DEMO, Request(1000, dtype="float32"), None)
     assert memory.weights + memory.tower == 4 * numbers == 4 * DEMO.parameters
