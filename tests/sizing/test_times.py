@@ -46,7 +46,8 @@ def test_between_and_before_the_lengths():
     own = OPERATOR["balanced"]
     assert operator_ms(own, 65536, 1.5) == pytest.approx(own.by_tokens[65536])
     assert own.by_tokens[32768] < operator_ms(own, 50000, 1.5) < own.by_tokens[65536]
-    assert operator_ms(own, 8192, 1.5) < own.by_tokens[32768] / 4
+    half = own.by_tokens[32768] ** 2 / own.by_tokens[65536]  # on the line through the two, in logarithms
+    assert operator_ms(own, 16384, 1.5) == pytest.approx(half)
     assert operator_ms(OPERATOR["dense"], 262144, 2.0) == pytest.approx(4 * 210.0)
 
 
