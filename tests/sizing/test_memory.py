@@ -88,5 +88,11 @@ def test_other_settings_take_something(changes):
     config = AttentionConfig(**changes)
     request = Request(1 << 20, chunk=8192)
     assert operator_bytes(SEVEN, request, config) > 0 == operator_bytes(SEVEN, request, None)
-    seed = operator_bytes(SEVEN, request, AttentionConfig.preset("seed"))
-    assert seed > 2 * 4 * 128 * (1 << 20) * 2 * 7 / 8  # its pooled keys and values
+
+
+def test_the_parts_of_a_preset_that_pools():
+    """Pooled keys and values and their cap, lists, and sums of groups with the maxima of their tiles."""
+    got = operator_bytes(SEVEN, Request(131072, chunk=8192), AttentionConfig.preset("seed"))
+    pooled, lists = 2 * 4 * 131072 * 128 * 2 * 7 // 8 + 4 * 2048, 28 * 64 * (2048 * 2 + 24)
+    sums, tops, output = 28 * 512 * 2048 * 2, 28 * 512 * 64 * 4, 28 * 8192 * 128 * 2
+    assert got == pooled + lists + sums + tops - output

@@ -61,6 +61,10 @@ def test_how_time_follows_the_model_and_the_gpus():
     large = prefill_seconds(KNOWN["Qwen2.5-VL-72B"], request, "fast")
     assert large.attention / one.attention == pytest.approx(80 * 64 / (28 * 28))
     assert large.rest / one.rest == pytest.approx(KNOWN["Qwen2.5-VL-72B"].matrices / SEVEN.matrices)
+    longer = Request(262144)
+    for preset, factor in (("dense", 4.0), ("fast", (7.51 + 1.02) / 14.72 * 4 + 6.17 / 14.7 * 2**1.5)):
+        short, long = (prefill_seconds(SEVEN, one, preset).attention for one in (request, longer))
+        assert long / short == pytest.approx(factor, rel=0.01)
     assert prefill_seconds(SEVEN, Request(65536), "fast").measured
     short = Request(DENSE_BELOW["triton"] - 1)
     assert prefill_seconds(SEVEN, short, "fast") == prefill_seconds(SEVEN, short, "dense")
