@@ -79,9 +79,9 @@ def looking_of(args: argparse.Namespace) -> Looking:
 
 def web(args: argparse.Namespace) -> None:
     """Check everything, load the model, and serve."""
-    check_gradio()
     if args.tensor_parallel is not None:
         raise ValueError("--tensor-parallel is for 'psa-paddle ask' and 'chat'; the page is one process.")
+    check_gradio()
     flags = model_settings(args)
     if flags["library"] == "paddlemix":
         raise ValueError("the page needs --library paddleformers, whose models keep their KV cache between questions.")
