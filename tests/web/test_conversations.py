@@ -138,6 +138,7 @@ def test_idle_ones_are_put_away(busy):
 def test_limits_let_something_through():
     with pytest.raises(ValueError, match="video seconds must be at least 1"):
         Limits(video_seconds=0)
+    assert (Limits().upload_bytes, Limits().stored_bytes, Limits().media_bytes) == (200 << 20, 1 << 30, 1 << 30)
     assert Limits(waiting=0).waiting == 0 and Limits(upload_bytes=5 << 30).stored_bytes == 5 << 30
 
 
