@@ -53,6 +53,7 @@ class ShapeOnly:
     """A tensor without memory: what a launcher reads before a kernel runs."""
 
     is_cuda = False  # nothing is launched, so no call may be repeated
+
     def __init__(self, shape, dtype: str):
         self.shape, self.dtype = tuple(shape), dtype
 

@@ -123,10 +123,9 @@ class QwenVLInference:
 
     def _plug_in(self, choice: AttentionChoice | None, video_tokens: float | str | None) -> None:
         """What stands in the model for as long as it lives."""
-        if self.library == "paddleformers":
-            use_fast_layers(self.model)
-            if choice is None:
-                use_linear_memory(self.model)
+        use_fast_layers(self.model)
+        if choice is None and self.library == "paddleformers":
+            use_linear_memory(self.model)
         if choice is not None:
             replace_attention(self.model, choice)
         if video_tokens is not None:
