@@ -3,10 +3,11 @@ but equally important."""
 
 import pytest
 from gpu.gpu_cases import DEVICE, torch
-from gpu.launches import operator, triangle
+from gpu.launches import operator
 
 from psa_paddle.config import AttentionConfig
 from psa_paddle.context_split import chunk_pattern, chunk_plan, chunk_spans
+from psa_paddle.kernels.triangle import triangle_fwd
 from psa_paddle.plan import Plan
 from psa_paddle.triangle_pattern import Pattern
 
@@ -46,7 +47,7 @@ def test_chunks_of_trianglemix_are_bitwise_the_whole(heads):
     q, k, v = drawn(heads)
     pattern, scale = Pattern(8, 500, 128), DIM**-0.5
     parts = [
-        triangle(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], chunk_pattern(pattern, LENGTH, stop), scale)
+        triangle_fwd(q[:, :, start:stop], k[:, :, :stop], v[:, :, :stop], chunk_pattern(pattern, LENGTH, stop), scale)
         for start, stop in chunk_spans(LENGTH, RANKS)
     ]
-    assert torch.equal(torch.cat(parts, 2), triangle(q, k, v, pattern, scale))
+    assert torch.equal(torch.cat(parts, 2), triangle_fwd(q, k, v, pattern, scale))
