@@ -20,8 +20,7 @@ linear projections, and the patch embedding as a convolution and as a product. e
 torch and Triton, no Paddle.
 
 --whole times all portions of such a video through Hugging Face's tower of that shape with random weights, whose
-attention calls SDPA for each segment as PaddleFormers' does: so, batched, and batched with patches embedded by a
-product. Needs transformers.
+attention calls SDPA for each segment as PaddleFormers' does: so, and batched. Needs transformers.
 """
 
 from __future__ import annotations
@@ -241,13 +240,10 @@ def whole(frame: str, args):
             taken.known.clear()
         return tower(pixels, grid)[0]
 
-    for form in ("each", "batched", "batched, product"):
+    for form in ("each", "batched"):
         if form == "batched":
             taken = Batched(tower)
             tower.config._attn_implementation = Batched.NAME
-        elif form != "each":
-            embed = tower.patch_embed
-            embed.forward = lambda x, weight=embed.proj.weight: F.linear(x, weight.flatten(1))
         out, times = see().float(), []
         wanted = out if wanted is None else wanted
         for _ in range(3):

@@ -149,7 +149,41 @@ def video_table() -> str:
     return "\n".join(lines)
 
 
+def whole_answer_table() -> str:
+    """What the fast layers and the newest instructions leave of the seconds, each stage with its share."""
+    stages = ("decode", "preprocess", "vision", "prefill")
+    names = ("tokens", "setting", "before, s", "first token, s", *(f"{name}, s" for name in stages), "peak memory, MiB")
+    lines = [header(names)]
+    for row in rows_of("whole_answer", commit="1ff3a74"):
+        (old,) = rows_of("whole_answer", commit="bec30bd", mkl="", tokens=row["tokens"], setting=row["setting"])
+        cells = [f"{row[f'{name}_s']} ({row[f'{name}_share']} %)" for name in stages]
+        lines.append(
+            line(
+                (
+                    tokens(row["tokens"]),
+                    row["setting"].replace("balanced", "`balanced`").replace(",0.5", ", half of the video tokens"),
+                    old["first_token_s"],
+                    row["first_token_s"],
+                    *cells,
+                    row["peak_mib"],
+                )
+            )
+        )
+    return "\n".join(lines)
+
+
+def tower_table() -> str:
+    forms = ("each", "batched", "batched flash", "varlen", "ours", "ours wide", "sparse")
+    lines = [header(("form", "window layer, ms", "64k tokens, ms", "full layer, ms", "64k tokens, ms"))]
+    for form in forms:
+        found = [rows_of("vision_tower", frame="36x36", layer=layer, form=form) for layer in ("window", "full")]
+        lines.append(line((form, *(row[0][name] if row else "-" for row in found for name in ("ms", "video_ms")))))
+    return "\n".join(lines)
+
+
 TABLES = {
+    "tower": tower_table,
+    "whole_answer": whole_answer_table,
     "operator": operator_table,
     "calls": calls_table,
     "prefill": prefill_table,

@@ -21,9 +21,10 @@ def shoot(browser, language: str, locale: str) -> None:
     page.press("#question textarea", "Enter")
     page.wait_for_selector("#report", timeout=120_000)
     page.wait_for_timeout(2000)
+    page.evaluate("window.scrollTo(0, 0)")
     path = ROOT / "docs" / "images" / f"web_{language}.png"
     page.screenshot(path=path)
-    Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
 
 
 def main() -> None:

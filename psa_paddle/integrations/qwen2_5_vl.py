@@ -1,4 +1,4 @@
-"""The published place of ``language.attention`` and ``language.paddleformers.pruner``."""
+"""The published place of ``language.attention`` and of ``fast`` and ``pruner`` in ``language.paddleformers``."""
 
 from .language.attention import (
     attention_in,
@@ -9,9 +9,11 @@ from .language.attention import (
     replace_attention_with_psa,
     restore_attention,
 )
+from .language.paddleformers.fast import fast_layers_in, use_fast_layers, use_own_layers
 from .language.paddleformers.pruner import keep_video_tokens, prune_video_tokens, pruner_of, video_tokens_in
 
 __all__ = [
-    "attention_in", "keep_video_tokens", "layer_statistics", "plug_of", "prune_video_tokens", "pruner_of",
-    "psa_attention_in", "replace_attention", "replace_attention_with_psa", "restore_attention", "video_tokens_in",
+    "attention_in", "fast_layers_in", "keep_video_tokens", "layer_statistics", "plug_of", "prune_video_tokens",
+    "pruner_of", "psa_attention_in", "replace_attention", "replace_attention_with_psa", "restore_attention",
+    "use_fast_layers", "use_own_layers", "video_tokens_in",
 ]  # fmt: skip

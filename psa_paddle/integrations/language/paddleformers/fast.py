@@ -1,4 +1,4 @@
-"""Make a PaddleFormers model compute what it is with less work, and stop doing so."""
+"""Make a model of PaddleFormers or PaddleMIX compute what it is with less work, and stop doing so."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def _patches_of(model) -> Patches | None:
 
 
 def use_fast_layers(model):
-    """Let a PaddleFormers model see, and normalise on a CPU, with less work, until ``use_own_layers``.
+    """Let a model see, and one of PaddleFormers normalise on a CPU, with less work, until ``use_own_layers``.
 
     The outcome is equal to rounding; pictures, frames and windows stay what they are. Where gradients are wanted, the
     tower attends as before. Returns the model.
@@ -27,11 +27,13 @@ def use_fast_layers(model):
         TypeError: not such a model.
     """
     bare = bare_model(model)
-    tower = families.check(bare, "paddleformers").layout.tower_of(bare)
+    match = families.check(bare)
+    tower = match.layout.tower_of(bare)
     if _patches_of(bare) is None:
         patches = Patches()
         patches.attribute(bare, FAST, patches)
-        connect_norms(bare, patches)
+        if match.library == "paddleformers":
+            connect_norms(bare, patches)
         if tower is not None:
             FastTower().connect(tower, patches)
     return model

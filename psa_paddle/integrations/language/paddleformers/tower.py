@@ -1,9 +1,10 @@
-"""The vision tower of PaddleFormers' models, with the same outcome to rounding in less time and memory.
+"""A model's vision tower, with the same outcome to rounding in less time and memory.
 
 PaddleFormers 1.2 calls attention once for each window of Qwen2.5-VL, hundreds of times a layer, and with a mask over
-all patches of a clip for Qwen3-VL. Here the windows, or frames, of one length go through one call: on a GPU Paddle's
-own attention for short ones and our kernel for long ones, elsewhere our matrix products, whose memory is linear in the
-patches. Patches are embedded by a product in place of a convolution that takes each of its strides once.
+all patches of a clip for Qwen3-VL; PaddleMIX makes such a mask where it has no FlashAttention. Here the windows, or
+frames, of one length go through one call: on a GPU Paddle's own attention for short ones and our kernel for long ones,
+elsewhere our matrix products, whose memory is linear in the patches. Patches are embedded by a product in place of a
+convolution that takes each of its strides once.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ from ....plan import DenseReason
 from ...patches import Patches
 
 SHORT = 1024  # patches up to which Paddle's attention is taken on a GPU
+FLASH = "FlashAttention2"  # PaddleMIX's class that takes all segments in one call
 WHOLE = AttentionConfig(causal=False)
 
 
@@ -63,6 +65,8 @@ class FastTower:
         patches.attribute(tower, "forward", partial(self._see, tower.forward))
         patches.attribute(tower.patch_embed, "forward", partial(embed, tower.patch_embed.proj))
         for block in tower.blocks:
+            if type(block.attn).__name__.endswith(FLASH):
+                continue
             patches.attribute(block.attn, "forward", partial(self._attend, block.attn, block.attn.forward))
 
     def _see(self, forward, *args, **kwargs):
@@ -72,26 +76,31 @@ class FastTower:
         finally:
             self._segments.clear()
 
-    def _attend(self, layer, own, hidden_states, cu_seqlens, rotary_pos_emb=None, position_embeddings=None, **kwargs):
+    def _attend(self, layer, own, hidden_states, cu_seqlens, **how):
         """An attention layer, [L, C] -> [L, C]; cu_seqlens: where segments begin, and L."""
         if paddle.is_grad_enabled() and not (hidden_states.stop_gradient and layer.qkv.weight.stop_gradient):
-            return own(hidden_states, cu_seqlens, rotary_pos_emb, position_embeddings, **kwargs)
-        segments = self._segments_of(cu_seqlens, position_embeddings)
+            return own(hidden_states, cu_seqlens=cu_seqlens, **how)
+        segments = self._segments_of(cu_seqlens, **how)
         x = hidden_states if segments.order is None else paddle.gather(hidden_states, segments.order)
-        heads, half = layer.num_heads, layer.head_dim // 2
-        columns = paddle.split(layer.qkv(x), [half] * 4 * heads + [2 * half] * heads, 1)  # halves of q and k, then v
+        heads, wide = layer.num_heads, layer.qkv(x)
+        half = wide.shape[1] // (6 * heads)
+        columns = paddle.split(wide, [half] * 4 * heads + [2 * half] * heads, 1)  # halves of q and k, then v
         halves, v = columns[: 4 * heads], paddle.stack(columns[4 * heads :])
         qk = turn(paddle.stack(halves[::2]), paddle.stack(halves[1::2]), segments.cos, segments.sin)
-        found = [attend(*part, layer.scaling) for part in segments.parts(qk[:heads], qk[heads:], v)]
+        found = [attend(*part, (2 * half) ** -0.5) for part in segments.parts(qk[:heads], qk[heads:], v)]
         out = paddle.concat(found, 1) if len(found) > 1 else found[0]
-        out = out.transpose([1, 0, 2]).reshape(hidden_states.shape)
+        out = out.transpose([1, 0, 2]).reshape([x.shape[0], -1])
         return layer.proj(out if segments.back is None else paddle.gather(out, segments.back))
 
-    def _segments_of(self, cu_seqlens, angles) -> Segments:
+    def _segments_of(self, cu_seqlens, rotary_pos_emb=None, position_embeddings=None, **how) -> Segments:
+        """rotary_pos_emb: angles [L, D / 2], PaddleMIX's; position_embeddings: cosines and sines of them [L, D]."""
         for known, segments in self._segments:
             if known is cu_seqlens:
                 return segments
-        self._segments.append((cu_seqlens, Segments(cu_seqlens.numpy(), angles)))
+        if position_embeddings is None:
+            angles = paddle.concat([rotary_pos_emb, rotary_pos_emb], -1)
+            position_embeddings = angles.cos(), angles.sin()
+        self._segments.append((cu_seqlens, Segments(cu_seqlens.numpy(), position_embeddings)))
         return self._segments[-1][1]
 
 
