@@ -6,11 +6,11 @@
 torch.distributed with NCCL stands in for Paddle's process group: one process a GPU, the chunks and plans of
 ``psa_paddle.context_split``, K and V gathered from the ranks' own rows as ``psa_paddle.context_parallel`` gathers them.
 ``one_ms``: the whole operator on one GPU, of the fastest rank, while the others do the same. ``own_ms``: each rank its
-rows, K and V standing on every rank; ``gathered_ms``: with the gather of K and V before; ``gather_ms``: it alone. These
-are of the slowest rank, from a barrier on; all are medians. ``bitwise``: every rank's rows equal those of one call.
-The parts are sums over a rank's two
-chunks, each of the rank that is slowest in it. With --shares one GPU runs the share of each of N ranks, one
-after the other: what N GPUs would take without any gather, had each the speed of this one. Needs torch and Triton.
+rows, K and V standing on every rank; ``gathered_ms``: with the gather of K and V, of which the late chunks come while
+the early one is computed; ``gather_ms``: it alone. These are of the slowest rank, from a barrier on; all are medians.
+``bitwise``: every rank's rows equal those of one call. The parts are sums over a rank's two chunks, each of the rank
+that is slowest in it. With --shares one GPU runs the share of each of N ranks, one after the other: what N GPUs would
+take without any gather, had each the speed of this one. Needs torch and Triton.
 """
 
 import argparse
@@ -46,16 +46,23 @@ class Share:
         self.q = torch.cat([q[:, :, start:stop] for start, stop in self.spans], 2)
         self.out = torch.empty_like(self.q)
 
-    def chunks(self, k, v):
-        """(q, k, v, plan, out) of each chunk."""
-        first = 0
-        for (start, stop), plan in zip(self.spans, self.plans, strict=True):
-            rows = slice(first, first + stop - start)
-            yield self.q[:, :, rows], k[:, :, :stop], v[:, :, :stop], plan, self.out[:, :, rows]
-            first += stop - start
+    def chunk(self, half: int, k, v) -> tuple:
+        """(q, k, v, plan, out) of the early chunk, 0, or the late one, 1."""
+        (start, stop), first = self.spans[half], half * (self.spans[0][1] - self.spans[0][0])
+        rows = slice(first, first + stop - start)
+        return self.q[:, :, rows], k[:, :, :stop], v[:, :, :stop], self.plans[half], self.out[:, :, rows]
 
     def run(self, k, v):
-        for q, keys, values, plan, out in self.chunks(k, v):
+        """Both chunks, keys and values standing here."""
+        for half in (0, 1):
+            q, keys, values, plan, out = self.chunk(half, k, v)
+            kernels.psa_fwd(q, keys, values, plan, out=out)
+
+    def run_gathering(self, gather):
+        """Both chunks; the late chunks of the others come while the early one is computed."""
+        gather.begin()
+        for half in (0, 1):
+            q, keys, values, plan, out = self.chunk(half, *gather.upto(half))
             kernels.psa_fwd(q, keys, values, plan, out=out)
 
     def equals(self, whole) -> bool:
@@ -64,30 +71,38 @@ class Share:
 
 
 class Gather:
-    """K and V of all ranks from each rank's own rows: one all-gather of both, then in the prompt's order."""
+    """K and V of all ranks from each rank's own rows: an all-gather of the early chunks and one of the late ones."""
 
     def __init__(self, k, v, ranks: int, rank: int):
-        length = k.shape[2]
-        self.of = [context_spans(length, ranks, r) for r in range(ranks)]
-        size = max(sum(stop - start for start, stop in spans) for spans in self.of)
-        self.own = torch.zeros((2, *k.shape[:2], size, k.shape[3]), dtype=k.dtype, device=k.device)
-        first = 0
-        for start, stop in self.of[rank]:
-            self.own[0, :, :, first : first + stop - start] = k[:, :, start:stop]
-            self.own[1, :, :, first : first + stop - start] = v[:, :, start:stop]
-            first += stop - start
-        self.gathered = torch.empty((ranks * 2, *self.own.shape[1:]), dtype=k.dtype, device=k.device)
+        spans = [context_spans(k.shape[2], ranks, r) for r in range(ranks)]
+        self.own, self.found, self.sizes, self.tasks = [], [], [], [None, None]
+        for half in (0, 1):
+            start, stop = spans[rank][half]
+            sizes = [own[half][1] - own[half][0] for own in spans]
+            own = torch.zeros((2, *k.shape[:2], max(sizes), k.shape[3]), dtype=k.dtype, device=k.device)
+            own[0, :, :, : stop - start], own[1, :, :, : stop - start] = k[:, :, start:stop], v[:, :, start:stop]
+            self.own.append(own)
+            self.found.append(torch.empty((ranks * 2, *own.shape[1:]), dtype=k.dtype, device=k.device))
+            self.sizes.append(sizes)
+
+    def begin(self):
+        """Send both halves, one after the other."""
+        for half in (0, 1):
+            self.tasks[half] = dist.all_gather_into_tensor(self.found[half], self.own[half], async_op=True)
+
+    def upto(self, half: int):
+        """Wait for the early chunks, 0, or for all, 1; K and V in the prompt's order."""
+        self.tasks[half].wait()
+        parts = self.found[half].unflatten(0, (-1, 2))
+        parts = [part[:, :, :, :size] for part, size in zip(parts, self.sizes[half], strict=True)]
+        self.both = torch.cat([self.both, *parts[::-1]] if half else parts, 3)
+        return self.both[0], self.both[1]
 
     def run(self):
-        dist.all_gather_into_tensor(self.gathered, self.own)
-        parts = {}
-        for part, spans in zip(self.gathered.unflatten(0, (-1, 2)), self.of, strict=True):
-            first = 0
-            for start, stop in spans:
-                parts[start] = part[:, :, :, first : first + stop - start]
-                first += stop - start
-        whole = torch.cat([parts[start] for start in sorted(parts)], 3)
-        return whole[0], whole[1]
+        """All of it."""
+        self.begin()
+        self.upto(0)
+        return self.upto(1)
 
 
 def parts_ms(calls) -> dict:
@@ -136,7 +151,7 @@ def together(length: int, args, rank: int, ranks: int) -> dict:
     plan = Plan.of(AttentionConfig.preset(args.preset, text_length=args.text_length), DIM**-0.5)
     whole, _ = kernels.psa_fwd(q, k, v, plan)
     share, gather = Share(q, plan, ranks, rank), Gather(k, v, ranks, rank)
-    share.run(*gather.run())
+    share.run_gathering(gather)
     equal = over_ranks([float(share.equals(whole))], dist.ReduceOp.MIN)[0] == 1.0
     one = over_ranks([time_ms(lambda: kernels.psa_fwd(q, k, v, plan, out=whole))], dist.ReduceOp.MIN)[0]
     repeats = 20 if length <= 1 << 17 else 8
@@ -144,11 +159,11 @@ def together(length: int, args, rank: int, ranks: int) -> dict:
         how="ranks together", gpus=ranks, one_ms=one, bitwise=equal,
         own_ms=slowest_ms(lambda: share.run(k, v), repeats),
         gather_ms=slowest_ms(gather.run, repeats),
-        gathered_ms=slowest_ms(lambda: share.run(*gather.run()), repeats),
+        gathered_ms=slowest_ms(lambda: share.run_gathering(gather), repeats),
     )  # fmt: skip
     alone = parts_ms([(q, k, v, plan, whole)])
     row |= {f"one_{name}": ms for name, ms in alone.items()}
-    own = parts_ms(share.chunks(k, v))
+    own = parts_ms([share.chunk(half, k, v) for half in (0, 1)])
     row |= dict(zip(own, over_ranks(list(own.values()), dist.ReduceOp.MAX), strict=True))
     return row
 
@@ -167,7 +182,7 @@ def one_after_another(length: int, args, ranks: int) -> dict:
         took = time_ms(lambda share=share: share.run(k, v))
         if took > row["own_ms"]:
             row["own_ms"], slowest = took, share
-    row |= parts_ms(slowest.chunks(k, v))
+    row |= parts_ms([slowest.chunk(half, k, v) for half in (0, 1)])
     row |= {f"one_{name}": ms for name, ms in parts_ms([(q, k, v, plan, whole)]).items()}
     return row
 

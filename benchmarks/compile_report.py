@@ -52,6 +52,8 @@ LENGTH, HEADS, KV_HEADS = 65536, 28, 4
 class ShapeOnly:
     """A tensor without memory: what a launcher reads before a kernel runs."""
 
+    is_cuda = False  # nothing is launched, so no call may be repeated
+
     def __init__(self, shape, dtype: str):
         self.shape, self.dtype = tuple(shape), dtype
 

@@ -9,7 +9,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-PORT, WIDTH, HEIGHT = 7869, 1400, 1010
+PORT, WIDTH, HEIGHT = 7869, 1400, 1150
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 
 
@@ -21,9 +21,10 @@ def shoot(browser, language: str, locale: str) -> None:
     page.press("#question textarea", "Enter")
     page.wait_for_selector("#report", timeout=120_000)
     page.wait_for_timeout(2000)
+    page.evaluate("window.scrollTo(0, 0)")
     path = ROOT / "docs" / "images" / f"web_{language}.png"
     page.screenshot(path=path)
-    Image.open(path).convert("RGB").quantize(128, dither=Image.Dither.NONE).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 def main() -> None:

@@ -8,6 +8,7 @@ trains (arXiv:2407.21783, section 3.3.2).
 from __future__ import annotations
 
 import zlib
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass, field
 
 import numpy as np
@@ -104,20 +105,36 @@ class ContextParallel:
         """``gather`` of what was checked."""
         if self.ranks == 1:
             return x
-        most = max(self._rows_of(rank) for rank in range(self.ranks))
-        if self.rows < most:  # the group wants as much of each process
-            shape = list(x.shape)
-            shape[axis] = most - self.rows
-            x = paddle.concat([x, paddle.zeros(shape, dtype=x.dtype)], axis=axis)
-        found = paddle.empty([self.ranks * x.shape[0], *x.shape[1:]], dtype=x.dtype)
-        dist.stream.all_gather(found, x.contiguous(), group=self.group)
-        parts = {}
-        for rank in range(self.ranks):
-            own, first = found[rank * x.shape[0] : (rank + 1) * x.shape[0]], 0
-            for start, stop in context_spans(self.length, self.ranks, rank):
-                parts[start] = _rows(own, axis, first, first + stop - start)
-                first += stop - start
-        return paddle.concat([parts[start] for start in sorted(parts)], axis=axis)
+        early, late = self._begin_gather(x, axis)
+        return paddle.concat([*early(), *late()], axis=axis)
+
+    def _begin_gather(self, x, axis: int) -> list[Callable[[], list]]:
+        """Begin to send everybody's early chunks, and after them the late ones; for each a function that waits for them
+        and returns them in the prompt's order."""
+        spans = [context_spans(self.length, self.ranks, rank) for rank in range(self.ranks)]
+        first, sent = 0, []
+        for half in (0, 1):
+            sizes = [stop - start for start, stop in (own[half] for own in spans)]
+            own = _rows(x, axis, first, first + sizes[self.rank])
+            first += sizes[self.rank]
+            sent.append(self._begin_all_gather(own, axis, sizes, range(self.ranks)[:: -1 if half else 1]))
+        return sent
+
+    def _begin_all_gather(self, own, axis: int, sizes: list[int], order: range) -> Callable[[], list]:
+        """One all-gather of chunks of ``sizes``, by rank; ``order``: in which the function returns them."""
+        shape, missing = list(own.shape), max(sizes) - sizes[self.rank]
+        if missing:  # the group wants as much of each process
+            shape[axis] = missing
+            own = paddle.concat([own, paddle.zeros(shape, dtype=own.dtype)], axis=axis)
+        own, samples = own.contiguous(), own.shape[0]
+        found = paddle.empty([self.ranks * samples, *own.shape[1:]], dtype=own.dtype)
+        task = dist.stream.all_gather(found, own, group=self.group, sync_op=False)
+
+        def chunks(sent=own):  # held until it has been read
+            task.wait()
+            return [_rows(found[rank * samples : (rank + 1) * samples], axis, 0, sizes[rank]) for rank in order]
+
+        return chunks
 
     def _gather_object(self, own) -> list:
         if self.ranks == 1:
@@ -210,18 +227,28 @@ def context_parallel_attention(
     if not isinstance(context, ContextParallel):
         raise TypeError(f"context must be a ContextParallel, got {type(context).__name__}.")
     plan = _agreed_plan(q, k, v, config, context, scale, heads_last, return_stats)
-    if k.shape[2] < context.length:
-        both = context._gather(paddle.stack([k, v]), 3)
-        k, v = both[0], both[1]
     first, parts, calls = 0, [], []
-    for start, stop in context.spans:
+    for (start, stop), (keys, values) in zip(context.spans, _keys_and_values(k, v, context), strict=True):
         rows = _rows(q, 2, first, first + stop - start)
-        part, stats = _attend(rows, _rows(k, 2, 0, stop), _rows(v, 2, 0, stop), config, plan, context)
+        part, stats = _attend(rows, _rows(keys, 2, 0, stop), _rows(values, 2, 0, stop), config, plan, context)
         first += stop - start
         parts.append(part)
         calls.append(stats)
     out = paddle.concat(parts, axis=1 if heads_last else 2)
     return (out, merge_calls(calls)) if return_stats else out
+
+
+def _keys_and_values(k, v, context: ContextParallel) -> Iterator[tuple]:
+    """Keys and values for the early chunk, then for the late one; these come while the early chunk is computed."""
+    if k.shape[2] == context.length:
+        yield k, v
+        yield k, v
+        return
+    early, late = context._begin_gather(paddle.stack([k, v]), 3)
+    both = paddle.concat(early(), axis=3)
+    yield both[0], both[1]
+    both = paddle.concat([both, *late()], axis=3)
+    yield both[0], both[1]
 
 
 def _agreed_plan(q, k, v, config, context: ContextParallel, scale, heads_last: bool, return_stats: bool) -> Plan:

@@ -19,7 +19,7 @@ UNIT = 128  # rows; every query block divides it, and so do the rows that dense 
 Span = tuple[int, int]
 
 
-@lru_cache(maxsize=64)
+@lru_cache(maxsize=64, typed=True)  # 4096.0 is no length, though it equals one
 def chunk_spans(length: int, ranks: int) -> tuple[Span, ...]:
     """Tokens [start, stop) of the 2 ``ranks`` chunks of a prompt of ``length`` tokens, in its order; they start at
     multiples of 128 and differ by one such block at most.

@@ -17,13 +17,14 @@ from babel.messages.pofile import read_po, write_po
 
 PACKAGE = Path(__file__).resolve().parents[1] / "psa_paddle"
 CATALOGUE = PACKAGE / "locale" / "zh" / "LC_MESSAGES" / "psa_paddle.po"
-# Python alone meets what these say: no command makes a video, or hands tensors to the operator.
+# Python alone meets what these say: no command makes a video, or hands tensors to the operator. The page has its own
+# words in both languages.
 NOT_MET = (
     "bridge", "kernels", "eager", "rearrange", "integrations/video", "trianglemix", "attention.py", "layers.py",
     "context_parallel.py", "context_split.py", "plan.py", "presets.py", "preset_file.py", "psa_config.py",
-    "psa_module.py", "reference.py", "report", "utils/quiet.py",
+    "psa_module.py", "reference.py", "report", "utils/quiet.py", "web/gate.py", "web/page.py", "web/words.py",
 )  # fmt: skip
-MET = ("trianglemix/config.py", "report/capture.py")  # of them, all the same
+MET = ("trianglemix/config.py", "report/capture.py", "web/server.py", "web/site.py")  # of them, all the same
 # What is shown though it may be one word: every text inside these.
 SHOWN = {"plan.py": ("DenseReason",), "utils/progress.py": ("WORDS",), "doctor/findings.py": ("STATUSES",)}
 HEADER = r"""# The Chinese of psa_paddle's command line; python tests/catalogue.py keeps it in line with the code.
@@ -41,7 +42,7 @@ PHRASE = re.compile(r"[A-Za-z]{2,}[,;:'.)]* +[A-Za-z{'(]|\}[,;:']* [a-z]|[a-z]+[
 def template(node: ast.AST) -> str | None:
     """A text of the code as the catalogue has it; None for what is no text."""
     if isinstance(node, ast.Constant) and isinstance(node.value, str):
-        parts = [part.replace("{", "{{").replace("}", "}}") for part in re.split(r"\{\}|%[sd]", node.value)]
+        parts = [part.replace("{", "{{").replace("}", "}}") for part in re.split(r"\{\w*\}|%[sd]", node.value)]
     elif isinstance(node, ast.JoinedStr):
         parts = [""]
         for value in node.values:

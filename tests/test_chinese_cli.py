@@ -2,7 +2,9 @@
 
 import json
 import logging
+import os
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -26,7 +28,7 @@ from psa_paddle.integrations.language.families import FAMILIES
 from psa_paddle.plan import DenseReason
 from psa_paddle.stats import format_stats
 from psa_paddle.utils import progress
-from psa_paddle.utils.command import run_command
+from psa_paddle.utils.command import NotWritten, run_command
 from psa_paddle.utils.language import say, say_lines
 from psa_paddle.utils.media import load_image
 
@@ -154,8 +156,15 @@ def test_memory_and_ctrl_c(capsys):
     def stopped():
         raise KeyboardInterrupt
 
-    assert (run_command(full, "look at less."), run_command(stopped, "")) == (3, 130)
-    assert capsys.readouterr().err == "错误：内存不足；look at less.\n已中断\n"
+    def unwritten():
+        raise NotWritten("--report could not be written: disk quota.", "--log-dir could not be written: disk quota.")
+
+    assert [run_command(run, "look at less.") for run in (full, stopped, unwritten)] == [3, 130, 5]
+    assert capsys.readouterr().err.splitlines() == [
+        "错误：内存不足；look at less.",
+        "已中断",
+        "错误：--report 无法写入：disk quota。 --log-dir 无法写入：disk quota。",
+    ]
 
 
 def test_the_doctor(monkeypatch, capsys):
@@ -181,6 +190,13 @@ def test_the_doctor(monkeypatch, capsys):
     assert main(["doctor", "--json"]) == 6
     report = json.loads(capsys.readouterr().out)
     assert report["checks"][1]["status"] == "FAILED" and "1 of 3 checks FAILED" in report["verdict"]
+
+
+def test_help_on_a_terminal_that_knows_no_chinese():
+    environment = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONPATH": str(ROOT)}
+    command = [sys.executable, "-m", "psa_paddle", "--help"]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stderr) == (0, "") and done.stdout.startswith("\\u7528\\u6cd5")
 
 
 def test_the_catalogue_is_where_the_package_is():

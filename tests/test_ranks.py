@@ -32,6 +32,11 @@ def test_the_flag_and_the_launcher_have_to_agree(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: the launcher started 2 processes; add --tensor-parallel 2.\n"
 
 
+def test_the_page_is_one_process(capsys):
+    assert main(["web", "--tensor-parallel", "1"]) == 2
+    assert "--tensor-parallel is for 'psa-paddle ask' and 'chat'" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("rank, printed", [(0, "an answer\n"), (1, "")])
 def test_the_first_process_prints(rank, printed, monkeypatch, capsys):
     be(monkeypatch, rank)

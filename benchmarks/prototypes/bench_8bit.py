@@ -1,10 +1,10 @@
 """The 8-bit attention of attend_8bit.py beside the product's bfloat16 kernel, on the same lists: times and errors.
 
-    python benchmarks/prototypes/bench_8bit.py --parts bound fp8-16 int8 --errors fp8-16 int8
+    python benchmarks/prototypes/bench_8bit.py --bound --csv times.csv --errors-csv errors.csv
 
-bound: the whole operator and its stages in bfloat16, with pooled levels and without, and what quantising would add.
-A variant's name: its times beside bfloat16's at Wan2.1-14B's shape and at 65,536 tokens (levels 1 and 0). Errors are
-against float64. Needs torch and Triton, no Paddle.
+Times at Wan2.1-14B's shape and at 65,536 tokens, levels 1 and 0. --bound: the whole operator in bfloat16 by its stages,
+with pooled levels, too, what quantising would add, and what the attention would have to gain. Errors are against
+float64. Needs torch and Triton, no Paddle.
 """
 
 import argparse
@@ -30,32 +30,19 @@ from psa_paddle.kernels.common import LOG2E  # noqa: E402
 from psa_paddle.plan import Plan  # noqa: E402
 
 SHAPES = {"wan": (75600, 40, 40, False, 0.15), "64k": (65536, 28, 4, True, 0.25)}  # L, heads, kv heads, causal, density
-NARROW = dict(CONSUMER_REGISTERS=208, PRODUCER_REGISTERS=72)
-WIDE = dict(CONSUMER_REGISTERS=224, PRODUCER_REGISTERS=40)
-ONE = dict(HALVES=False, LATE=False, WINDOW=0, PING_PONG=False, STAGES_K=4, STAGES_V=4, **NARROW)
-TWO = {**ONE, "WINDOW": 1, **WIDE}
-MIXED = {**ONE, "STAGES_V": 2}
-SHARED = {**ONE, "WINDOW": 16, "STAGES_K": 3, "STAGES_V": 3}
 VARIANTS = {
-    "fp8-one": ("e4m3", "e4m3", ONE),
-    "fp8-one-late": ("e4m3", "e4m3", {**ONE, "LATE": True}),
-    "fp8-one-turns": ("e4m3", "e4m3", {**ONE, "PING_PONG": True}),
-    "fp8-16": ("e4m3", "e4m3", SHARED),
-    "fp8-16-late": ("e4m3", "e4m3", {**SHARED, "LATE": True}),
-    "fp8-halves": ("e4m3", "e4m3", {**ONE, "HALVES": True}),
-    "fp8-halves-16": ("e4m3", "e4m3", {**SHARED, "HALVES": True}),
-    "fp8-two": ("e4m3", "e4m3", TWO),
-    "fp8-two-turns": ("e4m3", "e4m3", {**TWO, "PING_PONG": True}),
-    "int8": ("int8", "bf16", MIXED),
-    "int8-fp8": ("int8", "e4m3", ONE),
-    "int8-fp8-16": ("int8", "e4m3", SHARED),
-    "fp8-bf16": ("e4m3", "bf16", MIXED),
+    "fp8-one": ("e4m3", "e4m3", dict(WINDOW=0, STAGES_K=4, STAGES_V=4)),
+    "fp8-16": ("e4m3", "e4m3", dict(WINDOW=16, STAGES_K=4, STAGES_V=4)),
+    "fp8-32": ("e4m3", "e4m3", dict(WINDOW=32, STAGES_K=4, STAGES_V=4)),
+    "fp8-64": ("e4m3", "e4m3", dict(WINDOW=64, STAGES_K=4, STAGES_V=4)),
+    "int8-fp8": ("int8", "e4m3", dict(WINDOW=32, STAGES_K=3, STAGES_V=3)),
+    "int8": ("int8", "bf16", dict(WINDOW=0, STAGES_K=4, STAGES_V=2)),
 }
 
 
 TIMES = (
     "variant", "shape", "L", "density", "levels", "attend_bf16_ms", "attend_8bit_ms", "attend_gain", "whole_bf16_ms",
-    "whole_8bit_ms", "whole_gain", "select_ms", "quantise_ms", "needed_gain", "differs", "whole_differs", "repeats",
+    "whole_8bit_ms", "whole_gain", "select_ms", "quantise_ms", "needed_gain", "differs", "whole_differs",
 )  # fmt: skip
 ERRORS = ("variant", "inputs", "L", "density", "error_bf16", "error_8bit", "error_centred")
 
@@ -86,10 +73,6 @@ def compiled(name: str, shape: str) -> None:
     for flat in (False, True):
         plan = plan_of(shape, flat)
         found = kernels.select_blocks(q, k, plan)
-    if name == "bound":
-        for flat in (False, True):
-            kernels.psa_fwd(q, k, v, plan_of(shape, flat))
-        return
     qk, pv, options = VARIANTS[name]
     quantise_8bit.e4m3(q, k, v, 1.0)
     operands = proto.quantise(q, k, v, 128**-0.5, qk, pv)
@@ -108,7 +91,7 @@ def outlier(length, heads, kv_heads, dim, dtype, seed=0):
     return tuple(x.to(dtype).contiguous() for x in (q, k, v))
 
 
-def turns(*runs, rounds: int = 3, period_ms: float = 240.0) -> list[float]:
+def turns(*runs, rounds: int = 2, period_ms: float = 240.0) -> list[float]:
     """Median milliseconds of each. They take turns of a quarter of a second, of which the second half counts: a GPU at
     its limit of power takes that long to find the clock that a kernel can have, and shorter turns lend one's to
     the next."""
@@ -131,7 +114,7 @@ def turns(*runs, rounds: int = 3, period_ms: float = 240.0) -> list[float]:
 
 def bound(shape: str, flat: bool) -> dict:
     """The whole operator in bfloat16, its stages, and what the attention would have to gain for 1.25x of the whole."""
-    length, heads, kv_heads, causal, density = SHAPES[shape]
+    length, heads, kv_heads, _, density = SHAPES[shape]
     q, k, v = structured(length, heads, kv_heads, 128, torch.bfloat16)
     plan = plan_of(shape, flat)
     pooled = kernels.pyramid_fwd(k, v, plan)[:2] if plan.pools else (None, None)
@@ -149,39 +132,47 @@ def bound(shape: str, flat: bool) -> dict:
     )  # fmt: skip
 
 
-def timed(name: str, shape: str) -> dict:
-    """A variant beside bfloat16 on the same lists; the whole operator where the quantising passes can feed it."""
-    qk, pv, options = VARIANTS[name]
+def timed(names, shape: str) -> list[dict]:
+    """Variants beside bfloat16 on the same lists, all in turns; the whole operator where the passes of quantise_8bit.py
+    can feed it."""
     length, heads, kv_heads, causal, density = SHAPES[shape]
     q, k, v = structured(length, heads, kv_heads, 128, torch.bfloat16)
     plan = plan_of(shape, True)
     found = kernels.select_blocks(q, k, plan)
-    operands = proto.quantise(q, k, v, 128**-0.5, qk, pv)
     sizes = (1, heads, kv_heads, length, length)
-
-    def attend(x, found):
-        return proto.attend_8bit(x, found, sizes, causal, 0, 132, launch, **options)[1]
-
-    def whole():
-        x = quantise_8bit.e4m3(q, k, v, 128**-0.5 * LOG2E)
-        return attend(x, kernels.select_blocks(q, k, plan))
-
-    out, want = attend(operands, found), kernels.attend_fwd(q, k, v, found, plan)
-    row = dict(variant=name, shape=shape, L=length, density=density, levels="1, 0")
-    row["repeats"] = bool((attend(operands, found) == out).all())
-    row["differs"] = float((out.float() - want.float()).norm() / want.float().norm())
+    want = kernels.attend_fwd(q, k, v, found, plan)
     runs = {
-        "attend_bf16_ms": lambda: kernels.attend_fwd(q, k, v, found, plan),
-        "attend_8bit_ms": lambda: attend(operands, found),
+        ("bf16", "attend"): lambda: kernels.attend_fwd(q, k, v, found, plan),
+        ("bf16", "whole"): lambda: kernels.psa_fwd(q, k, v, plan),
     }
-    if (qk, pv) == ("e4m3", "e4m3"):
-        runs |= {"whole_bf16_ms": lambda: kernels.psa_fwd(q, k, v, plan), "whole_8bit_ms": whole}
-        row["whole_differs"] = float((whole().float() - want.float()).norm() / want.float().norm())
-    row |= dict(zip(runs, turns(*runs.values()), strict=True))
-    for part in ("attend", "whole"):
-        if f"{part}_8bit_ms" in row:
-            row[f"{part}_gain"] = row[f"{part}_bf16_ms"] / row[f"{part}_8bit_ms"]
-    return row
+    off, operands = {}, {}
+    for name in names:
+        qk, pv, options = VARIANTS[name]
+        if (qk, pv) not in operands:
+            operands[qk, pv] = proto.quantise(q, k, v, 128**-0.5, qk, pv)
+
+        def attend(x=operands[qk, pv], lists=found, options=options):
+            return proto.attend_8bit(x, lists, sizes, causal, 0, 132, launch, **options)[1]
+
+        def whole(attend=attend):
+            return attend(quantise_8bit.e4m3(q, k, v, 128**-0.5 * LOG2E), kernels.select_blocks(q, k, plan))
+
+        runs[name, "attend"] = attend
+        if (qk, pv) == ("e4m3", "e4m3"):
+            runs[name, "whole"] = whole
+        for run in (attend, *([whole] if (name, "whole") in runs else ())):
+            off[name, run.__name__] = float((run().float() - want.float()).norm() / want.float().norm())
+    ms = dict(zip(runs, turns(*runs.values()), strict=True))
+    rows = []
+    for name in names:
+        row = dict(variant=name, shape=shape, L=length, density=density, levels="1, 0", differs=off[name, "attend"])
+        row["whole_differs"] = off.get((name, "whole"))
+        for part in ("attend", "whole"):
+            if (name, part) in ms:
+                row[f"{part}_bf16_ms"], row[f"{part}_8bit_ms"] = ms["bf16", part], ms[name, part]
+                row[f"{part}_gain"] = ms["bf16", part] / ms[name, part]
+        rows.append(row)
+    return rows
 
 
 def errors(name: str) -> list[dict]:
@@ -220,7 +211,8 @@ def errors(name: str) -> list[dict]:
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--parts", nargs="+", choices=("bound", *VARIANTS), default=["bound", *VARIANTS])
+    parser.add_argument("--variants", nargs="+", choices=VARIANTS, default=list(VARIANTS))
+    parser.add_argument("--bound", action="store_true", help="also time the whole operator in bfloat16 by its stages")
     parser.add_argument("--shapes", nargs="+", choices=SHAPES, default=list(SHAPES))
     parser.add_argument("--errors", nargs="*", choices=VARIANTS, default=list(VARIANTS))
     parser.add_argument("--csv", help="also write the times there")
@@ -228,25 +220,25 @@ def main():
     parser.add_argument("--compile", action="store_true", help="only fill Triton's cache")
     args = parser.parse_args()
     if args.compile:
-        for part in args.parts:
-            for shape in args.shapes:
-                compiled(part, shape)
+        for name, shape in itertools.product(args.variants, args.shapes):
+            compiled(name, shape)
         return
     found = facts(gpu_name(), "torch", "triton")
     print(machine_line(found), header(TIMES), sep="\n", flush=True)
     rows = []
-    for part, shape in itertools.product(args.parts, args.shapes):
-        rows += [bound(shape, flat) for flat in (False, True)] if part == "bound" else [timed(part, shape)]
+    for shape in args.shapes:
+        done = len(rows)
+        rows += [bound(shape, flat) for flat in (False, True)] if args.bound else []
+        rows += timed(args.variants, shape)
         torch.cuda.empty_cache()
-        for row in rows[-2:] if part == "bound" else rows[-1:]:
-            print(line(row.get(f) for f in TIMES), flush=True)
+        print("\n".join(line(row.get(f) for f in TIMES) for row in rows[done:]), flush=True)
     write_csv(args.csv, found, TIMES, rows)
     print(header(ERRORS))
     rows = []
-    for part in args.errors:
-        rows += errors(part)
-        for row in rows[-7:]:
-            print(line(row.get(f) for f in ERRORS), flush=True)
+    for name in args.errors:
+        done = len(rows)
+        rows += errors(name)
+        print("\n".join(line(row.get(f) for f in ERRORS) for row in rows[done:]), flush=True)
     write_csv(args.errors_csv, found, ERRORS, rows)
 
 

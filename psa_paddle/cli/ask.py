@@ -114,7 +114,7 @@ def write_extras(model: QwenVLInference, stats: dict, args, page: Callable[[], s
         except OSError as error:
             failures.append(f"--report could not be written: {error}.")
     if failures:
-        raise NotWritten(" ".join(failures))
+        raise NotWritten(*failures)
 
 
 def ask(args: argparse.Namespace) -> None:

@@ -10,6 +10,7 @@ from ..integrations.language.choice import AttentionChoice
 from ..integrations.language.inference import QwenVLInference
 from ..integrations.language.request import check_max_tokens
 from ..utils.command import EXIT_CODES, keeping_sigterm, run_command
+from ..utils.language import say
 from ..utils.media import check_sampling
 from ..utils.progress import TerminalProgress
 from ..utils.quiet import quiet_libraries
@@ -27,27 +28,24 @@ psa-paddle web --host 0.0.0.0 --port 8080
 Visitors choose between dense attention, the presets and TriangleMix; what the flags below ask for is chosen at first.
 """
 DEFAULT_FPS, DEFAULT_FRAMES = 2.0, 256
-OPEN_WARNING = "warning: everybody who reaches {host}:{port} can use this page; it asks for no password."
 LIMITS = {
-    "queue": ("waiting", "N", "questions that may wait while one is answered"),
-    "max_upload": ("upload_bytes", "MIB", "most MiB of an uploaded file"),
-    "max_seconds": ("video_seconds", "S", "longest video"),
-    "max_pictures": ("pictures", "N", "most pictures of a conversation"),
-    "conversations": ("caches", "N", "conversations whose KV cache is kept"),
-    "idle": ("idle_seconds", "S", "seconds until a conversation that nobody uses is put away"),
+    "queue": ("waiting", "N", "questions that may wait while one is answered (default: %(default)s)"),
+    "max_upload": ("upload_bytes", "MIB", "most MiB of an uploaded file (default: %(default)s)"),
+    "max_seconds": ("video_seconds", "S", "longest video, in seconds (default: %(default)s)"),
+    "max_pictures": ("pictures", "N", "most pictures of a conversation (default: %(default)s)"),
+    "conversations": ("caches", "N", "conversations whose KV cache is kept (default: %(default)s)"),
+    "idle": ("idle_seconds", "S", "seconds until a conversation that nobody uses is put away (default: %(default)s)"),
 }
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Fill the parser."""
     parser.description, parser.epilog = DESCRIPTION, EXIT_CODES
-    parser.formatter_class = argparse.RawDescriptionHelpFormatter
     parser.add_argument("--host", default=Settings.host, help="where to listen (default: this machine alone)")
     parser.add_argument("--port", type=int, default=Settings.port, help="where to listen (default: %(default)s)")
     for name, (limit, unit, words) in LIMITS.items():
         value = getattr(Limits, limit)
         default = value >> 20 if unit == "MIB" else int(value)
-        words = f"{words} (default: {default})"
         parser.add_argument(f"--{name.replace('_', '-')}", type=int, default=default, metavar=unit, help=words)
     add_looking_arguments(parser)
     add_model_arguments(parser)
@@ -81,9 +79,9 @@ def looking_of(args: argparse.Namespace) -> Looking:
 
 def web(args: argparse.Namespace) -> None:
     """Check everything, load the model, and serve."""
-    check_gradio()
     if args.tensor_parallel is not None:
         raise ValueError("--tensor-parallel is for 'psa-paddle ask' and 'chat'; the page is one process.")
+    check_gradio()
     flags = model_settings(args)
     if flags["library"] == "paddlemix":
         raise ValueError("the page needs --library paddleformers, whose models keep their KV cache between questions.")
@@ -101,14 +99,17 @@ def web(args: argparse.Namespace) -> None:
         with keeping_sigterm():
             return QwenVLInference(args.model, args.dtype, progress=report, **flags)
 
-    def say(address: str) -> None:
+    def tell(address: str) -> None:
         progress.close()
         if not is_loopback(args.host):
-            print(OPEN_WARNING.format(host=args.host, port=args.port), file=sys.stderr)
-        print(f"{address} (Ctrl-C ends it)", flush=True)
+            words = (
+                f"warning: everybody who reaches {args.host}:{args.port} can use this page; it asks for no password."
+            )
+            print(say(words), file=sys.stderr)
+        print(say(f"{address} (Ctrl-C ends it)"), flush=True)
 
     with quiet_libraries(flags["library"]):
-        serve(make, progress, settings, say)
+        serve(make, progress, settings, tell)
 
 
 def run(args: argparse.Namespace) -> int:

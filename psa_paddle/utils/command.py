@@ -25,7 +25,7 @@ EXIT_CODES = f"""exit codes:
 
 
 class NotWritten(Exception):
-    """A file beside the answer could not be written; the answer is out."""
+    """Files beside the answer could not be written, a sentence each; the answer is out."""
 
 
 class SomeFailed(Exception):
@@ -62,7 +62,8 @@ def run_command(run: Callable[[], None], memory_advice: str) -> int:
     except KeyboardInterrupt:
         return _say("interrupted", INTERRUPTED)
     except NotWritten as error:
-        return _say(f"error: {error}", NOT_WRITTEN)
+        first, *more = error.args
+        return _say(" ".join([say(f"error: {first}"), *map(say, more)]), NOT_WRITTEN)
     except SomeFailed as error:
         return _say(f"error: {error}", BAD_INPUT)
     except BrokenPipeError:  # the reader of stdout has left, as in "... | head"

@@ -13,6 +13,10 @@ from .uploads import Medium
 from .worker import Full, Job
 
 
+class NoRoom(Full):
+    """As many conversations as are kept are worked on."""
+
+
 class TooMany(ValueError):
     """More media than a conversation takes: one video, or a few pictures."""
 
@@ -90,7 +94,7 @@ class Conversations:
         """A visitor's conversation, made when there is none.
 
         Raises:
-            Full: as many are kept as may, and all are worked on.
+            NoRoom: as many are kept as may, and all are worked on.
         """
         return self.find(visitor) or self.put(visitor, Conversation())
 
@@ -98,7 +102,7 @@ class Conversations:
         """Take this one from now on. Where there is no room, the one that was idle longest goes.
 
         Raises:
-            Full: as many are kept as may, and all are worked on.
+            NoRoom: as many are kept as may, and all are worked on.
         """
         with self._lock:
             before = self._all.pop(visitor, None)
@@ -114,7 +118,7 @@ class Conversations:
         """Before a conversation gets its KV cache: where there are enough, the one that was idle longest goes.
 
         Raises:
-            Full: all that have one are worked on.
+            NoRoom: all that have one are worked on.
         """
         with self._lock:
             have = {name: one for name, one in self._all.items() if one.session is not None}
@@ -125,7 +129,7 @@ class Conversations:
         """Before a conversation shows something: where there is too much, what was idle longest goes.
 
         Raises:
-            Full: all that others show is worked on.
+            NoRoom: all that others show is worked on.
         """
         with self._lock:
             while self._bytes() + medium.bytes > self._limits.media_bytes:
@@ -139,7 +143,7 @@ class Conversations:
     def _put_away(self, among: dict[str, Conversation]) -> None:
         idle = [name for name, one in among.items() if not one.busy]
         if not idle:
-            raise Full("no conversation is idle")
+            raise NoRoom
         del self._all[min(idle, key=lambda name: among[name].used)]
 
     def drop(self, visitor: str) -> None:

@@ -12,6 +12,7 @@ from starlette.responses import PlainTextResponse
 
 from .limits import Limits
 from .uploads import Uploads
+from .words import say
 
 # Gradio has many more, some of which fetch addresses, run functions beside the queue, or take files without a bound.
 ROUTES = {
@@ -80,14 +81,15 @@ class Gate:
             await send({"type": "websocket.close"})
 
     async def _upload(self, scope, receive, send) -> None:
-        limits, length = self._limits, Headers(scope=scope).get("content-length", "")
+        limits, headers = self._limits, Headers(scope=scope)
+        length, language = headers.get("content-length", ""), headers.get("accept-language")
         refused = None
         if not length.isdecimal():
             refused = 411, "An upload has to say how long it is."
         elif int(length) > limits.upload_bytes + FORM_BYTES:
-            refused = 413, f"A file may have {limits.upload_bytes >> 20} MiB at most."
+            refused = 413, say(language, "upload_too_large", mib=limits.upload_bytes >> 20)
         elif self._arriving >= limits.uploads or self._uploads.stored_bytes() + int(length) > limits.stored_bytes:
-            refused = 503, "Many files come in just now; please try again in a minute."
+            refused = 503, say(language, "uploads_busy")
         if refused is not None:
             return await self._refuse(*refused, scope, receive, send)
         self._arriving += 1

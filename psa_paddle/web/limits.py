@@ -21,7 +21,7 @@ class Limits:
 
     upload_bytes: int = 200 * MIB
     stored_bytes: int = 1024 * MIB
-    uploads: int = 8
+    uploads: int = 32
     video_seconds: float = 1800.0
     pictures: int = 4
     media_bytes: int = 1024 * MIB

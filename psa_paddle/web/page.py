@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import html
-from collections.abc import AsyncGenerator
 from contextlib import aclosing
 from pathlib import Path
 
@@ -13,14 +12,15 @@ from PIL import Image
 
 from ..report.figures import data_uri
 from ..utils.media import Clip
+from .conversations import NoRoom
 from .site import Site, View
 from .uploads import Medium
 from .words import WORDS, language_of, say
-from .worker import Full
 
 FILE_TYPES = ["video", "image"]
 FONTS = ["system-ui", "Noto Sans CJK SC", "Microsoft YaHei", "PingFang SC", "sans-serif"]
 STRIP, STRIP_EDGE = 8, 128  # most frames of what is shown, and pixels of a frame's longer side
+SPOKEN = "(_, ...given) => [navigator.language, ...given]"  # the first input of every event
 CSS = (Path(__file__).parent / "page.css").read_text(encoding="utf-8")
 FIT = "this.style.height = this.contentDocument.documentElement.scrollHeight + 'px'"
 
@@ -109,7 +109,7 @@ class Page:
                     self.picture = gr.Button(t("sample_picture"), size="sm", elem_id="sample-picture")
                     self.remove = gr.Button(t("remove"), size="sm", elem_id="remove")
                 gr.Markdown(t("upload_note"), elem_classes="soft")
-                self.shown = gr.HTML(padding=False, elem_id="shown")
+                self.shown = gr.HTML(elem_id="shown")
                 self.attention = gr.Radio(
                     [(t(name), name) for name in site.choices], value=site.first, label=t("attention"),
                     info=t("attention_note"), elem_id="attention",
@@ -119,10 +119,10 @@ class Page:
                     label=t("question"), placeholder=t("question_hint"), submit_btn=t("send"), lines=1, max_lines=6,
                     max_length=site.limits.question, elem_id="question",
                 )  # fmt: skip
-                self.status = gr.HTML(padding=False, elem_id="status")
+                self.status = gr.HTML(elem_id="status")
                 self.new = gr.Button(t("new"), size="sm", elem_id="new")
             with gr.Column(scale=6, min_width=320):
-                self.report = gr.HTML(padding=False, elem_id="report-box")
+                self.report = gr.HTML(elem_id="report-box")
         self.language = gr.Textbox(visible="hidden", elem_id="language")
         self.key = gr.State("")
         self.outputs = [self.chat, self.status, self.shown, self.report, self.question, self.key, self.file]
@@ -146,50 +146,43 @@ class Page:
         """Every event; private, so that the page describes no interface for programs."""
         how = {"show_progress": "hidden", "api_visibility": "private", "concurrency_limit": None}
         shown = {"outputs": self.outputs, **how}
-        self.blocks.load(self._begin, [self.language], [self.language, self.shown, self.report],
-                         js="() => [navigator.language]", **how)  # fmt: skip
-        self.file.upload(self._upload, [self.file, self.language], preprocess=False, **shown)
-        self.video.click(self._sample("video"), [self.language], **shown)
-        self.picture.click(self._sample("picture"), [self.language], **shown)
-        asked = [self.question, self.attention, self.language, self.key]
-        self.question.submit(self._ask, asked, **shown)
+        spoken = [self.language]
+        self.blocks.load(self._begin, spoken, [self.shown, self.report], js=SPOKEN, **how)
+        self.file.upload(self._upload, [self.language, self.file], js=SPOKEN, preprocess=False, **shown)
+        self.video.click(self._sample("video"), spoken, js=SPOKEN, **shown)
+        self.picture.click(self._sample("picture"), spoken, js=SPOKEN, **shown)
+        asked = [self.language, self.question, self.attention, self.key]
+        self.question.submit(self._ask, asked, js=SPOKEN, **shown)
         self.question.stop(self._stop, **how)
-        self.new.click(self._renew, [self.language], **shown)
-        self.remove.click(self._remove, [self.language], **shown)
+        self.new.click(self._renew, spoken, js=SPOKEN, **shown)
+        self.chat.clear(self._renew, spoken, js=SPOKEN, **shown)
+        self.remove.click(self._remove, spoken, js=SPOKEN, **shown)
         self.blocks.unload(self._left)
 
     def _begin(self, language: str) -> list:
-        return [language, strip_html([], language), report_html("", language)]
+        return [strip_html([], language), report_html("", language)]
 
-    async def _updates(self, views: AsyncGenerator[View, None], language: str):
-        async with aclosing(views) as each:
-            async for view in each:
-                yield self.update(view, language)
-
-    async def _upload(self, file: dict | list | None, language: str, request: gr.Request):
+    async def _upload(self, language: str, file: dict | list | None, request: gr.Request):
         if not isinstance(file, dict):
             yield self.update(View(status=say(language, "one_at_a_time"), refused=True), language)
             return
         name = Path(str(file.get("orig_name") or "file")).name[:80]
-        views = self._site.show(visitor_of(request), language, file.get("path"), name)
-        async with aclosing(self._updates(views, language)) as updates:
-            async for update in updates:
-                yield update
+        async with aclosing(self._site.show(visitor_of(request), language, file.get("path"), name)) as views:
+            async for view in views:
+                yield self.update(view, language)
 
     def _sample(self, name: str):
         async def show(language: str, request: gr.Request):
-            views = self._site.show(visitor_of(request), language, name, name)
-            async with aclosing(self._updates(views, language)) as updates:
-                async for update in updates:
-                    yield update
+            async with aclosing(self._site.show(visitor_of(request), language, name, name)) as views:
+                async for view in views:
+                    yield self.update(view, language)
 
         return show
 
-    async def _ask(self, text: str, attention: str, language: str, key: str, request: gr.Request):
-        views = self._site.ask(visitor_of(request), language, text, attention, key)
-        async with aclosing(self._updates(views, language)) as updates:
-            async for update in updates:
-                yield update
+    async def _ask(self, language: str, text: str, attention: str, key: str, request: gr.Request):
+        async with aclosing(self._site.ask(visitor_of(request), language, text, attention, key)) as views:
+            async for view in views:
+                yield self.update(view, language)
 
     async def _stop(self, request: gr.Request) -> None:
         self._site.stop(visitor_of(request))
@@ -197,7 +190,7 @@ class Page:
     async def _renew(self, language: str, request: gr.Request) -> list:
         try:
             return self.update(self._site.renew(visitor_of(request)), language)
-        except Full:
+        except NoRoom:
             return self.update(View(status=say(language, "no_room"), refused=True), language)
 
     async def _remove(self, language: str, request: gr.Request) -> list:

@@ -185,9 +185,9 @@ def serving(make_model: Callable[[Report], QwenVLInference], progress: Report, s
 
 
 def serve(
-    make_model: Callable[[Report], QwenVLInference], progress: Report, settings: Settings, say: Callable[[str], None]
+    make_model: Callable[[Report], QwenVLInference], progress: Report, settings: Settings, tell: Callable[[str], None]
 ) -> None:
-    """``serving`` until the process is interrupted; say: is told the address."""
+    """``serving`` until the process is interrupted; tell: is told the address."""
     with serving(make_model, progress, settings) as address:
-        say(address)
+        tell(address)
         threading.Event().wait()

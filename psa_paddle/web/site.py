@@ -15,9 +15,10 @@ from ..integrations.language.answering.reports import silent
 from ..integrations.language.choice import AttentionChoice
 from ..integrations.language.inference import QwenVLInference
 from ..utils.command import out_of_memory
+from ..utils.language import say as translated
 from ..utils.media import MediaError
 from .answers import Question, Turn, choices, chosen, take_turn
-from .conversations import Conversation, Conversations, TooMany
+from .conversations import Conversation, Conversations, NoRoom, TooMany
 from .limits import Limits
 from .uploads import Medium, NotHere, Uploads, read_medium
 from .words import language_of, say
@@ -227,21 +228,23 @@ class Site:
 
     def _refusal(self, error: BaseException, language: str) -> dict:
         """Why not, as parts of a ``View``."""
-        limits = self.limits
+        limits, why = self.limits, translated(str(error), language_of(language))
         if isinstance(error, Left):
             return {"status": say(language, "stopped")}
-        if isinstance(error, Full):
-            words = say(language, "full" if not error.args else "no_room", most=limits.waiting)
+        if isinstance(error, NoRoom):
+            words = say(language, "no_room")
+        elif isinstance(error, Full):
+            words = say(language, "full", most=limits.waiting)
         elif isinstance(error, NotHere):
             words = say(language, "gone")
         elif isinstance(error, TooMany):
             words = say(language, "too_many", most=limits.pictures)
         elif isinstance(error, MediaError):
-            words = say(language, "not_used", why=error)
+            words = say(language, "not_used", why=why)
         elif out_of_memory(error):
             words = say(language, "no_memory")
         elif isinstance(error, ValueError):
-            words = say(language, "wrong", why=error)
+            words = say(language, "wrong", why=why)
         else:
             log.error("a visitor's request failed", exc_info=error)
             words = say(language, "failed")

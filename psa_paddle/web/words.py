@@ -36,6 +36,7 @@ WORDS = {
         "skipped in every layer and head, and what it took.",
         "waits": "Waiting: {ahead} before you.",
         "waits_first": "Waiting: you are next.",
+        "download": "Downloading: {done} bytes",
         "media": "Reading the file: {done} of {total} frames",
         "load": "Loading the model",
         "vision": "Looking at the frames: {part}",
@@ -60,6 +61,8 @@ WORDS = {
         "wrong": "The question cannot be answered: {why}",
         "no_memory": "There is not enough memory for this. Show something shorter or smaller.",
         "failed": "Something went wrong here; it is in the server's log.",
+        "upload_too_large": "A file may have {mib} MiB at most.",
+        "uploads_busy": "Many files come in just now; please try again in a minute.",
         "language": "中文",
     },
     "zh": {
@@ -93,6 +96,7 @@ WORDS = {
         "no_report": "得到第一个答案后，这里会显示问题看了哪些帧、每层每头跳过了多少注意力计算，以及所用的时间和内存。",
         "waits": "排队中：前面还有 {ahead} 个。",
         "waits_first": "排队中：下一个就是您。",
+        "download": "正在下载：{done} 字节",
         "media": "正在读取文件：第 {done} / {total} 帧",
         "load": "正在加载模型",
         "vision": "正在看画面：{part}",
@@ -116,6 +120,8 @@ WORDS = {
         "wrong": "这个问题无法回答：{why}",
         "no_memory": "内存不足。请展示更短或更小的内容。",
         "failed": "这里出了错，详情见服务器日志。",
+        "upload_too_large": "文件最大 {mib} MiB。",
+        "uploads_busy": "现在上传的文件很多，请稍后再试。",
         "language": "English",
     },
 }
@@ -123,7 +129,7 @@ WORDS = {
 
 def language_of(asked: str | None) -> str:
     """``"zh"`` for a language tag such as zh-CN, else ``"en"``."""
-    return "zh" if (asked or "").lower().startswith("zh") else "en"
+    return "zh" if str(asked).lower().startswith("zh") else "en"
 
 
 def say(language: str, key: str, **values) -> str:

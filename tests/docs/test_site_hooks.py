@@ -130,3 +130,25 @@ def test_the_api_page_names_what_is_public_and_there():
     shown = {name for _, _, name in named}
     assert {name for _, name in public} - shown == {"DEFAULT_MODEL"}
     assert not {door for door in doors if f"`{door}`" not in text}
+
+
+def anchor(heading: str) -> str:
+    """The anchor that GitHub, and mkdocs.yml's slugify, give a heading."""
+    return re.sub(r"[^\w\- ]", "", heading.strip().lower()).replace(" ", "-")
+
+
+READ_AS_THEY_ARE = ["README.md", "README_zh.md", "qwen2.5-vl/README.md", "demo/README.md", *site_hooks.SHOWN.values()]
+
+
+@pytest.mark.parametrize("page", sorted({*READ_AS_THEY_ARE}))
+def test_links_of_pages_outside_docs_lead_somewhere(page):
+    """Of those in docs/ mkdocs looks after."""
+    for link in re.findall(r"\]\(([^)\s]+)\)", site_hooks.FENCED.sub("", (ROOT / page).read_text("utf-8"))):
+        target, _, part = link.partition("#")
+        if re.match("[a-z]+:", target):
+            continue
+        file = (ROOT / page).parent / target if target else ROOT / page
+        assert file.exists(), link
+        if part:
+            headings = re.findall(r"(?m)^#+ (.*)$", file.read_text(encoding="utf-8"))
+            assert part in map(anchor, headings), link

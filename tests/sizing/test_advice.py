@@ -34,4 +34,5 @@ def test_the_largest_chunk_is_enough_and_a_larger_one_is_not():
     assert fits(memory_of(SEVEN, replace(request, chunk=found), CONFIG), "H100")
     assert found == 131072 or not fits(memory_of(SEVEN, replace(request, chunk=2 * found), CONFIG), "H100")
     assert largest_chunk(LARGE, request, CONFIG, "H100") is None
-    assert largest_chunk(SEVEN, Request(1000), CONFIG, "H200") is None
+    assert largest_chunk(SEVEN, Request(1024), CONFIG, "H200") is None  # a chunk is shorter than the prompt
+    assert largest_chunk(SEVEN, Request(1025), CONFIG, "H200") == 1024

@@ -29,24 +29,24 @@ def nothing(module, query, key, value, **_):
 
 
 @pytest.fixture(scope="module")
-def text():
-    """The demo model's text model without attention."""
-    found = QwenVLInference("demo").model.model.language_model
+def model():
+    """The demo model without attention in its text model."""
+    found = QwenVLInference("demo").model
     AttentionInterface.register("nothing", nothing)
-    found.config._attn_implementation = "nothing"
-    for layer in found.layers:
-        layer.self_attn.config._attn_implementation = "nothing"
+    text = found.model.language_model
+    for part in (text, *(layer.self_attn for layer in text.layers)):
+        part.config._attn_implementation = "nothing"
     return found
 
 
 @pytest.mark.parametrize("tokens", [512, 2048])
-def test_a_forward_of_paddleformers_takes_what_the_formulas_say(text, tokens):
+def test_a_forward_of_paddleformers_takes_what_the_formulas_say(model, tokens):
     request = Request(tokens, dtype="float32")
     rows, places = paddle.randn([1, tokens, DEMO.hidden]), paddle.arange(tokens).expand([3, 1, tokens])
     core.host_memory_stat_reset_peak_value("Allocated", 0)
     held = core.host_memory_stat_current_value("Allocated", 0)
     with paddle.no_grad():
-        out = text(inputs_embeds=rows, position_ids=places, use_cache=True)
+        out = model.model.language_model(inputs_embeds=rows, position_ids=places, use_cache=True)
     kept = core.host_memory_stat_current_value("Allocated", 0) - held
     peak = core.host_memory_stat_peak_value("Allocated", 0) - held
     cache = cache_bytes(DEMO, request)
@@ -55,8 +55,7 @@ def test_a_forward_of_paddleformers_takes_what_the_formulas_say(text, tokens):
     assert peak - cache == pytest.approx(layer_bytes(DEMO, request, None), rel=0.01)
 
 
-def test_the_weights_of_the_real_demo_model():
-    model = QwenVLInference("demo").model
+def test_the_weights_of_the_real_demo_model(model):
     numbers = sum(weight.numpy().size for weight in model.parameters())
     memory = memory_of(DEMO, Request(1000, dtype="float32"), None)
     assert memory.weights + memory.tower == 4 * numbers == 4 * DEMO.parameters
@@ -89,5 +88,11 @@ def test_other_settings_take_something(changes):
     config = AttentionConfig(**changes)
     request = Request(1 << 20, chunk=8192)
     assert operator_bytes(SEVEN, request, config) > 0 == operator_bytes(SEVEN, request, None)
-    seed = operator_bytes(SEVEN, request, AttentionConfig.preset("seed"))
-    assert seed > 2 * 4 * 128 * (1 << 20) * 2 * 7 / 8  # its pooled keys and values
+
+
+def test_the_parts_of_a_preset_that_pools():
+    """Pooled keys and values and their cap, lists, and sums of groups with the maxima of their tiles."""
+    got = operator_bytes(SEVEN, Request(131072, chunk=8192), AttentionConfig.preset("seed"))
+    pooled, lists = 2 * 4 * 131072 * 128 * 2 * 7 // 8 + 4 * 2048, 28 * 64 * (2048 * 2 + 24)
+    sums, tops, output = 28 * 512 * 2048 * 2, 28 * 512 * 64 * 4, 28 * 8192 * 128 * 2
+    assert got == pooled + lists + sums + tops - output

@@ -95,6 +95,8 @@ def test_an_upload_says_its_length_before_anything_is_read(uploads, length, stat
     got = one(Gate(inside, uploads, Limits(upload_bytes=2 * MIB)), "POST", UPLOAD, b"x" * 1000, **headers)
     assert got[0] == status and len(inside.bodies) == (status == 200)
     assert status != 413 or got[2] == "A file may have 2 MiB at most."
+    chinese = one(Gate(inside, uploads, Limits()), "POST", UPLOAD, content_length=9 << 30, accept_language="zh-CN,en")
+    assert chinese[2] == "文件最大 200 MiB。"
 
 
 def test_uploads_together_are_bounded(uploads):

@@ -182,7 +182,7 @@ def test_what_cannot_be_shown_is_said(make_site):
     bad = arrive(site, "bad.mp4")
     with open(bad, "wb") as file:
         file.write(b"PK\x03\x04" + bytes(100))
-    assert status(bad, "b.mp4").startswith("这个文件无法使用：video 'b.mp4' is a ZIP archive")
+    assert status(bad, "b.mp4").startswith("这个文件无法使用：视频 'b.mp4' 是 ZIP 压缩包")
     show(site)
     assert status("video", "") == words["too_many"].format(most=1)
     assert not list((site.uploads.folder / "taken").iterdir()) and len(site.conversations.find("a").shown) == 1

@@ -22,9 +22,9 @@ def served(monkeypatch):
     """What ``serve`` is called with."""
     seen = {}
 
-    def serve(make_model, progress, settings, say):
+    def serve(make_model, progress, settings, tell):
         seen.update(settings=settings, model=make_model(progress))
-        say(f"http://{settings.host}:{settings.port}/")
+        tell(f"http://{settings.host}:{settings.port}/")
 
     monkeypatch.setattr(command, "serve", serve)
     monkeypatch.setattr(command, "QwenVLInference", lambda *given, **named: {"given": given, **named})

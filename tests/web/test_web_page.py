@@ -56,7 +56,7 @@ def files_in(folder) -> list[str]:
 def show(visitor, name="x.jpg", data=None):
     sent = visitor.upload(name, open(IMAGE, "rb") if data is None else data)
     assert sent.status_code == 200, sent.text
-    return visitor.call("upload", "upload", [{"path": sent.json()[0], **FILE}, "en"])
+    return visitor.call("upload", "upload", ["en", {"path": sent.json()[0], **FILE}])
 
 
 def answer_of(outputs) -> str:
@@ -68,7 +68,7 @@ def test_a_picture_is_sent_and_asked_about_and_gone(served, demo):
     visitor = Visitor(page)
     shown = show(visitor)
     assert ">x.jpg<" in shown[2] and shown[4]["value"] == WORDS["en"]["first_question_picture"]
-    answered = visitor.call("question", "submit", [QUESTION, "fast", "zh", ""])
+    answered = visitor.call("question", "submit", ["zh", QUESTION, "fast", ""])
     assert answer_of(answered) == demo[0].inference_image(IMAGE, QUESTION, TOKENS)
     assert "fast · 首个 token" in answered[1] and "srcdoc=" in answered[3] and "看了什么" in answered[3]
     deadline = time.time() + 10
@@ -82,7 +82,7 @@ def test_answers_are_not_mixed_and_a_full_line_says_so(page):
     for visitor in visitors:
         show(visitor)
     for visitor in visitors:
-        assert visitor.join("question", "submit", [QUESTION, "dense", "en", ""]).status_code == 200
+        assert visitor.join("question", "submit", ["en", QUESTION, "dense", ""]).status_code == 200
     seen = [list(visitor.messages()) for visitor in visitors]
     events = [{m["event_id"] for m in one} - {None} for one in seen]
     assert len(set.union(*events)) == len(visitors) == sum(map(len, events))
@@ -91,7 +91,7 @@ def test_answers_are_not_mixed_and_a_full_line_says_so(page):
 
 
 def test_a_visitor_who_leaves_takes_the_conversation_along(page):
-    visitor, ask = Visitor(page), [QUESTION, "dense", "en", ""]
+    visitor, ask = Visitor(page), ["en", QUESTION, "dense", ""]
     with visitor.stay():
         show(visitor)
         assert answer_of(visitor.call("question", "submit", ask))
@@ -123,9 +123,9 @@ def test_a_call_opens_no_other_file_and_no_address(served):
         address = f"http://127.0.0.1:{listener.server_port}/a.jpg"
         for path in ("/etc/passwd", f"{folder}/arriving/../../../etc/passwd", address):
             with pytest.raises(RuntimeError, match="^403: Only files that were uploaded here"):
-                Visitor(page).call("upload", "upload", [{"path": path, **FILE}, "en"])
+                Visitor(page).call("upload", "upload", ["en", {"path": path, **FILE}])
         with pytest.raises(RuntimeError, match="^403"):
-            Visitor(page).call("question", "submit", [{"path": "/etc/passwd", **FILE}, "dense", "en", ""])
+            Visitor(page).call("question", "submit", ["en", {"path": "/etc/passwd", **FILE}, "dense", ""])
         listener.shutdown()
     assert not asked and not list((folder / "taken").iterdir())
 

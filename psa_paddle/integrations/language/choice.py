@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import asdict, dataclass, field, replace
 
+import numpy as np
 import paddle
 
 from ...attention import audit_output, check_scale, dense_attention
@@ -15,6 +16,15 @@ from ...trianglemix import TriangleMixConfig, TriangleMixMaskGenerator, triangle
 from ...trianglemix.masks import DENSE_UP_TO
 
 ATTENTIONS = ("dense", "psa", "trianglemix", "mix")
+
+
+def wanted_attention(use_psa: bool, attention: str | None) -> str:
+    """What the two settings ask for; TypeError, ValueError where one makes no sense or they contradict each other."""
+    if not isinstance(use_psa, (bool, np.bool_)):
+        raise TypeError(f"use_psa must be True or False, got {use_psa!r}.")
+    if use_psa and attention not in (None, "psa"):
+        raise ValueError(f"use_psa=True is attention='psa', but attention is {attention!r}; give one of them.")
+    return attention or ("psa" if use_psa else "dense")
 
 
 @dataclass(frozen=True)
@@ -128,6 +138,19 @@ class AttentionChoice:
         if self.triangle is None:
             return psa
         return {**psa, "trianglemix": asdict(self.triangle)}
+
+
+def wanted_choice(attention: str, settings: tuple, log_dir) -> AttentionChoice | None:
+    """The choice of ``attention`` with ``AttentionChoice``'s other settings, in its order; None for ``"dense"``.
+
+    Raises:
+        TypeError, ValueError: see ``AttentionChoice``; settings or a log_dir that dense attention has no use for.
+    """
+    if attention != "dense":
+        return AttentionChoice(attention, *settings)
+    if log_dir is not None or any(x is not None for x in settings):
+        raise ValueError("psa_config, triangle_*, budgets and log_dir do nothing without use_psa=True or attention=...")
+    return None
 
 
 def triangle_prefill(query, key, value, config: TriangleMixConfig, backend: str, scale: float, starts, audit_rows: int):

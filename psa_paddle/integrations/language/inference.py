@@ -8,7 +8,6 @@ import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-import numpy as np
 import paddle
 
 from ...budgets import Budgets, load_budgets
@@ -29,7 +28,7 @@ from .answering.sampling import Sampling, own_sampling
 from .answering.session import Session
 from .answering.turn import Answer, Asked, Settings, answer
 from .attention import plug_of, replace_attention
-from .choice import AttentionChoice
+from .choice import AttentionChoice, wanted_attention, wanted_choice
 from .generated import check_for_paddlemix, generated_answer
 from .loading import check_backend, check_cache, check_library, load_qwen2_5_vl, model_place, usable_dtype
 from .paddleformers.fast import use_fast_layers
@@ -40,15 +39,6 @@ from .team import check_ranks, join
 
 DEFAULT_MODEL = "Qwen/Qwen2.5-VL-7B-Instruct"
 log = logging.getLogger("psa_paddle")
-
-
-def wanted_attention(use_psa: bool, attention: str | None) -> str:
-    """What the two settings ask for; TypeError, ValueError where one makes no sense or they contradict each other."""
-    if not isinstance(use_psa, (bool, np.bool_)):
-        raise TypeError(f"use_psa must be True or False, got {use_psa!r}.")
-    if use_psa and attention not in (None, "psa"):
-        raise ValueError(f"use_psa=True is attention='psa', but attention is {attention!r}; give one of them.")
-    return attention or ("psa" if use_psa else "dense")
 
 
 class QwenVLInference:
@@ -103,16 +93,11 @@ class QwenVLInference:
         tensor_parallel: int | None = None,
         progress: Report | None = None,
     ):
-        attention, choice = wanted_attention(use_psa, attention), None
         budgets = None if budgets is None else load_budgets(budgets)
         settings = (psa_config, triangle_config, triangle_layers, budgets)
-        if attention != "dense":
-            choice = AttentionChoice(attention, *settings)
+        choice = wanted_choice(wanted_attention(use_psa, attention), settings, log_dir)
+        if choice is not None:
             check_backend(choice.config)
-        elif log_dir is not None or any(x is not None for x in settings):
-            raise ValueError(
-                "psa_config, triangle_*, budgets and log_dir do nothing without use_psa=True or attention=..."
-            )
         self.prefill_chunk, ranks = check_chunk(prefill_chunk), check_ranks(tensor_parallel)
         sampling = sampling or Sampling()
         self.report: Report = progress or silent

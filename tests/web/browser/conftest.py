@@ -83,12 +83,15 @@ def chromium():
 @pytest.fixture
 def open_page(chromium, served):
     """Opens the page; afterwards it has asked nothing of others, and its console is empty."""
-    contexts, asked, said = [], [], []
+    contexts, asked, blocked, said = [], [], [], []
 
     def open_one(locale="en-US", width=1400, where=""):
         contexts.append(chromium.new_context(locale=locale, viewport={"width": width, "height": 900}))
         page = contexts[-1].new_page()
         page.on("request", lambda request: asked.append(request.url))
+        page.on(
+            "requestfailed", lambda request: "csp" in (request.failure or "").lower() and blocked.append(request.url)
+        )
         page.on("console", lambda message: message.text in GRADIO_SAYS or said.append(message.text))
         page.on("pageerror", lambda error: said.append(str(error)))
         page.goto(served.address + where)
@@ -99,5 +102,6 @@ def open_page(chromium, served):
     yield open_one
     for context in contexts:
         context.close()
-    assert not [url for url in asked if not url.startswith((served.address, "data:", "blob:", "about:"))]
+    others = {url for url in asked if not url.startswith((served.address, "data:", "blob:", "about:"))}
+    assert others <= set(blocked)
     assert not said

@@ -1,5 +1,6 @@
 """The page in a browser, and what must not happen to those who have it open."""
 
+import http.server
 import os
 import threading
 import time
@@ -136,7 +137,7 @@ def test_what_cannot_be_shown_is_said(open_page, tmp_path, served):
     with open(large, "wb") as file:
         file.truncate(2 << 30)
     upload(page, str(large))
-    page.wait_for_selector("text=/maximum allowed size|413|200/ >> visible=true", timeout=SECONDS)
+    page.wait_for_selector("text=/maximum allowed size of 200/", timeout=SECONDS)
     start = time.monotonic()
     with open(large, "rb") as file:
         length = {"Content-Length": str(2 << 30), "Content-Type": "multipart/form-data; boundary=x"}
@@ -164,12 +165,22 @@ def test_no_file_of_the_server_is_read(open_page, served):
 
 
 def test_nothing_is_asked_of_others_whatever_is_said(open_page):
+    asked = []
+
+    class Other(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+
     page = open_page()
     page.click("#sample-picture")
     page.wait_for_selector("#shown .strip", timeout=SECONDS)
-    ask(page, "![x](http://127.0.0.1:9/x.png) <img src=http://127.0.0.1:9/y.png onerror=alert(1)>")
+    with http.server.HTTPServer(("127.0.0.1", 0), Other) as other:
+        threading.Thread(target=other.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{other.server_port}"
+        ask(page, f"![x]({address}/x.png) <img src={address}/y.png onerror=alert(1)>")
+        other.shutdown()
     refused = [line for line in open_page.said if "Content Security Policy" in line]
-    assert refused and len(refused) == len(open_page.said)
+    assert not asked and refused and len(refused) == len(open_page.said)
     open_page.said.clear()
 
 
@@ -192,11 +203,11 @@ def test_fifty_at_once_are_served_or_refused_and_get_their_own(served, model, tm
                     outcomes[i] = ("refused", sent.text)
                     return
                 name = {"path": sent.json()[0], "orig_name": "a.png", "meta": {"_type": "gradio.FileData"}}
-                shown = visitor.call("upload", "upload", [name, "en"])
+                shown = visitor.call("upload", "upload", ["en", name])
                 if "refused" in shown[1]:
                     outcomes[i] = ("refused", shown[1])
                     return
-                answered = visitor.call("question", "submit", [QUESTION, "balanced", "en", ""])
+                answered = visitor.call("question", "submit", ["en", QUESTION, "balanced", ""])
                 if "refused" in answered[1]:
                     outcomes[i] = ("refused", answered[1])
                     return
@@ -210,7 +221,7 @@ def test_fifty_at_once_are_served_or_refused_and_get_their_own(served, model, tm
     served_ones = [right for kind, right in outcomes if kind == "served"]
     refused = [words for kind, words in outcomes if kind == "refused"]
     assert len(served_ones) + len(refused) == 50, outcomes
-    assert len(served_ones) >= 10 and all(served_ones)
+    assert len(served_ones) >= 17 and all(served_ones)
     assert all("try again in a minute" in words for words in refused)
 
 

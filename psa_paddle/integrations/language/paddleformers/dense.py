@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import paddle
 
 ALIGNED_WITHOUT_A_CACHE = ("sdpa", "flashmask")  # sdpa's own causal mask is aligned top-left
@@ -25,6 +26,16 @@ def causal_mask(batch: int, lq: int, lk: int, dtype, starts: list[int] | None = 
         seen = (seen & (paddle.arange(lk) >= first)) | (padding & seen)
     mask = paddle.where(seen, 0.0, paddle.finfo(dtype).min).astype(dtype)
     return mask.expand([batch, 1, lq, lk])
+
+
+def first_tokens(mask, keys: int) -> list[int] | None:
+    """First real token of each sample, of a mask [B, keys] that masks left padding alone; None for any other mask."""
+    if mask.ndim != 2 or mask.shape[1] != keys:
+        return None
+    host = mask.numpy().astype(bool)
+    if not host[:, -1].all() or (np.diff(host.astype(np.int8)) < 0).any():
+        return None
+    return host.argmax(1).tolist()
 
 
 def own_attention(

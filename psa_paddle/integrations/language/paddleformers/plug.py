@@ -25,8 +25,9 @@ from ..families import Match
 from ..generation import mend_generation, unmend_generation
 from ..plugs import bare_model, plug_of
 from ..team import team_of
-from .dense import causal_mask, own_attention, registry
+from .dense import causal_mask, first_tokens, own_attention, registry
 from .names import places_of
+from .reasons import wants_gradients, why_call_dense
 
 NAME = "psa+"  # before the name of the model's own attention, in the registry and in a plugged model's configuration
 PLUG = "_psa_plug"  # attribute of a plugged model's attention layers; gone after the restore
@@ -136,18 +137,10 @@ class Plug:
 
     def _why_whole_dense(self, embeds, past, output_attentions) -> str:
         """Why no layer of a forward may run sparse; empty when some may."""
-        if self._wants_gradients(embeds, past):
+        if wants_gradients(embeds, past, self._model.parameters()):
             return DenseReason.GRADIENTS
         asked = self._text.config.output_attentions if output_attentions is None else output_attentions
         return DenseReason.WEIGHTS if asked and own_name(self._text.config) == "eager" else ""
-
-    def _wants_gradients(self, embeds, past) -> bool:
-        """Whether anything wants gradients: a sparse layer below would change those of the layers above."""
-        if not paddle.is_grad_enabled():
-            return False
-        cached = past if isinstance(past, (tuple, list)) else [(x.keys, x.values) for x in getattr(past, "layers", ())]
-        tensors = [embeds, *(x for entry in cached if entry is not None for x in entry), *self._model.parameters()]
-        return any(x is not None and not x.stop_gradient for x in tensors)
 
     def _cannot(self, layer) -> str:
         """Why this layer cannot run sparse at all; empty when it can."""
@@ -168,23 +161,11 @@ class Plug:
     def _reason_for_dense(self, layer, qkv, attention_mask, row_indices, dropout, is_causal, kwargs) -> str:
         if qkv[0].shape[2] == 1:
             return DenseReason.DECODE
-        if self._why_dense:
-            return self._why_dense
-        if attention_mask is not None and self._kv_start is None:
-            return DenseReason.MASK
-        if row_indices is not None:
-            return DenseReason.ROW_INDICES
-        if is_causal is False:
-            return DenseReason.NOT_CAUSAL
-        if kwargs.get("sink") is not None:
-            return DenseReason.SINK
-        if dropout:
-            return DenseReason.DROPOUT
-        if qkv[2].shape[3] != qkv[0].shape[3]:
-            return DenseReason.VALUE_DIM
-        if paddle.is_grad_enabled() and not all(x.stop_gradient for x in qkv):
-            return DenseReason.GRADIENTS
-        return self._cannot(layer)
+        masked = attention_mask is not None and self._kv_start is None
+        sink = kwargs.get("sink") is not None
+        return (
+            self._why_dense or why_call_dense(qkv, masked, row_indices, sink, dropout, is_causal) or self._cannot(layer)
+        )
 
     def attend(
         self, own, layer, query, key, value, attention_mask, row_indices, dropout, scaling, is_causal, **kwargs
@@ -258,16 +239,6 @@ class Plug:
             for i in range(batch)
         ]
         return paddle.concat([out for out, _ in parts]), merge_calls([call for _, call in parts])
-
-
-def first_tokens(mask, keys: int) -> list[int] | None:
-    """First real token of each sample, of a mask [B, keys] that masks left padding alone; None for any other mask."""
-    if mask.ndim != 2 or mask.shape[1] != keys:
-        return None
-    host = mask.numpy().astype(bool)
-    if not host[:, -1].all() or (np.diff(host.astype(np.int8)) < 0).any():
-        return None
-    return host.argmax(1).tolist()
 
 
 def _attention(

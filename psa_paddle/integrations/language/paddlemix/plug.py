@@ -17,7 +17,9 @@ from ....plan import DenseReason
 from ....stats import CallStats
 from .. import families
 from ..choice import AttentionChoice
-from ..paddleformers.plug import Plug, first_tokens
+from ..paddleformers.dense import first_tokens
+from ..paddleformers.plug import Plug
+from ..paddleformers.reasons import wants_gradients
 
 
 def rotate_multimodal(x, cos, sin, sections):
@@ -54,7 +56,7 @@ class MixPlug(Plug):
         if length == 1:
             return
         self._kv_start, self._why_dense = None, ""
-        if self._wants_gradients(embeds, past):
+        if wants_gradients(embeds, past, self._model.parameters()):
             self._why_dense = DenseReason.GRADIENTS
         elif kwargs.get("output_attentions"):
             self._why_dense = DenseReason.WEIGHTS
