@@ -39,6 +39,7 @@ def main() -> None:
                 shoot(browser, language, locale)
     finally:
         server.terminate()
+        server.wait()
 
 
 if __name__ == "__main__":

@@ -244,6 +244,11 @@ def test_what_the_flags_ask_for_is_chosen_at_first(make_site):
     assert make_site().choices["trianglemix"].triangle.triangle_layer_indices == [3, 4, 5]
 
 
+def test_layers_that_the_model_does_not_have_are_refused_at_once(make_site):
+    with pytest.raises(ValueError, match="99"):
+        make_site(AttentionChoice("mix", triangle_layers=[99]))
+
+
 def test_closing_leaves_nothing(make_site):
     site = make_site()
     arrive(site)
