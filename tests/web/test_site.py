@@ -151,6 +151,16 @@ def test_starting_anew_meanwhile_is_what_holds(make_site, how, left):
     assert seen[-1].key == (site.conversations.find("a").key if left else "")
 
 
+def test_what_comes_too_late_is_not_shown(make_site, monkeypatch):
+    """The visitor began anew between the last sign of life and the result."""
+    site, result = make_site(), Job.result
+    show(site)
+    monkeypatch.setattr(Job, "result", lambda job: (result(job), site.remove("a"))[0])
+    last = ask(site)[-1]
+    assert last.history == [] and not last.report and last.status == WORDS["en"]["stopped"]
+    assert show(site).shown == [] and site.conversations.find("a") is None
+
+
 def test_what_cannot_be_asked_is_said(make_site):
     site, words = make_site(question=10, idle_seconds=1000), WORDS["en"]
 
