@@ -39,9 +39,9 @@ def first_tokens(mask, keys: int) -> list[int] | None:
 
 
 def grouped_attention(query, key, value, mask, scale: float):
-    """[B, 1, H * D] of one query row a head, float32 [B, H, 1, D], over keys and values [B, Hkv, Lk, D] that heads share:
-    these are read once, where Paddle's own attention copies them for every head. mask, or None, is added to the logits,
-    [B, 1, 1, Lk]."""
+    """[B, 1, H * D] of one query row a head, float32 [B, H, 1, D], over the keys and values [B, Hkv, Lk, D] that heads
+    share: these are read once, where Paddle's own attention copies them for every head. mask, or None, is added to the
+    logits, [B, 1, 1, Lk]."""
     b, h, _, d = query.shape
     heads = query.reshape([b, key.shape[1], -1, d]) * scale
     logits = paddle.matmul(heads, key, transpose_y=True)
