@@ -15,6 +15,7 @@ from psa_paddle.integrations.language.attention import attention_in, layer_stati
 from psa_paddle.integrations.language.choice import AttentionChoice
 from psa_paddle.integrations.language.families import FAMILIES
 from psa_paddle.integrations.language.generation import cached_generation
+from psa_paddle.integrations.language.paddleformers import dense
 from psa_paddle.integrations.language.paddleformers.linear_memory import linear_memory_in
 from psa_paddle.stats import totals
 from psa_paddle.trianglemix import TriangleMixInferenceConfig
@@ -70,6 +71,8 @@ def test_left_padded_prompts_answer_as_each_alone(family, config, monkeypatch):
         return sdpa(module, query, *args, **how)
 
     monkeypatch.setitem(AttentionInterface._global_mapping, "sdpa", noting)
+    of_one_row = dense.grouped_attention
+    monkeypatch.setattr(dense, "grouped_attention", lambda q, *rest: rows.append(q.shape[2]) or of_one_row(q, *rest))
     hook = model.lm_head.register_forward_post_hook(lambda layer, args, logits: heads.append(logits.shape[1]))
     with cached_generation(model) if config is None else psa_attention_in(model, config):
         answers = greedy(model, both)
