@@ -12,6 +12,7 @@ import paddle
 
 from ..integrations.language.answering.messages import Looking
 from ..integrations.language.answering.reports import silent
+from ..integrations.language.attention import attention_in
 from ..integrations.language.choice import AttentionChoice
 from ..integrations.language.inference import QwenVLInference
 from ..utils.command import out_of_memory
@@ -84,9 +85,12 @@ class Site:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a model that takes text alone, or of PaddleMIX."""
+        """Raises ValueError for a model of text alone or of PaddleMIX, and where ``given`` does not fit the model."""
         if self.model.family.pixel_factor is None:
             raise ValueError(f"{self.model.family.name} takes text alone; the page needs a model that sees.")
+        if self.given is not None:
+            with attention_in(self.model, self.given):  # refused now, and not at the first question
+                pass
         self.looking = replace(self.looking, factor=self.model.family.pixel_factor)
         self.choices = choices(self.given, self.model.parts().layers)
         self.first = chosen(self.given, self.choices, self.default)

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from shared_web import IMAGE, LOOKING, TOKENS, views
 
+from psa_paddle.integrations.language.attention import plug_of, restore_attention
 from psa_paddle.integrations.language.choice import AttentionChoice
 from psa_paddle.web.site import Site
 from psa_paddle.web.uploads import Uploads
@@ -232,6 +233,14 @@ def test_what_the_flags_ask_for_is_chosen_at_first(make_site):
     assert other.first == "given" == list(other.choices)[0]
     assert other.choices["mix"].triangle.triangle_layer_indices == [1]
     assert make_site().choices["trianglemix"].triangle.triangle_layer_indices == [3, 4, 5]
+
+
+def test_what_the_model_cannot_do_is_refused_before_anybody_asks(make_site, demo):
+    restore_attention(demo[0])
+    with pytest.raises(ValueError, match="triangle_layer_indices .*99"):
+        make_site(AttentionChoice("mix", triangle_layers=[1, 99]))
+    assert plug_of(demo[0].model) is None
+    assert not [t for t in threading.enumerate() if t.name.startswith(("answering", "reading"))]
 
 
 def test_closing_leaves_nothing(make_site):
