@@ -9,7 +9,7 @@ from PIL import Image
 from playwright.sync_api import sync_playwright
 
 ROOT = Path(__file__).resolve().parents[1]
-PORT, WIDTH, HEIGHT = 7869, 1400, 1010
+PORT, WIDTH, HEIGHT = 7869, 1400, 1150
 CHROMIUM = os.environ.get("CHROMIUM", "/usr/bin/chromium")
 
 
@@ -24,7 +24,7 @@ def shoot(browser, language: str, locale: str) -> None:
     page.evaluate("window.scrollTo(0, 0)")
     path = ROOT / "docs" / "images" / f"web_{language}.png"
     page.screenshot(path=path)
-    Image.open(path).convert("RGB").quantize(256).save(path, optimize=True)
+    Image.open(path).convert("RGB").quantize(256, method=Image.Quantize.MAXCOVERAGE).save(path, optimize=True)
 
 
 def main() -> None:
@@ -39,6 +39,7 @@ def main() -> None:
                 shoot(browser, language, locale)
     finally:
         server.terminate()
+        server.wait()
 
 
 if __name__ == "__main__":

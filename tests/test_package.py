@@ -127,3 +127,9 @@ def test_the_demo_is_found_outside_the_checkout(built):
     done = outside(built, code)
     assert done.stdout.split() == [str(built[0] / "psa_paddle" / "demo" / "checkpoint"), "True"], done.stderr
     assert (ROOT / "demo" / "checkpoint").samefile(ROOT / "psa_paddle" / "demo" / "checkpoint")
+
+
+def test_chinese_is_found_outside_the_checkout(built, monkeypatch):
+    monkeypatch.setenv("LANG", "zh_CN.UTF-8")
+    done = outside(built, "from psa_paddle.utils.language import say; print(say('interrupted'))")
+    assert done.stdout == "已中断\n", done.stderr

@@ -8,6 +8,7 @@ import sys
 from ..integrations.language.answering.messages import Looking
 from ..integrations.language.choice import AttentionChoice
 from ..integrations.language.inference import QwenVLInference
+from ..integrations.language.loading import check_backend
 from ..integrations.language.request import check_max_tokens
 from ..utils.command import EXIT_CODES, keeping_sigterm, run_command
 from ..utils.language import say
@@ -88,6 +89,8 @@ def web(args: argparse.Namespace) -> None:
     attention, config, triangle = (flags.pop(name) for name in ("attention", "psa_config", "triangle_config"))
     budgets = flags.pop("budgets")
     given = None if attention == "dense" else AttentionChoice(attention, config, triangle, None, budgets)
+    if given is not None:
+        check_backend(given.config)
     default = args.attention or Settings.default
     max_tokens = check_max_tokens(args.max_tokens)
     settings = Settings(args.host, args.port, looking_of(args), given, default, max_tokens, limits_of(args))

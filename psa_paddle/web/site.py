@@ -85,14 +85,14 @@ class Site:
     limits: Limits = field(default_factory=Limits)
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a model of text alone or of PaddleMIX, and where ``given`` does not fit the model."""
+        """Raises ValueError for a model that takes text alone, or of PaddleMIX, or one that ``given`` does not fit."""
         if self.model.family.pixel_factor is None:
             raise ValueError(f"{self.model.family.name} takes text alone; the page needs a model that sees.")
-        if self.given is not None:
-            with attention_in(self.model, self.given):  # refused now, and not at the first question
-                pass
         self.looking = replace(self.looking, factor=self.model.family.pixel_factor)
         self.choices = choices(self.given, self.model.parts().layers)
+        if self.given is not None:
+            with attention_in(self.model, self.given):
+                pass
         self.first = chosen(self.given, self.choices, self.default)
         self.conversations = Conversations(self.limits)
         device = paddle.get_device()

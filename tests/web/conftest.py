@@ -19,13 +19,14 @@ def demo():
 @pytest.fixture
 def make_site(demo):
     """Makes sites around the demo model; other keywords are limits."""
-    sites = []
+    sites, folders = [], []
 
     def make(given=None, default="balanced", max_tokens=TOKENS, **limits):
         model, reporter = demo
-        sites.append(Site(model, reporter, Uploads(), LOOKING, given, default, max_tokens, Limits(**limits)))
+        folders.append(Uploads())
+        sites.append(Site(model, reporter, folders[-1], LOOKING, given, default, max_tokens, Limits(**limits)))
         return sites[-1]
 
     yield make
-    for site in sites:
-        site.close()
+    for made in (*sites, *folders):
+        made.close()

@@ -102,6 +102,15 @@ def test_what_is_shown_is_bounded_together(busy):
         kept.make_place(again, Medium("large", Image.new("RGB", (56, 56))))
 
 
+def test_what_one_shows_is_not_put_away_for_more_of_it():
+    kept = Conversations(Limits(media_bytes=2 * PICTURE.bytes))
+    first, _ = kept.of("a"), kept.of("b")
+    first.show(PICTURE, 4)
+    with pytest.raises(Full):
+        kept.make_place(first, VIDEO)
+    assert kept.find("a") is first and kept.find("b") is not None
+
+
 def test_a_visitor_who_leaves_ends_what_is_worked_on(busy):
     kept = Conversations(Limits())
     job = busy(kept.of("a")).job
@@ -129,6 +138,7 @@ def test_idle_ones_are_put_away(busy):
 def test_limits_let_something_through():
     with pytest.raises(ValueError, match="video seconds must be at least 1"):
         Limits(video_seconds=0)
+    assert (Limits().upload_bytes, Limits().stored_bytes, Limits().media_bytes) == (200 << 20, 1 << 30, 1 << 30)
     assert Limits(waiting=0).waiting == 0 and Limits(upload_bytes=5 << 30).stored_bytes == 5 << 30
 
 

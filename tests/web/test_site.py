@@ -10,7 +10,6 @@ import pytest
 from PIL import Image
 from shared_web import IMAGE, LOOKING, TOKENS, views
 
-from psa_paddle.integrations.language.attention import plug_of, restore_attention
 from psa_paddle.integrations.language.choice import AttentionChoice
 from psa_paddle.web.site import Site
 from psa_paddle.web.uploads import Uploads
@@ -152,6 +151,16 @@ def test_starting_anew_meanwhile_is_what_holds(make_site, how, left):
     assert seen[-1].key == (site.conversations.find("a").key if left else "")
 
 
+def test_what_comes_too_late_is_not_shown(make_site, monkeypatch):
+    """The visitor began anew between the last sign of life and the result."""
+    site, result = make_site(), Job.result
+    show(site)
+    monkeypatch.setattr(Job, "result", lambda job: (result(job), site.remove("a"))[0])
+    last = ask(site)[-1]
+    assert last.history == [] and not last.report and last.status == WORDS["en"]["stopped"]
+    assert show(site).shown == [] and site.conversations.find("a") is None
+
+
 def test_what_cannot_be_asked_is_said(make_site):
     site, words = make_site(question=10, idle_seconds=1000), WORDS["en"]
 
@@ -235,12 +244,9 @@ def test_what_the_flags_ask_for_is_chosen_at_first(make_site):
     assert make_site().choices["trianglemix"].triangle.triangle_layer_indices == [3, 4, 5]
 
 
-def test_what_the_model_cannot_do_is_refused_before_anybody_asks(make_site, demo):
-    restore_attention(demo[0])
-    with pytest.raises(ValueError, match="triangle_layer_indices .*99"):
-        make_site(AttentionChoice("mix", triangle_layers=[1, 99]))
-    assert plug_of(demo[0].model) is None
-    assert not [t for t in threading.enumerate() if t.name.startswith(("answering", "reading"))]
+def test_layers_that_the_model_does_not_have_are_refused_at_once(make_site):
+    with pytest.raises(ValueError, match="99"):
+        make_site(AttentionChoice("mix", triangle_layers=[99]))
 
 
 def test_closing_leaves_nothing(make_site):

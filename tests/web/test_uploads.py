@@ -44,6 +44,12 @@ def test_the_folder_is_private_and_goes_with_all_that_is_in_it(uploads):
     assert not uploads.folder.exists()
 
 
+def test_every_file_counts(uploads):
+    for name in ("a", "b"):
+        os.utime(arrive(uploads, name), (1, 1))
+    assert uploads.stored_bytes() == 10
+
+
 def test_two_visitors_who_send_the_same_have_a_file_each(uploads):
     path = arrive(uploads)
     first, second = uploads.take(path), uploads.take(path)

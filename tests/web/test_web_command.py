@@ -81,6 +81,7 @@ def test_dense_is_chosen_where_it_is_asked_for(served):
         (["--log-dir", "x", "--use-psa"], "--log-dir does nothing here"),
         (["--port", "0", "--model", "/nowhere"], "--port must be a number from 1"),
         (["--model", "/nowhere"], "/nowhere"),
+        (["--model", "/nowhere", "--use-psa", "--backend", "triton"], "triton"),
     ],
 )
 def test_what_makes_no_sense_is_refused_in_a_sentence(flags, words, capsys):

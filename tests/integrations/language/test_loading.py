@@ -106,6 +106,12 @@ def test_the_base_of_the_positions_is_read_inside(tmp_path, demo, weights):
     )
 
 
+@pytest.fixture(autouse=True)
+def own_temporary_folder(tmp_path_factory, monkeypatch):
+    """Other tests make private folders at the same time."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path_factory.mktemp("private")))
+
+
 def private_folders() -> set:
     return {name for name in os.listdir(tempfile.gettempdir()) if name.startswith("psa_paddle_")}
 

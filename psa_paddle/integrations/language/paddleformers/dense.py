@@ -38,6 +38,17 @@ def first_tokens(mask, keys: int) -> list[int] | None:
     return host.argmax(1).tolist()
 
 
+def grouped_attention(query, key, value, mask, scale: float):
+    """[B, 1, H * D] of one query row a head, float32 [B, H, 1, D], over the keys and values [B, Hkv, Lk, D] that heads
+    share: these are read once, where Paddle's own attention copies them for every head. mask, or None, is added to the
+    logits, [B, 1, 1, Lk]."""
+    b, h, _, d = query.shape
+    heads = query.reshape([b, key.shape[1], -1, d]) * scale
+    logits = paddle.matmul(heads, key, transpose_y=True)
+    weights = paddle.nn.functional.softmax(logits if mask is None else logits + mask, axis=-1)
+    return paddle.matmul(weights, value).reshape([b, 1, h * value.shape[3]])
+
+
 def own_attention(
     own: str, layer, query, key, value, attention_mask, row_indices, dropout, scaling, is_causal, **kwargs
 ) -> tuple:
@@ -59,6 +70,9 @@ def own_attention(
             attention_mask = causal_mask(b, lq, lk, query.dtype)
     if own == "flashmask" and attention_mask is not None:
         own = "sdpa"  # flashmask reads row indices alone
+    plain = row_indices is None and not dropout and kwargs.get("sink") is None
+    if own == "sdpa" and lq == 1 and plain and query.place.is_cpu_place() and query.dtype == paddle.float32:
+        return grouped_attention(query, key, value, attention_mask, d**-0.5 if scaling is None else scaling), None
     if own in IGNORE_SCALING and kwargs.get("sink") is None and scaling is not None and scaling != d**-0.5:
         query = query * (scaling * d**0.5)
     return ALL_ATTENTION_FUNCTIONS[own](
