@@ -68,10 +68,11 @@ class ContextParallel:
         """This process's rows of the whole ``x``, which has ``length`` of them along ``axis``; any dtype.
 
         Raises:
-            ValueError: another number of rows.
+            TypeError: no tensor. ValueError: another number of rows, or no such axis.
         """
-        if x.shape[axis] != self.length:
-            raise ValueError(f"x must have {self.length} rows along axis {axis}, got {x.shape[axis]}.")
+        problem = _misfit(x, axis, self.length, "")
+        if problem is not None:
+            raise problem
         return paddle.concat([_rows(x, axis, *span) for span in self.spans], axis=axis)
 
     def gather(self, x, axis: int = 2):
@@ -79,14 +80,15 @@ class ContextParallel:
         group's backend sends.
 
         Raises:
-            ValueError: on all processes with the same sentence, before ``x`` is sent: one has another number of rows
-                than its own, or the processes' tensors differ in another dimension or in dtype.
+            TypeError, ValueError: on all processes with the same sentence, before ``x`` is sent: one has no tensor, no
+                such axis or another number of rows than its own, or the processes' tensors differ in another dimension
+                or in dtype.
         """
-        problem = None
-        if x.shape[axis] != self.rows:
-            problem = ValueError(f"x must have its own {self.rows} rows along axis {axis}, got {x.shape[axis]}.")
-        facts = {f"axis {i}": n for i, n in enumerate(x.shape) if i != axis % x.ndim}
-        self._agree(problem, {"axis": axis, **facts, "dtype": int(x.dtype)})
+        problem, facts = _misfit(x, axis, self.rows, "its own "), {}
+        if problem is None:
+            facts = {f"axis {i}": n for i, n in enumerate(x.shape) if i != axis % x.ndim}
+            facts |= {"axis": axis, "dtype": int(x.dtype)}
+        self._agree(problem, facts)
         return self._gather(x, axis)
 
     def gather_stats(self, stats: CallStats) -> CallStats:
@@ -182,6 +184,17 @@ def _place_in(group) -> tuple[int, int]:
     if group.rank < 0:
         raise ValueError(f"this process is not in the group {group.ranks}.")
     return group.rank, group.nranks
+
+
+def _misfit(x, axis: int, rows: int, whose: str) -> Exception | None:
+    """Why ``x`` has not this number of rows along ``axis``, if so."""
+    if not isinstance(x, paddle.Tensor):
+        return TypeError(f"x must be a paddle.Tensor, got {type(x).__name__}.")
+    if not -x.ndim <= axis < x.ndim:
+        return ValueError(f"x of {x.ndim} dimensions has no axis {axis}.")
+    if x.shape[axis] != rows:
+        return ValueError(f"x must have {whose}{rows} rows along axis {axis}, got {x.shape[axis]}.")
+    return None
 
 
 def _rows(x, axis: int, start: int, stop: int):

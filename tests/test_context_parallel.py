@@ -6,6 +6,7 @@ import subprocess
 import sys
 from types import SimpleNamespace
 
+import numpy as np
 import paddle
 import paddle.distributed as dist
 import pytest
@@ -90,6 +91,22 @@ def test_one_process_is_the_whole():
     with pytest.raises(ValueError, match="^k and v must have their own 1300 rows or all 1300, got 1301"):
         longer = paddle.zeros([1, 2, LENGTH + 1, 32])
         context_parallel_attention(q, longer, longer, context=context)
+
+
+@pytest.mark.parametrize("method", ["split", "gather"])
+@pytest.mark.parametrize(
+    "x,axis,error,words",
+    [
+        (None, 2, TypeError, "x must be a paddle.Tensor, got NoneType.$"),
+        (np.zeros([1, 1, 300]), 2, TypeError, "x must be a paddle.Tensor, got ndarray.$"),
+        (paddle.zeros([1, 1, 300]), 3, ValueError, "x of 3 dimensions has no axis 3.$"),
+        (paddle.zeros([1, 1, 300]), -4, ValueError, "x of 3 dimensions has no axis -4.$"),
+        (paddle.zeros([1, 1, 300]), 1, ValueError, "300 rows along axis 1, got 1.$"),
+    ],
+)
+def test_what_has_no_such_rows_is_refused(method, x, axis, error, words):
+    with pytest.raises(error, match=words):
+        getattr(ContextParallel(300), method)(x, axis=axis)
 
 
 def test_a_group_that_cannot_be_is_refused(monkeypatch):

@@ -79,6 +79,21 @@ def test_a_sentence_is_found_again_with_its_values(chinese):
     assert wrong == {}
 
 
+@pytest.mark.parametrize(
+    "kind,others,words", [("mix", "PSA", "其余各层用 PSA"), ("trianglemix", "dense", "其余各层为稠密")]
+)
+def test_layers_with_commas_between_them(chinese, kind, others, words):
+    said = say(f"Attention   {kind}: TriangleMix in layers 3, 4, 5, {others} in the others")
+    assert said == f"注意力      {kind}：第 3, 4, 5 层用 TriangleMix，{words}"
+
+
+def test_a_number_with_spaces_before_it(chinese):
+    for layer, shown in ((0, "  0"), (12, " 12"), (100, "100")):
+        also = ", or TriangleMix" if layer else ""
+        said = say(f"  layer {layer:>3}  1.00 times the shares{also}")
+        assert said == f"  层 {shown}  1.00 倍的份额{'，或用 TriangleMix' if layer else ''}"
+
+
 class Said(str):
     def __format__(self, spec):
         return str(self)

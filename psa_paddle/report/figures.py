@@ -127,7 +127,9 @@ def figure(record: Recorder, what: str, layer: int | None = None, frames: int | 
         return labelled(heads_image(heads), "Attention work skipped", "layers", "heads", legend)
     if what != "frames":
         raise ValueError(f"a figure is 'levels', 'heads' or 'frames', got {what!r}.")
-    mass = None if frames is None else record.mass_of_frames(frames)
+    if frames is None:
+        raise ValueError("'frames' needs frames=, how many pairs of frames the clip has or pictures there were.")
+    mass = record.mass_of_frames(frames)
     if mass is None:
         raise ValueError(f"the recorded prompt has not {frames} pairs of frames or pictures; give their number.")
     legend = [(LEAST, "nothing"), (MOST, f"{mass.max():.1%} of the question's attention")]

@@ -128,12 +128,15 @@ def shape_of(model: str) -> ModelShape:
         ValueError: neither, a config.json that cannot be read, or a kind of model that is not sized.
     """
     folder = DEMO if model == "demo" else Path(model)
-    if folder.is_dir():
+    if model.strip() and folder.is_dir():
         path = folder / "config.json"
         try:
-            return shape_of_config(json.loads(path.read_text(encoding="utf-8")), model)
+            config = json.loads(path.read_text(encoding="utf-8"))
         except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
             raise ValueError(f"{path} cannot be read: {getattr(error, 'strerror', None) or error}.") from None
+        if not isinstance(config, dict):
+            raise ValueError(f"{path} cannot be read: it holds no JSON object.")
+        return shape_of_config(config, model)
     name = model.rsplit("/", 1)[-1].removesuffix("-Instruct").removesuffix("-Thinking")
     for known, shape in KNOWN.items():
         if name.lower() == known.lower():
@@ -146,29 +149,36 @@ def shape_of_config(config: dict, name: str) -> ModelShape:
     """The shapes that a config.json says.
 
     Raises:
-        ValueError: another kind of model, or a number that is missing.
+        ValueError: another kind of model, or a number that is missing or that no model can have.
     """
     kind = config.get("model_type")
     if kind not in TEXT_TYPES:
         known = ", ".join(TEXT_TYPES)
         raise ValueError(f"{name} is a model of the kind {kind!r}, which is not sized; these are: {known}.")
-    text, vision = {**config, **config.get("text_config", {})}, config.get("vision_config")
+    text, vision = {**config, **(config.get("text_config") or {})}, config.get("vision_config")
     bias, norm = TEXT_TYPES[kind]
-    try:
-        heads = text["num_attention_heads"]
-        shape = ModelShape(
-            name, text["hidden_size"], text["intermediate_size"], text["num_hidden_layers"], heads,
-            text.get("num_key_value_heads") or heads, text.get("head_dim") or text["hidden_size"] // heads,
-            text["vocab_size"], bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
-            bool(text.get("attention_bias", False)) or bias, bool(text.get("attention_bias", False)), norm,
-        )  # fmt: skip
-        if vision is None:
-            return shape
-        tower = TowerShape(
-            vision["hidden_size"], vision["intermediate_size"], vision["depth"], vision["out_hidden_size"],
-            vision.get("patch_size", 14), kind == "qwen2_5_vl", vision.get("num_position_embeddings", 0),
-            len(vision.get("deepstack_visual_indexes", ())),
-        )  # fmt: skip
-    except KeyError as error:
-        raise ValueError(f"the config.json of {name} does not say {error}.") from None
+
+    def size(part: dict, key: str, otherwise: int | None = None) -> int:
+        value = otherwise if part.get(key) is None else part[key]
+        if value is None:
+            raise ValueError(f"the config.json of {name} does not say {key!r}.")
+        if type(value) is not int or value < 1:
+            raise ValueError(f"the config.json of {name} must say a whole number from 1 on for {key!r}, not {value!r}.")
+        return value
+
+    hidden, heads = size(text, "hidden_size"), size(text, "num_attention_heads")
+    shape = ModelShape(
+        name, hidden, size(text, "intermediate_size"), size(text, "num_hidden_layers"), heads,
+        size(text, "num_key_value_heads", heads), size(text, "head_dim", hidden // heads), size(text, "vocab_size"),
+        bool(config.get("tie_word_embeddings", text.get("tie_word_embeddings", False))),
+        bool(text.get("attention_bias", False)) or bias, bool(text.get("attention_bias", False)), norm,
+    )  # fmt: skip
+    if vision is None:
+        return shape
+    positions = size(vision, "num_position_embeddings") if "num_position_embeddings" in vision else 0
+    tower = TowerShape(
+        size(vision, "hidden_size"), size(vision, "intermediate_size"), size(vision, "depth"),
+        size(vision, "out_hidden_size"), size(vision, "patch_size", 14), kind == "qwen2_5_vl", positions,
+        len(vision.get("deepstack_visual_indexes", ())),
+    )  # fmt: skip
     return replace(shape, tower=tower)

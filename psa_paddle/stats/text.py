@@ -81,8 +81,9 @@ def _describe_attention(s: dict) -> str:
     if "triangle_layers" not in s:
         return s["attention"]
     layers = ", ".join(map(str, s["triangle_layers"]))
-    others = "PSA" if s["attention"] == "mix" else "dense"
-    return f"{s['attention']}: TriangleMix in layers {layers}, {others} in the others"
+    if s["attention"] == "mix":
+        return f"mix: TriangleMix in layers {layers}, PSA in the others"
+    return f"{s['attention']}: TriangleMix in layers {layers}, dense in the others"
 
 
 def _describe_budgets(budgets: dict) -> str:

@@ -153,8 +153,14 @@ def test_figures_are_pictures(recorded, tmp_path):
         figure(record, what, **more).save(tmp_path / "figure.png")
         with Image.open(tmp_path / "figure.png") as saved:
             assert min(saved.size) > 100 and len(saved.getcolors(1 << 20)) > 5
-    for more in ({"what": "levels"}, {"what": "levels", "layer": 77}, {"what": "x"}, {"what": "frames", "frames": 7}):
-        with pytest.raises(ValueError):
+    for more, words in (
+        ({"what": "levels"}, "there is no level map"),
+        ({"what": "levels", "layer": 77}, "there is no level map"),
+        ({"what": "x"}, "'levels', 'heads' or 'frames', got 'x'"),
+        ({"what": "frames"}, "'frames' needs frames="),
+        ({"what": "frames", "frames": 7}, "has not 7 pairs of frames"),
+    ):
+        with pytest.raises(ValueError, match=words):
             figure(record, **more)
 
 

@@ -85,3 +85,28 @@ def test_what_is_not_known_is_refused(tmp_path):
     (tmp_path / "config.json").write_text('{"model_type": "llama", "num_attention_heads": 2}')
     with pytest.raises(ValueError, match="^the config.json of .* does not say 'hidden_size'.$"):
         shape_of(str(tmp_path))
+
+
+@pytest.mark.parametrize(
+    "config,words",
+    [
+        ([], "config.json cannot be read: it holds no JSON object.$"),
+        ({"num_attention_heads": "4"}, "must say a whole number from 1 on for 'num_attention_heads', not '4'.$"),
+        ({"num_attention_heads": 0}, "must say a whole number from 1 on for 'num_attention_heads', not 0.$"),
+        ({"vocab_size": None}, "does not say 'vocab_size'.$"),
+        ({"hidden_size": 2}, "must say a whole number from 1 on for 'head_dim', not 0.$"),
+        ({"vision_config": {**CONFIG["vision_config"], "depth": -1}}, "from 1 on for 'depth', not -1.$"),
+        ({"num_hidden_layers": True}, "from 1 on for 'num_hidden_layers', not True.$"),
+    ],
+)
+def test_a_configuration_that_no_model_has(tmp_path, config, words):
+    (tmp_path / "config.json").write_text(json.dumps({**CONFIG, **config} if config else config))
+    with pytest.raises(ValueError, match=words):
+        shape_of(str(tmp_path))
+
+
+def test_no_name_is_not_the_folder_one_stands_in(monkeypatch):
+    monkeypatch.chdir(DEMO)
+    with pytest.raises(ValueError, match="is neither a folder nor a size"):
+        shape_of("")
+    assert shape_of(".").parameters == shape_of("demo").parameters

@@ -34,7 +34,7 @@ def test_rows_of_layers():
 def test_totals():
     found = totals(CALLS)
     assert found["average_sparsity"] == pytest.approx((0.6 + 0.3 + 0.0 + 0.5 + 0.9) / 5)
-    assert (found["layers_sparse"], found["layers_dense"]) == (3, 2)
+    assert (found["layers_sparse"], found["layers_dense"]) == (4, 1)  # in chunks, a prompt begins dense
     assert found["dense_reasons"] == {"short": 1, "mask": 2} and found["backends"] == ["eager", "sdpa"]
     assert found["layers"] == per_layer(CALLS)
     assert totals([])["average_sparsity"] == 0 and totals([])["layers"] == []
@@ -54,7 +54,7 @@ Memory      3 MiB at the peak
 """
 SPARSE = """\
 Sparsity    46.0% of the attention work was skipped, on average over the layers
-Layers      3 sparse, 2 dense, backend eager/sdpa
+Layers      4 sparse, 1 dense, backend eager/sdpa
 Dense       1 calls: short
 Dense       2 calls: mask
   layer   0  60.0%
