@@ -44,7 +44,8 @@ PARTS = {
 }
 NOTES = (
     "Memory is computed, not measured; a tenth of each GPU is left free for the CUDA context and the allocator.",
-    "Times are of the text model's prefill; GPUs are joined by NVLink; the vision tower's time is not in them.",
+    "Times are of the text model's prefill, with GPUs joined by NVLink; not in them: the vision tower's, and what the "
+    "host takes to start kernels, for which prompts of a few thousand tokens wait.",
 )
 
 
